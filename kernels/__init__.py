@@ -1,0 +1,39 @@
+"""Multi-scale deformable attention and the dynamic mask head, usable on their own.
+
+`ms_deform_attn` and `dynamic_mask_head` are what a model calls; the `*_reference` beside each is
+plain PyTorch and the definition of correct. `use_backend` overrides the choice of implementation.
+This folder knows nothing of the models that use it; it needs torch only.
+"""
+
+import sys as _sys
+
+# One process, one copy: if this very file is already loaded under another name (an installed
+# SeqFormer finds it by location), that copy answers to this name too, so that ops and backend state
+# exist once.
+_twin = next(
+    (
+        _name
+        for _name, _module in list(_sys.modules.items())
+        if _name != __name__
+        and getattr(_module, "__file__", None) == __file__
+        and hasattr(_module, "ms_deform_attn")
+    ),
+    None,
+)
+
+if _twin is not None:
+    for _name in [n for n in _sys.modules if n == _twin or n.startswith(_twin + ".")]:
+        _sys.modules[__name__ + _name[len(_twin) :]] = _sys.modules[_name]
+else:
+    from .backend import current_backend, use_backend
+    from .dynamic_mask import dynamic_mask_head, dynamic_mask_head_reference
+    from .msda import ms_deform_attn, ms_deform_attn_reference
+
+    __all__ = [
+        "current_backend",
+        "dynamic_mask_head",
+        "dynamic_mask_head_reference",
+        "ms_deform_attn",
+        "ms_deform_attn_reference",
+        "use_backend",
+    ]

@@ -1,0 +1,312 @@
+"""Every setting of a run: frozen dataclasses, the named presets, and nowhere else a default.
+
+The text under a field is its `--help`. `train.py PRESET --data.num-frames 3` overrides one field of
+a preset. Conflicts are refused here, in words, before anything starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+BackboneName = Literal[
+    "resnet50",
+    "resnet101",
+    "resnext101_32x8d",
+    "swin_t",
+    "swin_s",
+    "swin_b",
+    "swin_l",
+    "resnet_mini",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network. Defaults are the published model."""
+
+    backbone: BackboneName = "resnet50"
+    """Feature extractor. resnet_mini is the small GroupNorm network of the demo."""
+    num_classes: int = 42
+    """K, classifier outputs. In training the class map of the data decides it."""
+    hidden_dim: int = 256
+    """C, width of encoder and decoder."""
+    num_heads: int = 8
+    """M, attention heads."""
+    num_levels: int = 4
+    """L, feature levels: the backbone's last three stages and strided convolutions after them."""
+    num_points: int = 4
+    """P, sampling points per head and level."""
+    num_encoder_layers: int = 6
+    """Deformable encoder layers, run on each frame alone."""
+    num_decoder_layers: int = 6
+    """Decoder layers; each has its own class and box head."""
+    ffn_dim: int = 1024
+    """Hidden width of the feed-forward blocks."""
+    num_queries: int = 300
+    """Q, instance queries per clip."""
+    mask_dim: int = 64
+    """Channels of the mask branch before its last convolution."""
+    dropout: float = 0.0
+    """Dropout probability in encoder and decoder."""
+    drop_path: float = 0.0
+    """Largest stochastic depth rate of Swin, linear over its blocks (published: swin_t/s 0.2, l 0.3)."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
+            )
+        if self.hidden_dim % 32:
+            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 32 (GroupNorm)")
+        if self.num_levels < 3:
+            raise ValueError(f"num_levels is {self.num_levels}; the mask branch needs at least 3")
+        for name in ("num_classes", "num_queries", "num_encoder_layers", "num_decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Training augmentation, the same geometry for all frames of a clip. Defaults as published."""
+
+    flip_prob: float = 0.5
+    """Probability of a horizontal flip."""
+    photometric: bool = True
+    """Brightness, contrast, saturation, hue and channel order, drawn per frame."""
+    short_sides: tuple[int, ...] = (288, 320, 352, 392, 416, 448, 480, 512)
+    """Candidate lengths of the shorter side in pixels."""
+    max_long_side: int = 768
+    """Upper bound of the longer side in pixels."""
+    crop_prob: float = 0.5
+    """Probability of resize, crop, resize instead of one resize."""
+    crop_resize_short_sides: tuple[int, ...] = (400, 500, 600)
+    """Candidate lengths of the shorter side before cropping."""
+    crop_min: int = 384
+    """Smallest crop side in pixels."""
+    crop_max: int = 600
+    """Largest crop side in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the clips come from."""
+
+    train_images: Path = Path("data/ytvis2019/train/JPEGImages")
+    """Folder that the training annotation's `file_names` are relative to."""
+    train_annotations: Path = Path("data/ytvis2019/annotations/instances_train_sub.json")
+    """Training annotation file in YouTube-VIS layout."""
+    val_images: Path | None = None
+    """Frames folder of the validation set; none means no validation during training."""
+    val_annotations: Path | None = None
+    """Validation annotation file; it must hold `annotations` to give an AP."""
+    class_layout: Literal["from_data", "published"] = "from_data"
+    """from_data: one output per category of the annotation file, any ids. published: 42 outputs, output index = category id, as released weights have it."""
+    num_frames: int = 5
+    """T, frames per clip."""
+    frame_range: int = 3
+    """How far the two neighbours of a sampled frame may lie from it, in frames."""
+    batch_size: int = 2
+    """Clips per process."""
+    num_workers: int = 4
+    """Decoding processes per training process; 0 decodes in the training process."""
+    cache_frames: bool = False
+    """Keep decoded frames and masks in memory (small sets only)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "batch_size", "frame_range"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if (self.val_images is None) != (self.val_annotations is None):
+            raise ValueError("give both --data.val-images and --data.val-annotations, or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the losses and of the matching costs. Defaults as published."""
+
+    class_weight: float = 2.0
+    """Sigmoid focal loss."""
+    box_weight: float = 5.0
+    """L1 distance of boxes."""
+    giou_weight: float = 2.0
+    """1 - generalised IoU."""
+    mask_weight: float = 2.0
+    """Focal loss of mask pixels."""
+    dice_weight: float = 5.0
+    """Dice loss of whole tracks."""
+    focal_alpha: float = 0.25
+    """Weight of positives in the focal losses."""
+    focal_gamma: float = 2.0
+    """Exponent of the focal losses."""
+    cost_class: float = 2.0
+    """Matching cost of classes."""
+    cost_box: float = 5.0
+    """Matching cost of boxes (Euclidean distance over the whole clip)."""
+    cost_giou: float = 2.0
+    """Matching cost of -GIoU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule. Defaults as published."""
+
+    lr: float = 2e-4
+    """Learning rate of everything not named below."""
+    lr_backbone: float = 2e-5
+    """Learning rate of the backbone."""
+    lr_linear_proj_mult: float = 0.1
+    """Factor on `lr` for sampling offsets and reference points."""
+    weight_decay: float = 1e-4
+    """AdamW weight decay, on every trained parameter."""
+    clip_max_norm: float = 0.1
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+    schedule: Literal["step", "cosine"] = "step"
+    """step: x0.1 at `lr_drop_epochs`. cosine: to `cosine_floor` of the rate over the run."""
+    lr_drop_epochs: tuple[int, ...] = (4, 10)
+    """Epochs after which the learning rate drops tenfold."""
+    cosine_floor: float = 0.02
+    """Final share of the learning rate under the cosine schedule."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Inference on whole videos. Defaults as published."""
+
+    short_side: int = 360
+    """Frames are resized so that their shorter side has this many pixels."""
+    top_k: int = 10
+    """Largest (query, class) scores of a video that become results."""
+    min_score: float = 0.001
+    """Results below this score carry no masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    output: Path = Path("runs/train")
+    """Folder for checkpoints, log and results."""
+    max_steps: int = 0
+    """Stop after this many optimiser steps; 0 means `epochs` decide."""
+    epochs: int = 12
+    """Passes over the training set."""
+    seed: int = 42
+    """Seed of weights, sampling and augmentation; each process adds its rank."""
+    resume: bool = False
+    """Continue from the newest checkpoint in `output`."""
+    weights: Path | None = None
+    """Start from this checkpoint (released files or ours)."""
+    drop_class_heads: bool = True
+    """Leave the class heads of `weights` out and train new ones; with --no-drop-class-heads the file must fit the model exactly."""
+    backbone_weights: Path | None = None
+    """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints (one is also written after each epoch and at the end)."""
+    eval_every_epochs: int = 0
+    """Epochs between validations where a validation set is given; 0 validates at the end only."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 0 or self.epochs < 1:
+            raise ValueError(
+                f"max_steps must be >= 0 and epochs >= 1, got {self.max_steps} and {self.epochs}"
+            )
+        for name in ("log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.eval_every_epochs < 0:
+            raise ValueError(f"eval_every_epochs must be >= 0, got {self.eval_every_epochs}")
+
+
+def config_to_dict(config: Any) -> dict:
+    """A config as plain JSON types (paths become strings)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(asdict(config))
+
+
+def config_from_dict(cls: type, state: dict) -> Any:
+    """Inverse of `config_to_dict` for a config of known class.
+
+    Raises: ValueError naming fields that the class does not have.
+    """
+    known = {f.name: f for f in fields(cls)}
+    unknown = sorted(set(state) - set(known))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no fields {unknown}; the file is of another version")
+    values = {}
+    for name, value in state.items():
+        kind = _NESTED.get((cls.__name__, name))
+        if kind is not None:
+            value = config_from_dict(kind, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str) and "Path" in str(known[name].type):
+            value = Path(value)
+        values[name] = value
+    return cls(**values)
+
+
+_NESTED = {
+    (cls.__name__, f.name): f.default_factory
+    for cls in (TrainConfig, DataConfig)
+    for f in fields(cls)
+    if is_dataclass(f.default_factory)
+}
+
+
+def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
+    """The joint YouTube-VIS + COCO recipe of the paper for one backbone."""
+    swin = backbone.startswith("swin")
+    return replace(
+        TrainConfig(
+            model=ModelConfig(backbone=backbone, dropout=0.1, drop_path=0.3 if swin else 0.0),
+            data=DataConfig(class_layout="published"),
+        ),
+        **changes,
+    )
+
+
+def _one_clip(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=replace(config.data, batch_size=1))
+
+
+def presets() -> dict[str, tuple[str, TrainConfig]]:
+    """name -> (one line of help, config)."""
+    r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
+    r50_ablation = replace(r50_ablation, optim=OptimConfig(lr_drop_epochs=(2, 10)))
+    return {
+        "r50_ablation": ("ResNet-50, YouTube-VIS only (paper's ablations)", r50_ablation),
+        "r50": ("ResNet-50", _published("resnet50", output=Path("runs/r50"))),
+        "r101": ("ResNet-101", _published("resnet101", output=Path("runs/r101"))),
+        "x101": (
+            "ResNeXt-101 32x8d",
+            _one_clip(_published("resnext101_32x8d", output=Path("runs/x101"))),
+        ),
+        "swin_l": ("Swin-L", _one_clip(_published("swin_l", output=Path("runs/swin_l")))),
+    }

@@ -1,0 +1,30 @@
+"""The network and its weights; knows nothing of losses, data or training."""
+
+from .checkpoint import (
+    Checkpoint,
+    build_model,
+    build_model_from_config,
+    load_backbone_weights,
+    load_checkpoint,
+    load_weights,
+    model_from_checkpoint,
+    save_safetensors,
+)
+from .convert import published_name, to_published
+from .masks import render_masks
+from .seqformer import SeqFormer
+
+__all__ = [
+    "Checkpoint",
+    "SeqFormer",
+    "build_model",
+    "build_model_from_config",
+    "load_backbone_weights",
+    "load_checkpoint",
+    "load_weights",
+    "model_from_checkpoint",
+    "published_name",
+    "render_masks",
+    "save_safetensors",
+    "to_published",
+]

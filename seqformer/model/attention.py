@@ -1,0 +1,122 @@
+"""The two attentions of the transformer: deformable over feature levels, and among queries."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._kernels import kernels
+
+
+class MSDeformAttn(nn.Module):
+    """Projections and sampling points around `kernels.ms_deform_attn` (Deformable DETR, eq. 3).
+
+    The output projection belongs to the caller's module too, but is applied by it: the decoder has
+    two of them after one sampling.
+    """
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, samples * 2)
+        self.attention_weights = nn.Linear(dim, samples)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.output_proj_box = nn.Linear(dim, dim)
+
+    def reset_parameters(self) -> None:
+        """Head m looks in direction 2 pi m / M, point p at p + 1 cells; even weights."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        grid = direction[:, None, None] * steps[None, None, :, None]  # [M, 1, P, 2]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(grid.expand(-1, self.num_levels, -1, -1).flatten())
+        for layer in (self.attention_weights,):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.value_proj, self.output_proj, self.output_proj_box):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def project_value(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """[n, S, C] -> [n, S, M, D]; `padding` [n, S] bool zeroes tokens after the bias."""
+        value = self.value_proj(tokens)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        value: Tensor,
+        shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Sample `value` around the references; before any output projection.
+
+        Args:
+            query: [B, F, Q, C] with F = T, or F = 1 where all frames share the query.
+            reference: [B, F, Q, L, 2] points or [B, F, Q, L, 4] boxes (cx, cy, w, h), shares of
+                the padded level; F = T or 1.
+            value: [B, T, S, M, D] from `project_value`.
+            shapes: L pairs (h, w).
+
+        Returns: [B, T, Q, C].
+        """
+        B, T = value.shape[:2]
+        M, L, P = self.num_heads, self.num_levels, self.num_points
+        offsets = self.sampling_offsets(query).unflatten(-1, (M, L, P, 2))
+        weights = self.attention_weights(query).unflatten(-1, (M, L * P))
+        weights = weights.softmax(-1).unflatten(-1, (L, P))  # [B, F, Q, M, L, P]
+        reference = reference[:, :, :, None, :, None]  # [B, F, Q, 1, L, 1, 2 or 4]
+        if reference.shape[-1] == 2:
+            size = torch.tensor(
+                [[w, h] for h, w in shapes], dtype=offsets.dtype, device=offsets.device
+            )
+            locations = reference + offsets / size[:, None]
+        else:
+            locations = reference[..., :2] + offsets / P * reference[..., 2:] * 0.5
+        Q = locations.shape[2]
+        sampled = kernels.ms_deform_attn(
+            value.flatten(0, 1),
+            shapes,
+            locations.expand(B, T, Q, M, L, P, 2).flatten(0, 1),
+            weights.expand(B, T, Q, M, L, P).flatten(0, 1),
+        )
+        return sampled.view(B, T, Q, -1)
+
+
+class QuerySelfAttention(nn.Module):
+    """Multi-head attention among queries; positions are added to queries and keys, not values.
+
+    Parameters are laid out as in `nn.MultiheadAttention`, as the checkpoints have them.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """x: [n, Q, C]; position: [Q, C] or [n, Q, C]. Returns [n, Q, C]."""
+        dim = x.shape[-1]
+        qk_weight, v_weight = self.in_proj_weight.split([2 * dim, dim])
+        qk_bias, v_bias = self.in_proj_bias.split([2 * dim, dim])
+        q, k = F.linear(x + position, qk_weight, qk_bias).chunk(2, dim=-1)
+        v = F.linear(x, v_weight, v_bias)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -1,0 +1,39 @@
+"""Small blocks shared by encoder, decoder and heads."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """linear1, ReLU, linear2, residual, LayerNorm (post-norm)."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        hidden = F.dropout(self.linear1(x).relu(), self.dropout, self.training)
+        return self.norm(x + F.dropout(self.linear2(hidden), self.dropout, self.training))
+
+
+class MLP(nn.Module):
+    """`num_layers` linear layers with ReLU between them."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [inputs] + [hidden] * (num_layers - 1) + [outputs]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)

@@ -1,0 +1,62 @@
+"""Mask features from the encoder output, and drawing masks of chosen queries.
+
+`render_masks` has no parameters, so it may be called outside `forward`, for just the queries that
+are matched or output.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._kernels import kernels
+
+MASK_CHANNELS = 8
+"""Channels of the mask features; the dynamic mask head is made for this number."""
+
+
+class MaskBranch(nn.Module):
+    """Top-down pyramid over the encoder output of the three finest levels, computed once."""
+
+    def __init__(self, dim: int, mask_dim: int) -> None:
+        super().__init__()
+        self.lay1 = nn.Conv2d(dim, mask_dim, 3, padding=1)
+        self.lay2 = nn.Conv2d(mask_dim, MASK_CHANNELS, 3, padding=1)
+        self.lay3 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.lay4 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.dcn = nn.Conv2d(dim, dim, 3, padding=1)  # a plain convolution; the name is historical
+        for conv in (self.lay1, self.lay2, self.lay3, self.lay4, self.dcn):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
+        """Three maps [n, C, h, w], finest first, any sizes. Returns [n, 8, h, w], non-negative."""
+        x = self.lay3(coarse).relu_()
+        x = self.lay4(middle + F.interpolate(x, size=middle.shape[-2:])).relu_()
+        x = self.dcn(fine + F.interpolate(x, size=fine.shape[-2:])).relu_()
+        x = self.lay1(x).relu_()
+        # parity: the last ReLU is real; mask features are never negative.
+        return self.lay2(x).relu_()
+
+
+def render_masks(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points_px: Tensor,
+    clip_index: Tensor,
+    mask_stride: int,
+) -> Tensor:
+    """Mask logits of N chosen queries in every frame.
+
+    Args:
+        mask_features: [B, T, 8, h, w].
+        mask_params: [N, 169].
+        reference_points_px: [N, T, 2], (x, y) in input pixels.
+        clip_index: [N] int64, the clip of each query.
+        mask_stride: input pixels per cell of `mask_features`.
+
+    Returns: [N, T, 2h, 2w] logits at half `mask_stride`.
+    """
+    return kernels.dynamic_mask_head(
+        mask_features, mask_params, reference_points_px, clip_index, mask_stride
+    )

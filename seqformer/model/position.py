@@ -1,0 +1,73 @@
+"""Sine position code, padding masks per level and valid ratios: what depends on shapes only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def level_mask(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, H, W] bool -> [B, h, w] bool by nearest sampling, source index floor(i * H / h)."""
+    return F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool()
+
+
+def sine_position(padding_mask: Tensor, channels: int) -> Tensor:
+    """Position code of a level (DETR, normalised by the unpadded extent).
+
+    Args:
+        padding_mask: [B, h, w] bool, True on padding.
+        channels: C; the first half codes y, the second x, sine and cosine interleaved.
+
+    Returns: [B, C, h, w] float32.
+
+    parity: on fully padded rows and columns the argument is about -3e6, whose sine depends on the
+    last bit; the order of operations is the published one, so that the same bits come out.
+    """
+    valid = ~padding_mask
+    y = valid.cumsum(1, dtype=torch.float32)
+    x = valid.cumsum(2, dtype=torch.float32)
+    scale, eps = 2 * math.pi, 1e-6
+    y = (y - 0.5) / (y[:, -1:, :] + eps) * scale
+    x = (x - 0.5) / (x[:, :, -1:] + eps) * scale
+    half = channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=valid.device)
+    period = 10000 ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
+
+    def encode(angle: Tensor) -> Tensor:
+        angle = angle[..., None] / period
+        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=4).flatten(3)
+
+    return torch.cat([encode(y), encode(x)], dim=3).permute(0, 3, 1, 2)
+
+
+def valid_ratio(padding_mask: Tensor) -> Tensor:
+    """[B, h, w] -> [B, 2], (x, y): valid share of the first row and of the first column."""
+    _, h, w = padding_mask.shape
+    valid_h = (~padding_mask[:, :, 0]).sum(1)
+    valid_w = (~padding_mask[:, 0, :]).sum(1)
+    return torch.stack([valid_w.float() / w, valid_h.float() / h], dim=-1)
+
+
+def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
+    """Cell centres of every level, on every level.
+
+    Args:
+        shapes: L pairs (h, w).
+        valid_ratios: [B, L, 2].
+
+    Returns: [B, S, L, 2], (x, y) as shares of the padded levels.
+    """
+    points = []
+    for level, (h, w) in enumerate(shapes):
+        y = torch.linspace(0.5, h - 0.5, h, dtype=torch.float32, device=valid_ratios.device)
+        x = torch.linspace(0.5, w - 0.5, w, dtype=torch.float32, device=valid_ratios.device)
+        y = y[None] / (valid_ratios[:, level, 1, None] * h)  # [B, h]
+        x = x[None] / (valid_ratios[:, level, 0, None] * w)  # [B, w]
+        grid = torch.stack(
+            [x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1
+        )
+        points.append(grid.flatten(1, 2))
+    return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]

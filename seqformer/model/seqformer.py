@@ -1,0 +1,213 @@
+"""SeqFormer (Wu et al., ECCV 2022): backbone, pyramid, per-frame encoder, two-stream decoder, heads.
+
+Written in frame-batched form: frames are folded into the batch wherever they are independent, and
+meet only in the temporal softmax of each decoder layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .._kernels import kernels
+from ..config import ModelConfig
+from ..structures import ClipOutput
+from .attention import MSDeformAttn
+from .backbone import build_backbone
+from .blocks import MLP
+from .decoder import Decoder, inverse_sigmoid
+from .encoder import Encoder
+from .masks import MaskBranch
+from .position import encoder_reference_points, level_mask, sine_position, valid_ratio
+
+
+class SeqFormer(nn.Module):
+    """The whole network; see `forward`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, layers = config.hidden_dim, config.num_decoder_layers
+        # The order of the modules is that of the published optimiser state.
+        self.level_embed = nn.Parameter(torch.empty(config.num_levels, dim))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.reference_points = nn.Linear(dim, 2)
+        self.class_embed = nn.ModuleList(nn.Linear(dim, config.num_classes) for _ in range(layers))
+        self.query_embed = nn.Embedding(config.num_queries, 2 * dim)
+        backbone = build_backbone(config.backbone, config.drop_path)
+        self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)
+        self.backbone = backbone
+        self.controller = MLP(dim, dim, kernels.dynamic_mask.NUM_MASK_PARAMS, 3)
+        self.mask_branch = MaskBranch(dim, config.mask_dim)
+        self.mask_stride = backbone.strides[1]
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        for module in (self.encoder, self.decoder):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+            for part in module.modules():
+                if isinstance(part, MSDeformAttn):
+                    part.reset_parameters()
+        nn.init.normal_(self.level_embed)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        for layer, (class_head, box_head) in enumerate(
+            zip(self.class_embed, self.decoder.bbox_embed, strict=True)
+        ):
+            nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
+            nn.init.zeros_(box_head.layers[-1].weight)
+            nn.init.zeros_(box_head.layers[-1].bias)
+            if layer == 0:
+                nn.init.constant_(box_head.layers[-1].bias[2:], -2.0)
+        for linear in self.controller.layers:
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        images: Tensor,
+        padding_mask: Tensor | None = None,
+        last_layer_only: bool = False,
+    ) -> ClipOutput:
+        """Queries, boxes and mask features of a batch of clips.
+
+        Args:
+            images: [B, T, 3, H, W], normalised with ImageNet mean and deviation, zero where padded.
+            padding_mask: [B, H, W] bool, True on padding; None when nothing is padded.
+            last_layer_only: apply class and mask-parameter heads to the last layer only (D = 1).
+
+        Returns: `ClipOutput` with D decoder layers stacked first.
+        Raises: ValueError naming the argument and its shape when it does not fit.
+        """
+        B, T = self._check_input(images, padding_mask)
+        memory, shapes, padding, valid_ratios = self.encode(images, padding_mask)
+        mask_features = self.mask_features(memory, shapes)
+
+        position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
+        instance = content.expand(B, -1, -1)
+        reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
+        states = self.decoder(
+            instance, instance[:, None], position, reference, memory, shapes, padding, valid_ratios
+        )
+        kept = slice(-1, None) if last_layer_only else slice(None)
+        instances = states.instance[kept]
+        # parity: masks are drawn relative to the reference that *entered* the layer, not to the
+        # box that it predicts, after a round trip through logit and sigmoid.
+        references = [
+            inverse_sigmoid(r[..., :2]).sigmoid().expand(B, T, -1, -1)
+            for r in states.references[kept]
+        ]
+        return ClipOutput(
+            class_logits=torch.stack(
+                [head(x) for head, x in zip(self.class_embed[kept], instances, strict=True)]
+            ),
+            boxes=torch.stack(states.boxes[kept]),
+            mask_params=self.controller(torch.stack(instances)),
+            reference_points=torch.stack(references),
+            mask_features=mask_features,
+            mask_stride=self.mask_stride,
+        )
+
+    def encode(
+        self, images: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor, list[tuple[int, int]], Tensor | None, Tensor]:
+        """Backbone, pyramid and encoder: frames on their own.
+
+        Returns: memory [B, T, S, C], L shapes (h, w), padding [B, T, S] or None,
+            valid_ratios [B, L, 2].
+        """
+        B, T = images.shape[:2]
+        dim = self.config.hidden_dim
+        maps = self.pyramid(images.flatten(0, 1))
+        shapes = [(m.shape[2], m.shape[3]) for m in maps]
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        tokens = tokens.view(B, T, -1, dim)
+
+        masked = padding_mask is not None
+        if not masked:  # one clip's worth of shape-only tensors serves the whole batch
+            padding_mask = torch.zeros(
+                1, *images.shape[-2:], dtype=torch.bool, device=images.device
+            )
+        masks = [level_mask(padding_mask, shape) for shape in shapes]
+        position = torch.cat(
+            [
+                sine_position(mask, dim).flatten(2).transpose(1, 2) + self.level_embed[level]
+                for level, mask in enumerate(masks)
+            ],
+            dim=1,
+        )[:, None]  # [B or 1, 1, S, C]
+        valid_ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
+        reference = encoder_reference_points(shapes, valid_ratios)[:, None]
+        padding = None
+        if masked:
+            padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+            padding = padding[:, None].expand(B, T, -1)
+        memory = self.encoder(tokens, position, reference, shapes, padding)
+        return memory, shapes, padding, valid_ratios
+
+    def pyramid(self, frames: Tensor) -> list[Tensor]:
+        """[n, 3, H, W] -> L maps [n, C, h_l, w_l], finest first."""
+        features = self.backbone(frames)[1:]
+        maps = [
+            projection(feature)
+            for projection, feature in zip(self.input_proj, features, strict=False)
+        ]
+        # parity: the first extra level convolves the raw backbone map, not the projected one.
+        extra = features[-1]
+        for projection in self.input_proj[len(features) :]:
+            extra = projection(extra)
+            maps.append(extra)
+        return maps
+
+    def mask_features(self, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        """[B, T, S, C] encoder output -> [B, T, 8, h, w] of the finest level."""
+        B, T = memory.shape[:2]
+        levels = memory.flatten(0, 1).split([h * w for h, w in shapes], dim=1)[:3]
+        maps = [
+            tokens.transpose(1, 2).unflatten(2, shape)
+            for tokens, shape in zip(levels, shapes, strict=False)
+        ]
+        return self.mask_branch(*maps).unflatten(0, (B, T))
+
+    def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> tuple[int, int]:
+        if images.dim() != 5 or images.shape[2] != 3:
+            raise ValueError(f"images must be [B, T, 3, H, W], got {list(images.shape)}")
+        if 0 in images.shape:
+            raise ValueError(
+                f"images {list(images.shape)} are empty; a batch needs at least one clip of one "
+                "frame"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be normalised floats, got {images.dtype}; divide by 255, subtract "
+                "the mean and divide by the deviation first"
+            )
+        B, T, _, H, W = images.shape
+        if padding_mask is not None and (
+            list(padding_mask.shape) != [B, H, W] or padding_mask.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
+                f"{padding_mask.dtype} {list(padding_mask.shape)}"
+            )
+        return B, T
+
+
+def _input_projections(channels: tuple[int, ...], dim: int, num_levels: int) -> nn.ModuleList:
+    """1x1 convolutions of the backbone maps, then 3x3 stride-2 ones; each with GroupNorm(32)."""
+    projections = [
+        nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels
+    ]
+    inputs = channels[-1]
+    for _ in range(num_levels - len(channels)):
+        projections.append(nn.Sequential(nn.Conv2d(inputs, dim, 3, 2, 1), nn.GroupNorm(32, dim)))
+        inputs = dim
+    return nn.ModuleList(projections)
