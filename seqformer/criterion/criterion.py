@@ -1,0 +1,223 @@
+"""The training objective: match in every decoder layer, then sum five losses over the layers.
+
+First all layers are matched with one device-to-host copy; then every loss is computed for all
+layers, clips and instances in one piece, and split by layer only to be named.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..boxes import cxcywh_to_xyxy, generalized_box_iou
+from ..config import LossConfig
+from ..model.masks import render_masks
+from ..structures import ClipOutput, ClipTargets
+from .losses import dice, scatter_one_hot, sigmoid_focal
+from .matcher import HungarianMatcher, Matches
+
+
+class SetCriterion:
+    """Set prediction loss of SeqFormer (paper 3.4); see `__call__`."""
+
+    def __init__(self, config: LossConfig | None = None) -> None:
+        self.config = config or LossConfig()
+        self.matcher = HungarianMatcher(self.config)
+
+    @classmethod
+    def from_config(cls, config: LossConfig) -> SetCriterion:
+        """The criterion of a training run."""
+        return cls(config)
+
+    def __call__(
+        self,
+        output: ClipOutput,
+        targets: list[ClipTargets],
+        num_instances: Tensor | float | None = None,
+    ) -> dict[str, Tensor]:
+        """All losses, unweighted, each divided by `num_instances`.
+
+        Args:
+            output: of the model in training form (all decoder layers).
+            targets: one per clip.
+            num_instances: normaliser, the mean instance count per process, at least 1; None counts
+                this batch.
+
+        Returns: `loss_ce`, `loss_bbox`, `loss_giou`, `loss_mask`, `loss_dice` of the last layer,
+            the same with `_0`, `_1`, ... of the earlier ones, and the log values `class_error`,
+            `cardinality_error`. Every entry is attached to the graph even without any instance.
+        Raises: ValueError naming what is wrong with the targets.
+        """
+        _check_targets(output, targets)
+        if num_instances is None:
+            num_instances = max(sum(len(t["labels"]) for t in targets), 1)
+        matches = self.matcher(output.class_logits, output.boxes, targets)
+        per_layer = {
+            "loss_ce": self._class_loss(output, targets, matches),
+            **self._box_losses(output, targets, matches),
+            **self._mask_losses(output, targets, matches),
+        }
+        losses = {}
+        for name, value in per_layer.items():
+            losses |= _named_by_layer(name, value / num_instances)
+        return losses | self._log_values(output, targets, matches)
+
+    def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
+        """The number to minimise; log values take no part."""
+        config = self.config
+        weights = {
+            "loss_ce": config.class_weight,
+            "loss_bbox": config.box_weight,
+            "loss_giou": config.giou_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        terms = [
+            value * weights["_".join(name.split("_")[:2])]
+            for name, value in losses.items()
+            if name.startswith("loss_")
+        ]
+        return torch.stack(terms).sum()
+
+    def _class_loss(
+        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+    ) -> Tensor:
+        logits = output.class_logits.float()
+        labels = torch.cat([t["labels"] for t in targets])[matches.target]
+        index = (matches.layer, matches.clip, matches.query, labels)
+        one_hot = scatter_one_hot(logits.shape, index, logits)
+        loss = sigmoid_focal(logits, one_hot, self.config.focal_alpha, self.config.focal_gamma)
+        return loss.flatten(1).sum(1)
+
+    def _box_losses(
+        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+    ) -> dict[str, Tensor]:
+        boxes = output.boxes.float().transpose(2, 3)  # [D, B, Q, T, 4]
+        matched = boxes[matches.layer, matches.clip, matches.query]  # [N, T, 4]
+        wanted = torch.cat([t["boxes"] for t in targets])[matches.target]
+        # parity: frames in which an instance is absent count too, with their 1e-6 boxes.
+        distance = (matched - wanted).abs().sum(-1).mean(-1)
+        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
+        return {
+            "loss_bbox": _sum_by_layer(distance, matches, output),
+            "loss_giou": _sum_by_layer((1 - giou).mean(-1), matches, output),
+        }
+
+    def _mask_losses(
+        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+    ) -> dict[str, Tensor]:
+        params = output.mask_params[matches.layer, matches.clip, matches.query]
+        references = output.reference_points.transpose(2, 3)[
+            matches.layer, matches.clip, matches.query
+        ]  # [N, T, 2]
+        # parity: in training the reference is scaled by the clip's own size, before padding.
+        sizes = references.new_tensor([[t["size"][1], t["size"][0]] for t in targets])
+        logits = render_masks(
+            output.mask_features,
+            params,
+            references * sizes[matches.clip][:, None],
+            matches.clip,
+            output.mask_stride,
+        ).float()
+        masks = _subsampled_masks(targets, logits.shape[-2:], output.mask_stride // 2)
+        wanted = masks[matches.target].to(logits.dtype).flatten(1)
+        logits = logits.flatten(1)
+        # parity: padded area counts as background in both losses.
+        focal = sigmoid_focal(logits, wanted, self.config.focal_alpha, self.config.focal_gamma)
+        return {
+            "loss_mask": _sum_by_layer(focal.mean(1), matches, output),
+            "loss_dice": _sum_by_layer(dice(logits, wanted), matches, output),
+        }
+
+    @torch.no_grad()
+    def _log_values(
+        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+    ) -> dict[str, Tensor]:
+        logits = output.class_logits[-1]
+        labels = torch.cat([t["labels"] for t in targets])
+        pairs = sum(len(query) for query, _ in matches.host_indices[-1])
+        clip, query, target = (
+            index[index.shape[0] - pairs :]
+            for index in (matches.clip, matches.query, matches.target)
+        )
+        correct = (logits[clip, query].argmax(-1) == labels[target]).float()
+        error = 100 - 100 * correct.sum() / max(pairs, 1)
+        # parity: the published count takes the last class for "no object", although it is not.
+        counted = (output.class_logits.argmax(-1) != logits.shape[-1] - 1).sum(2).float()  # [D, B]
+        wanted = counted.new_tensor([len(t["labels"]) for t in targets])
+        cardinality = (counted - wanted).abs().mean(1)
+        return {"class_error": error, **_named_by_layer("cardinality_error", cardinality)}
+
+
+def training_losses(
+    model: torch.nn.Module,
+    images: Tensor,
+    padding_mask: Tensor | None,
+    targets: list[ClipTargets],
+) -> dict[str, Tensor]:
+    """Loss dictionary of one batch under the published names.
+
+    Args:
+        model: a `SeqFormer`.
+        images: [B, T, 3, H, W] normalised, zero where padded.
+        padding_mask: [B, H, W] bool, True on padding, or None.
+        targets: per clip `labels` [N], `boxes` [N, T, 4], `masks` [N, T, H, W] and `size` (H, W)
+            of the clip before padding.
+
+    Returns: as `SetCriterion.__call__`.
+    """
+    return SetCriterion()(model(images, padding_mask), targets)
+
+
+def _named_by_layer(name: str, values: Tensor) -> dict[str, Tensor]:
+    """[D] -> the last layer under `name`, earlier ones under `name_0`, `name_1`, ..."""
+    *earlier, last = values.unbind()
+    return {name: last} | {f"{name}_{layer}": value for layer, value in enumerate(earlier)}
+
+
+def _sum_by_layer(values: Tensor, matches: Matches, output: ClipOutput) -> Tensor:
+    """[N] -> [D]."""
+    layers = output.class_logits.shape[0]
+    return values.new_zeros(layers).index_add(0, matches.layer, values)
+
+
+def _subsampled_masks(targets: list[ClipTargets], size: torch.Size, stride: int) -> Tensor:
+    """Target masks at the mask stride, [sum of N, T, *size] bool, False on padding.
+
+    Every `stride`-th pixel from `stride // 2` on: [2::4, 2::4] for the published stride 4.
+    """
+    height, width = size
+    sampled = [t["masks"][..., stride // 2 :: stride, stride // 2 :: stride] for t in targets]
+    return torch.cat([F.pad(m, (0, width - m.shape[-1], 0, height - m.shape[-2])) for m in sampled])
+
+
+def _check_targets(output: ClipOutput, targets: list[ClipTargets]) -> None:
+    _, B, T, _, _ = output.boxes.shape
+    K = output.class_logits.shape[-1]
+    if len(targets) != B:
+        raise ValueError(f"{len(targets)} targets for a batch of {B} clips")
+    h, w = (n * output.mask_stride for n in output.mask_features.shape[-2:])
+    for clip, target in enumerate(targets):
+        N = len(target["labels"])
+        H, W = (int(n) for n in target["size"])
+        if list(target["boxes"].shape) != [N, T, 4]:
+            raise ValueError(
+                f"boxes of clip {clip} must be [N, T, 4] = {[N, T, 4]}, got "
+                f"{list(target['boxes'].shape)}"
+            )
+        if list(target["masks"].shape) != [N, T, H, W]:
+            raise ValueError(
+                f"masks of clip {clip} must be [N, T, H, W] = {[N, T, H, W]}, got "
+                f"{list(target['masks'].shape)}"
+            )
+        if h < H or w < W:
+            raise ValueError(
+                f"clip {clip} has size {(H, W)} but the images of the batch are at most {(h, w)}"
+            )
+        labels = target["labels"]
+        if labels.device.type == "cpu" and N and not 0 <= int(labels.min()) <= labels.max() < K:
+            raise ValueError(
+                f"labels of clip {clip} must be in 0..{K - 1} (the model has {K} classes), got "
+                f"{labels.tolist()[:8]}"
+            )
