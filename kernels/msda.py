@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backend import current_backend
+from .msda_cpu import ms_deform_attn_cpu
+
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
 
 
@@ -26,7 +29,7 @@ def ms_deform_attn_reference(
     `ms_deform_attn`."""
     shapes = _check(value, spatial_shapes, sampling_locations, attention_weights)
     B, _, M, D = value.shape
-    Q, L, P = sampling_locations.shape[1], sampling_locations.shape[3], sampling_locations.shape[4]
+    Q = sampling_locations.shape[1]
     grid = (2 * sampling_locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # [B*M, L, Q, P, 2]
     weights = attention_weights.permute(0, 2, 3, 1, 4).flatten(0, 1)  # [B*M, L, Q, P]
     compute = torch.promote_types(value.dtype, sampling_locations.dtype)
@@ -65,8 +68,16 @@ def ms_deform_attn(
     Returns: [B, Q, M*D], contiguous, in value's dtype; differentiable in all three tensors.
     Raises: ValueError naming the argument and both shapes when they disagree.
     """
-    # One implementation so far: "auto" and "reference" are the same code.
-    return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    shapes = _check(value, spatial_shapes, sampling_locations, attention_weights)
+    tensors = (value, sampling_locations, attention_weights)
+    if (
+        current_backend() == "auto"
+        and value.device.type == "cpu"
+        and all(t.dtype == value.dtype for t in tensors)
+        and value.dtype in (torch.float32, torch.float64)
+    ):
+        return ms_deform_attn_cpu(value, shapes, sampling_locations, attention_weights)
+    return ms_deform_attn_reference(value, shapes, sampling_locations, attention_weights)
 
 
 def _check(
