@@ -299,5 +299,7 @@ def _scatter_rows(rows: Tensor, weights: Tensor, grad: Tensor, E: int, length: i
     ordered, corner = torch.sort(rows, stable=True)
     bounds = torch.arange(length, dtype=rows.dtype)
     offsets = torch.searchsorted(ordered, bounds, out_int32=rows.dtype == torch.int32)
-    bag = torch.div(corner, E, rounding_mode="floor").to(rows.dtype)
+    # corner // E, but integer division does not vectorise: half a corner on, the float64 quotient
+    # truncates to the same number.
+    bag = ((corner.double() + 0.5) / E).to(rows.dtype)
     return F.embedding_bag(bag, grad, offsets, per_sample_weights=weights[corner], mode="sum")

@@ -1,0 +1,29 @@
+"""Whole videos through a model: prediction, the results file, pictures, and `eval.py`.
+
+The names below are imported on first use: results and drawing work without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_LAZY = {
+    "Detection": "seqformer.inference.results",
+    "Predictor": "seqformer.inference.predictor",
+    "VideoPrediction": "seqformer.inference.results",
+    "draw_video": "seqformer.inference.draw",
+    "write_video": "seqformer.inference.draw",
+}
+
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'seqformer.inference' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

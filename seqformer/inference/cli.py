@@ -1,0 +1,345 @@
+"""The evaluation command: run weights on videos, score results, draw them.
+
+Checks everything that can be checked before the model is loaded. Exit codes: 0 all done; 1 some
+videos failed (the results of the others are written); 2 the command cannot be carried out. Scoring
+existing results never imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from seqformer.config import BackboneName, EvalConfig
+from seqformer.inference.results import PartialResults, load_results, write_json
+
+if TYPE_CHECKING:
+    from seqformer.inference.sources import VideoSource
+    from seqformer.structures import ClassMap
+
+logger = logging.getLogger(__name__)
+Entries = list[dict[str, Any]]
+_ANNOTATIONS = re.compile(rb'"annotations"\s*+:\s*+(?!null|\[\s*\])')
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Run a SeqFormer on videos (--weights), or score and draw existing results (--results).
+
+    eval.py --weights r50.pth --backbone resnet50 --images valid/JPEGImages --annotations
+    valid.json --output results.json writes the results file, and prints the AP if the annotation
+    file has annotations. Without --annotations, --images may be a video file, a folder of images or
+    a folder of such folders. eval.py --results results.json --annotations valid.json scores.
+    """
+
+    weights: Path | None = None
+    """Checkpoint: a released file or one of ours."""
+    backbone: BackboneName | None = None
+    """Backbone of the weights; needed only where the file does not tell."""
+    images: Path | None = None
+    """Folder of the frames; without --annotations a folder of images or of folders, or a video."""
+    annotations: Path | None = None
+    """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
+    output: Path | None = None
+    """Results file to write."""
+    results: Path | None = None
+    """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
+    metrics: Path | None = None
+    """Write the metrics here, as JSON."""
+    visualize: Path | None = None
+    """Folder for videos with the results drawn on them."""
+    visualize_format: Literal["mp4", "gif", "png"] = "mp4"
+    """png writes a folder of pictures per video."""
+    visualize_min_score: float = 0.3
+    """Results below this score are not drawn."""
+    visualize_fps: float | None = None
+    """Frames per second of drawn videos; by default that of the video file, 6 for images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    fresh: bool = False
+    """Start over instead of continuing an interrupted run of the same command."""
+    verbose: bool = False
+    """Show where an error of a video came from."""
+    config: tyro.conf.OmitArgPrefixes[EvalConfig] = field(default_factory=EvalConfig)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
+    options = tyro.cli(EvalOptions, args=arguments, prog="eval.py")
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name in ("PIL", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        check_options(options)
+        return draw_and_score(options) if options.weights is None else run_weights(options)
+    except (ValueError, OSError) as error:
+        logger.debug("where it happened:", exc_info=True)
+        sys.stderr.write(f"eval.py: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("eval.py: stopped; the same command continues after the last video\n")
+        return 130
+
+
+def check_options(options: EvalOptions) -> None:
+    """Refuse combinations that make no sense, before any file is opened.
+
+    Raises: ValueError saying what to change.
+    """
+    if (options.weights is None) == (options.results is None):
+        raise ValueError("give either --weights, to run a model, or --results, to score a file")
+    if options.weights is not None:
+        for flag, value in (("--images", options.images), ("--output", options.output)):
+            if value is None:
+                raise ValueError(f"--weights also needs {flag}")
+    else:
+        for name in ("output", "backbone", "device", "fresh", "config"):
+            if getattr(options, name) != _default(name):
+                flag = "short-side, --top-k and --min-score" if name == "config" else name
+                raise ValueError(f"--{flag} only works with --weights, not with --results")
+        if options.visualize is None and options.images is not None:
+            raise ValueError("with --results, --images is only used together with --visualize")
+        if options.visualize is not None and options.images is None:
+            raise ValueError("--visualize needs --images, the frames to draw on")
+        if options.visualize is None and options.annotations is None:
+            raise ValueError("--results needs --annotations to score, or --visualize and --images")
+    if options.metrics is not None and options.annotations is None:
+        raise ValueError("--metrics needs --annotations with ground truth")
+    if options.visualize is None:
+        for name in ("visualize_format", "visualize_min_score", "visualize_fps"):
+            if getattr(options, name) != _default(name):
+                raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
+    if options.visualize_fps is not None and not options.visualize_fps > 0:
+        raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
+    for name in ("short_side", "top_k"):
+        value = getattr(options.config, name)
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def run_weights(options: EvalOptions) -> int:
+    """`--weights`: results of every video, then the AP if there is ground truth."""
+    weights, images, output = options.weights, options.images, options.output
+    assert weights is not None and images is not None and output is not None
+    for path in (weights, options.annotations):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist or is not a file; check the path")
+    check_writable_outputs(options)
+    sources, categories, is_scored = find_sources(options)
+
+    from seqformer.inference.predictor import Predictor
+    from seqformer.inference.runner import predict_videos, run_settings
+
+    predictor = Predictor.from_checkpoint(
+        weights, options.backbone, device=options.device, config=options.config
+    )
+    warn_about_categories(categories, predictor.classes)
+    names = class_names(categories, predictor.classes)
+    settings = run_settings(weights, options.config, sources)
+    logger.info("%d videos on %s, %s", len(sources), predictor.device, options.config)
+
+    partial = PartialResults(Path(f"{output}.partial.jsonl"), settings, options.fresh)
+    drawn = None if options.visualize is None else _drawer(options, names)
+    try:
+        failures = predict_videos(predictor, sources, partial, drawn)
+    finally:
+        partial.close()
+    entries = [e for source in sources for e in partial.finished.get(source.video_id, [])]
+    write_json(output, entries)
+    logger.info("%d results of %d videos in %s", len(entries), len(partial.finished), output)
+    if not failures:
+        partial.remove()
+    if is_scored:
+        if len(partial.finished) < len(sources):
+            logger.warning("failed videos count as videos without results in these metrics")
+        score(options, entries)
+    if failures:
+        sys.stderr.write(f"eval.py: {len(failures)} of {len(sources)} videos failed:\n")
+        sys.stderr.writelines(f"  {failure}\n" for failure in failures)
+        return 1
+    return 0
+
+
+def draw_and_score(options: EvalOptions) -> int:
+    """`--results`: no model, and for scoring alone no torch."""
+    assert options.results is not None
+    check_writable_outputs(options)
+    entries = load_results(options.results)
+    is_scored = False
+    if options.annotations is not None:
+        is_scored = has_ground_truth(options.annotations)
+        if options.metrics is not None and not is_scored:
+            raise ValueError(_no_ground_truth(options.annotations, "--metrics"))
+        if options.visualize is None and not is_scored:
+            raise ValueError(_no_ground_truth(options.annotations, "scoring"))
+    failures = []
+    if options.visualize is not None:
+        sources, categories, _ = find_sources(options)
+        draw = _drawer(options, class_names(categories, None))
+        by_video: dict[Any, Entries] = {source.video_id: [] for source in sources}
+        for entry in entries:
+            if not isinstance(entry, dict) or entry.get("video_id") not in by_video:
+                raise ValueError(f"{options.results} has results of videos that are not there")
+            by_video[entry["video_id"]].append(entry)
+        for source in sources:
+            try:
+                draw(source, by_video[source.video_id])
+            except (ValueError, OSError) as error:
+                failures.append(f"{source}: {error}")
+    if is_scored:
+        score(options, entries)
+    sys.stderr.writelines(f"eval.py: not drawn: {failure}\n" for failure in failures)
+    return 1 if failures else 0
+
+
+def score(options: EvalOptions, entries: Entries) -> None:
+    """Print the table of metrics; write them if asked to."""
+    from seqformer.evaluation import evaluate, format_table
+
+    assert options.annotations is not None
+    metrics = evaluate(options.annotations, entries)
+    sys.stdout.write(format_table(metrics) + "\n")
+    if options.metrics is not None:
+        write_json(options.metrics, metrics.to_dict())
+        logger.info("metrics in %s", options.metrics)
+
+
+def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
+    """The videos; category names by id ({} without annotation file); whether AP can be computed."""
+    from seqformer.data.ytvis import load_annotation_file
+    from seqformer.inference.sources import find_videos, listed_videos
+
+    assert options.images is not None
+    if not options.images.exists():
+        raise FileNotFoundError(f"--images {options.images} does not exist; check the path")
+    if options.annotations is None:
+        return find_videos(options.images), {}, False
+    if not options.images.is_dir():
+        raise ValueError(f"--images {options.images} must be a folder when --annotations is given")
+    is_scored = has_ground_truth(options.annotations)
+    if options.metrics is not None and not is_scored:
+        raise ValueError(_no_ground_truth(options.annotations, "--metrics"))
+    listed = load_annotation_file(options.annotations, require_annotations=False)
+    if not listed.videos:
+        raise ValueError(f"{options.annotations} lists no videos; there is nothing to do")
+    categories = {int(c["id"]): str(c["name"]) for c in listed.categories}
+    return listed_videos(listed, options.images), categories, is_scored
+
+
+def has_ground_truth(annotations: Path) -> bool:
+    """Whether the file has annotations; public validation files have none, null or an empty list.
+
+    Looks for the key without parsing the file, which scoring will do.
+    Raises: FileNotFoundError.
+    """
+    if not annotations.is_file():
+        raise FileNotFoundError(f"annotation file {annotations} does not exist; check the path")
+    return _ANNOTATIONS.search(annotations.read_bytes()) is not None
+
+
+def _no_ground_truth(annotations: Path, what: str) -> str:
+    return (
+        f"{what} needs ground truth, but {annotations} has no annotations (the public validation "
+        "files have none; their results are scored by the benchmark's server)"
+    )
+
+
+def check_writable_outputs(options: EvalOptions) -> None:
+    """Make the output folders and try to write there.
+
+    Raises: ValueError naming the folder.
+    """
+    folders = {"--visualize": options.visualize}
+    for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
+        if file is not None and file.is_dir():
+            raise ValueError(f"{flag} {file} is a folder; give the name of a file")
+        folders[flag] = None if file is None else file.parent
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        probe = folder / f".probe-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"cannot write into {folder} ({error.strerror}); choose another {flag}"
+            ) from None
+
+
+def warn_about_categories(categories: Mapping[int, str], classes: ClassMap | None) -> None:
+    """Say where the annotation file and the checkpoint mean different things by an id."""
+    if not categories or classes is None:
+        return
+    known = class_names({}, classes)
+    renamed = [
+        f"{i} is {name!r} in the file, {known[i]!r} in the checkpoint"
+        for i, name in sorted(categories.items())
+        if i in known and known[i] != name
+    ]
+    absent = [f"{i} ({name})" for i, name in sorted(categories.items()) if i not in known]
+    foreign = [f"{i} ({name})" for i, name in sorted(known.items()) if i not in categories]
+    for problem, found in (
+        ("mean something else", renamed),
+        ("are not known to the checkpoint, which will never find them", absent),
+        ("are found by the checkpoint but not listed in the file", foreign),
+    ):
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            logger.warning(
+                "the annotation file's categories differ from those of the checkpoint: %d %s: %s%s",
+                len(found),
+                problem,
+                "; ".join(found[:5]),
+                more,
+            )
+
+
+def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict[int, str]:
+    """Category id -> name; the checkpoint has the last word."""
+    if classes is None:
+        return dict(categories)
+    named = zip(classes.ids, classes.names, strict=True)
+    return {**categories, **{i: n for i, n in named if i >= 0 and n and n != f"unused_{i}"}}
+
+
+def _drawer(
+    options: EvalOptions, names: Mapping[int, str]
+) -> Callable[[VideoSource, Entries], None]:
+    """A function that draws one video's results into the `--visualize` folder."""
+    from seqformer.inference.draw import (
+        DEFAULT_FPS,
+        iterate_drawn,
+        tracks_from_entries,
+        write_video,
+    )
+
+    folder = options.visualize
+    assert folder is not None
+    suffix = "" if options.visualize_format == "png" else f".{options.visualize_format}"
+
+    def draw(source: VideoSource, entries: Entries) -> None:
+        tracks = tracks_from_entries(entries)
+        frames = iterate_drawn(source.frames(), tracks, names, options.visualize_min_score)
+        fps = options.visualize_fps or source.fps() or DEFAULT_FPS
+        write_video(folder / f"{source.name}{suffix}", frames, fps)
+
+    return draw
+
+
+def _default(name: str) -> Any:
+    field_ = next(f for f in fields(EvalOptions) if f.name == name)
+    return EvalConfig() if name == "config" else field_.default

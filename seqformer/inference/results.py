@@ -1,0 +1,193 @@
+"""What inference says about a video, and the results file in the layout of YouTube-VIS.
+
+The file is written at once and renamed into place. Until then the finished videos are kept in
+`<output>.partial.jsonl`, one line per video, so that no computed result is ever lost. Needs no
+torch, so scoring and drawing existing results start quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+logger = logging.getLogger(__name__)
+
+RLE = dict[str, Any]
+"""{"size": [height, width], "counts": text}, the compressed COCO form."""
+VIDEO_NAME_LENGTH = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One (query, class) pair of a video: a track with a label.
+
+    Attributes:
+        query: index of the instance query; detections that share it share their masks.
+        class_index: output of the classifier.
+        category_id: the same as a category of the annotation file.
+        score: in 0..1.
+        segmentations: T entries; None in every frame where the score is below `min_score`.
+        boxes_xyxy: [T, 4] float32, pixels of the original frame, from the box head (not the masks).
+    """
+
+    query: int
+    class_index: int
+    category_id: int
+    score: float
+    segmentations: tuple[RLE | None, ...]
+    boxes_xyxy: np.ndarray
+
+    def mask(self, frame: int) -> np.ndarray | None:
+        """[h0, w0] bool of one frame, decoded now; None where there is no mask."""
+        segmentation = self.segmentations[frame]
+        return None if segmentation is None else coco_mask.decode(segmentation).astype(bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPrediction:
+    """All detections of a video, in the published order (grouped by query).
+
+    Attributes:
+        detections: at most `top_k`; not sorted by score across queries.
+        num_frames: T.
+        frame_size: (height, width) of the original frames.
+    """
+
+    detections: tuple[Detection, ...]
+    num_frames: int
+    frame_size: tuple[int, int]
+
+    def entries(self, video_id: int, video_name: str) -> list[dict[str, Any]]:
+        """The video's part of a results file.
+
+        parity: `video_name` keeps the first ten characters of the first file name only
+        (test_results.py::test_video_name_is_cut_to_ten_characters).
+        """
+        return [
+            {
+                "video_id": video_id,
+                "video_name": video_name[:VIDEO_NAME_LENGTH],
+                "score": detection.score,
+                "category_id": detection.category_id,
+                "segmentations": list(detection.segmentations),
+            }
+            for detection in self.detections
+        ]
+
+
+def encode_masks(masks: np.ndarray) -> list[RLE]:
+    """Compress masks [h, w, N] (bool or uint8; column-major memory avoids a copy)."""
+    encoded = coco_mask.encode(np.asfortranarray(masks.view(np.uint8)))
+    return [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in encoded]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that `path` holds either the old or the whole new content, at any time."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file)
+            _to_disk(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_results(path: Path) -> list[dict[str, Any]]:
+    """Read a results file, or the `results.json` inside a zip as the benchmark server takes it.
+
+    Raises: FileNotFoundError; ValueError when it is not a list of results.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"results file {path} does not exist; check the path")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read("results.json")
+        else:
+            text = path.read_bytes()
+        content = json.loads(text)
+    except KeyError:
+        raise ValueError(f"{path} is a zip without a results.json at its top level") from None
+    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a complete results file ({error})") from None
+    if not isinstance(content, list):
+        raise ValueError(f"{path} must hold a list of results, not {type(content).__name__}")
+    return content
+
+
+class PartialResults:
+    """The finished videos of a run that goes on, on disk as soon as they are finished.
+
+    A line with the settings comes first; a file of other settings is not continued.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], fresh: bool = False) -> None:
+        """Continue `path` if it was written with the same `settings`; `fresh` starts over."""
+        self.path = path
+        self.finished: dict[int, list[dict[str, Any]]] = {}
+        if path.exists() and not fresh:
+            self._read(settings)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps({"settings": settings}) + "\n")
+            for video_id, entries in self.finished.items():
+                file.write(_line(video_id, entries))
+            _to_disk(file)
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        try:
+            header, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
+            written_with = json.loads(header)["settings"]
+            changed = [k for k in settings | written_with if settings.get(k) != written_with.get(k)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            logger.warning("%s is damaged and is ignored; starting over", self.path)
+            return
+        if changed:
+            logger.warning(
+                "%s belongs to a run with other settings (%s) and is ignored; starting over",
+                self.path,
+                ", ".join(sorted(changed)),
+            )
+            return
+        for line in lines:
+            try:
+                video = json.loads(line)
+                self.finished[int(video["video_id"])] = list(video["entries"])
+            except (ValueError, KeyError, TypeError):
+                break  # the process died while it wrote this line
+        logger.info("%s: %d finished videos are continued", self.path, len(self.finished))
+
+    def add(self, video_id: int, entries: list[dict[str, Any]]) -> None:
+        """Record a finished video; on return it is on disk."""
+        self._file.write(_line(video_id, entries))
+        _to_disk(self._file)
+        self.finished[video_id] = entries
+
+    def close(self) -> None:
+        """Stop writing; the file stays."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the file: everything in it is in the results file now."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _line(video_id: int, entries: list[dict[str, Any]]) -> str:
+    return json.dumps({"video_id": video_id, "entries": entries}) + "\n"
+
+
+def _to_disk(file: IO[str]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
