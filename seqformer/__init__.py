@@ -19,6 +19,7 @@ _LAZY = {
     "SetCriterion": "seqformer.criterion",
     "HungarianMatcher": "seqformer.criterion",
     "Predictor": "seqformer.inference",
+    "kernels": "seqformer._kernels",
 }
 
 __all__ = ["__version__", *sorted(_LAZY)]

@@ -6,7 +6,6 @@ In a checkout it is the folder beside `seqformer/`; in an installed wheel it is 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -15,26 +14,36 @@ from types import ModuleType
 _PACKAGE = Path(__file__).resolve().parent
 
 
+_NAME = "seqformer.kernels"
+
+
 def _load() -> ModuleType:
-    beside = _PACKAGE.parent / "kernels" / "__init__.py"
     inside = _PACKAGE / "kernels" / "__init__.py"
-    origin = inside if inside.exists() else beside
-    for name in ("seqformer.kernels", "kernels"):
+    origin = inside if inside.exists() else _PACKAGE.parent / "kernels" / "__init__.py"
+    if not origin.exists():
+        raise ImportError(f"our kernels package is missing at {origin}; reinstall seqformer")
+    for name in (_NAME, "kernels"):
         loaded = sys.modules.get(name)
         if loaded is not None and Path(loaded.__file__ or "").resolve() == origin:
-            return loaded
-    if origin is inside:
-        return importlib.import_module("seqformer.kernels")
-    name = "seqformer.kernels"
+            return _answer_to_our_name(loaded, name)
     spec = importlib.util.spec_from_file_location(
-        name, origin, submodule_search_locations=[str(origin.parent)]
+        _NAME, origin, submodule_search_locations=[str(origin.parent)]
     )
-    if spec is None or spec.loader is None or not origin.exists():
-        raise ImportError(f"our kernels package is missing at {origin}; reinstall seqformer")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return sys.modules[name]
+    sys.modules[_NAME] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[_NAME]
+        raise
+    return module
+
+
+def _answer_to_our_name(module: ModuleType, name: str) -> ModuleType:
+    """A checkout's `kernels`, imported first, is `seqformer.kernels` too, with its submodules."""
+    for key in [k for k in sys.modules if k == name or k.startswith(name + ".")]:
+        sys.modules.setdefault(_NAME + key[len(name) :], sys.modules[key])
+    return module
 
 
 kernels = _load()

@@ -1,0 +1,1 @@
+"""Clips for training: annotation files, sampling, augmentation, loading, and a drawn demo set."""
