@@ -54,7 +54,7 @@ class ModelConfig:
     dropout: float = 0.0
     """Dropout probability in encoder and decoder."""
     drop_path: float = 0.0
-    """Largest stochastic depth rate of Swin, linear over its blocks (published: swin_t/s 0.2, l 0.3)."""
+    """Largest stochastic depth rate of Swin, linear over its blocks (published: t/s 0.2, l 0.3)."""
 
     def __post_init__(self) -> None:
         if self.hidden_dim % self.num_heads:
@@ -108,7 +108,8 @@ class DataConfig:
     val_annotations: Path | None = None
     """Validation annotation file; it must hold `annotations` to give an AP."""
     class_layout: Literal["from_data", "published"] = "from_data"
-    """from_data: one output per category of the annotation file, any ids. published: 42 outputs, output index = category id, as released weights have it."""
+    """from_data: one output per category of the annotation file, any ids. published: 42 outputs,
+    output index = category id, as released weights have it."""
     num_frames: int = 5
     """T, frames per clip."""
     frame_range: int = 3
@@ -202,13 +203,13 @@ class TrainConfig:
     epochs: int = 12
     """Passes over the training set."""
     seed: int = 42
-    """Seed of weights, sampling and augmentation; each process adds its rank."""
+    """Seed of weights, sampling, augmentation and dropout (there each process adds its rank)."""
     resume: bool = False
     """Continue from the newest checkpoint in `output`."""
     weights: Path | None = None
     """Start from this checkpoint (released files or ours)."""
     drop_class_heads: bool = True
-    """Leave the class heads of `weights` out and train new ones; with --no-drop-class-heads the file must fit the model exactly."""
+    """Train new class heads instead of those in `weights`; without, the file must fit exactly."""
     backbone_weights: Path | None = None
     """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -235,6 +236,32 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.eval_every_epochs < 0:
             raise ValueError(f"eval_every_epochs must be >= 0, got {self.eval_every_epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(TrainConfig):
+    """A run on synthetic videos that it draws itself under `output`/data."""
+
+    processes: int = 0
+    """Training processes, which share `data.batch_size`; 0: one on a GPU, else up to two."""
+    num_train_videos: int = 400
+    """Synthetic videos to train on."""
+    num_val_videos: int = 60
+    """Synthetic videos held out for the AP."""
+    video_length: int = 8
+    """Frames per synthetic video."""
+    frame_size: tuple[int, int] = (96, 168)
+    """Height and width of the synthetic frames in pixels."""
+    data_seed: int = 0
+    """Seed of the synthetic videos."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.processes < 0:
+            raise ValueError(f"processes must be >= 0, got {self.processes}")
+        for name in ("num_train_videos", "num_val_videos", "video_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 def config_to_dict(config: Any) -> dict:
@@ -274,7 +301,7 @@ def config_from_dict(cls: type, state: dict) -> Any:
 
 _NESTED = {
     (cls.__name__, f.name): f.default_factory
-    for cls in (TrainConfig, DataConfig)
+    for cls in (TrainConfig, DemoConfig, DataConfig)
     for f in fields(cls)
     if is_dataclass(f.default_factory)
 }
@@ -296,11 +323,74 @@ def _one_clip(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, batch_size=1))
 
 
+_MINI_MODEL = ModelConfig(
+    backbone="resnet_mini",
+    hidden_dim=64,
+    num_heads=4,
+    num_levels=3,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    ffn_dim=256,
+    num_queries=20,
+    mask_dim=32,
+)
+"""A million parameters, meant to be trained from scratch."""
+
+_FROM_SCRATCH = OptimConfig(
+    lr=1e-3,
+    lr_backbone=1e-3,
+    lr_linear_proj_mult=0.5,
+    clip_max_norm=1.0,
+    schedule="cosine",
+    warmup_steps=50,
+)
+
+
+def _demo() -> DemoConfig:
+    """A small model that learns moving shapes from scratch."""
+    return DemoConfig(
+        output=Path("runs/demo"),
+        max_steps=1500,
+        seed=0,
+        log_every=20,
+        checkpoint_every=500,
+        model=_MINI_MODEL,
+        data=DataConfig(
+            num_frames=2,
+            batch_size=4,
+            num_workers=0,
+            cache_frames=True,
+            augment=AugmentConfig(
+                photometric=False, short_sides=(64,), max_long_side=112, crop_prob=0.0
+            ),
+        ),
+        optim=_FROM_SCRATCH,
+        eval=EvalConfig(short_side=64),
+    )
+
+
+def _mini() -> TrainConfig:
+    """The demo's model on one's own data."""
+    return TrainConfig(
+        output=Path("runs/mini"),
+        model=_MINI_MODEL,
+        data=DataConfig(
+            num_frames=3,
+            batch_size=4,
+            augment=AugmentConfig(short_sides=(112, 128, 144), max_long_side=256, crop_prob=0.0),
+        ),
+        optim=_FROM_SCRATCH,
+        eval=EvalConfig(short_side=128),
+    )
+
+
 def presets() -> dict[str, tuple[str, TrainConfig]]:
     """name -> (one line of help, config)."""
     r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
     r50_ablation = replace(r50_ablation, optim=OptimConfig(lr_drop_epochs=(2, 10)))
     return {
+        "demo": ("Minutes on a CPU: synthetic videos, small model, AP and pictures", _demo()),
+        "mini": ("The demo's model on your own data, from scratch", _mini()),
         "r50_ablation": ("ResNet-50, YouTube-VIS only (paper's ablations)", r50_ablation),
         "r50": ("ResNet-50", _published("resnet50", output=Path("runs/r50"))),
         "r101": ("ResNet-101", _published("resnet101", output=Path("runs/r101"))),

@@ -93,7 +93,7 @@ class SyntheticConfig:
     """The classes, in order of their category ids 1, 2, ...; names out of `SHAPES`."""
     num_objects: tuple[int, int] = (1, 3)
     """Fewest and most objects of a video."""
-    size: tuple[float, float] = (0.3, 0.55)
+    size: tuple[float, float] = (0.38, 0.62)
     """Smallest and largest diameter of an object, in frame heights."""
     size_change: float = 0.2
     """How far the diameter swings up or down during a video, as a share of it."""

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from seqformer.evaluation import build_tracks
+from seqformer.evaluation.track_iou import build_tracks
 from seqformer.inference.results import RLE
 
 COLOURS = (
@@ -80,7 +80,7 @@ def tracks_from_entries(entries: Iterable[Mapping[str, Any]]) -> list[DrawnTrack
             )
             if not all(m is None or isinstance(m["counts"], str) for m in track.segmentations):
                 raise TypeError("masks must be compressed run lengths")
-            build_tracks([list(track.segmentations)], [None])
+            build_tracks([list(track.segmentations)], None)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"a result of video {entry.get('video_id')} has no proper score, category_id or "

@@ -1,0 +1,190 @@
+"""`train.py demo`: from nothing to trained weights, an AP table and pictures, in minutes on a CPU.
+
+Makes a synthetic data set, trains on it with as many processes as the machine can serve, scores the
+held-out videos and draws what was found. Everything it writes is under the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqformer.config import DemoConfig
+from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.data.ytvis import load_annotation_file
+from seqformer.inference.draw import draw_video, tracks_from_entries, write_video
+from seqformer.inference.results import load_results, write_json
+from seqformer.inference.sources import listed_videos
+from seqformer.trainer.checkpoint import prepare_output
+from seqformer.trainer.progress import NonFiniteLossError, setup_logging
+from seqformer.trainer.trainer import SetupError, setup_errors, train
+
+logger = logging.getLogger(__name__)
+
+DRAWN_VIDEOS = 4
+DRAWN_MIN_SCORE = 0.3
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """The whole demo. Returns: the metrics that are also in metrics.json."""
+    started = time.perf_counter()
+    with setup_errors():
+        prepare_output(config)
+        if config.resume and not config.processes:  # as many as the run began with
+            begun = json.loads((config.output / "config.json").read_text())
+            config = replace(config, processes=begun["processes"])
+        processes, threads = choose_processes(config)
+    logger.info(
+        "%d of %d cores are free; using %d process(es) of %d thread(s)",
+        _free_cores(),
+        usable_cores(),
+        processes,
+        threads,
+    )
+    torch.set_num_threads(threads)
+    config = _with_data(replace(config, processes=processes), processes)
+    with _peers(config, processes, threads) as session:
+        with setup_errors():
+            _make_data(config)
+        metrics = train(config, **session)
+    _draw(config)
+    metrics["wall_seconds"] = round(time.perf_counter() - started, 1)
+    write_json(config.output / "metrics.json", metrics)
+    logger.info(
+        "AP %.3f after %.0f s; see %s", metrics["AP"], metrics["wall_seconds"], config.output
+    )
+    return metrics
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its CPU set, and its cgroup's quota where there is one."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores
+
+
+def _free_cores() -> int:
+    """Usable cores without those that other programs keep busy (load of the last minute)."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, usable_cores() - round(load))
+
+
+def choose_processes(config: DemoConfig) -> tuple[int, int]:
+    """(processes, threads of each): one on a GPU, else two if two cores are free.
+
+    Two one-thread processes beat one two-thread process, because at this size much of a step is
+    Python and small operators that do not parallelise.
+
+    Raises: ValueError when the batch cannot be shared evenly among the processes asked for.
+    """
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    batch, free = config.data.batch_size, _free_cores()
+    processes = config.processes or (1 if on_gpu or free < 2 or batch % 2 else 2)
+    if batch % processes:
+        raise ValueError(
+            f"--processes {processes} cannot share --data.batch-size {batch} evenly; "
+            "make the batch a multiple of the processes"
+        )
+    return processes, max(1, free // processes)
+
+
+def _with_data(config: DemoConfig, processes: int) -> DemoConfig:
+    """The config of one process: its share of the batch, and where the data set will lie."""
+    paths = SyntheticPaths.under(config.output / "data")
+    data = replace(
+        config.data,
+        batch_size=config.data.batch_size // processes,
+        train_images=paths.train_images,
+        train_annotations=paths.train_annotations,
+        val_images=paths.val_images,
+        val_annotations=paths.val_annotations,
+    )
+    return replace(config, data=data)
+
+
+def _make_data(config: DemoConfig) -> None:
+    """Draw the data set, unless the run's folder already holds it."""
+    height, width = config.frame_size
+    make_synthetic_dataset(
+        config.output / "data",
+        num_train=config.num_train_videos,
+        num_val=config.num_val_videos,
+        num_frames=config.video_length,
+        height=height,
+        width=width,
+        seed=config.data_seed,
+    )
+
+
+@contextmanager
+def _peers(config: DemoConfig, processes: int, threads: int) -> Iterator[dict[str, Any]]:
+    """Start the other processes of the run; this one is rank 0.
+
+    They import their libraries while rank 0 draws the data set, then wait for it. Yields what
+    `train` needs to meet them.
+    """
+    if processes == 1:
+        yield {"rank": 0, "world_size": 1}
+        return
+    if os.name == "posix" and Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing leaves this machine
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        session = {"world_size": processes, "rendezvous": f"file://{folder}/rendezvous"}
+        peers = [
+            context.Process(target=_peer, args=(config, threads, {**session, "rank": rank}))
+            for rank in range(1, processes)
+        ]
+        for peer in peers:
+            peer.start()
+        try:
+            yield {**session, "rank": 0}
+            for peer in peers:
+                peer.join()
+        finally:
+            _stop(peers)
+
+
+def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
+    torch.set_num_threads(threads)
+    setup_logging(is_main=False)
+    # Rank 0 sees these too, and says them.
+    with suppress(KeyboardInterrupt, SetupError, NonFiniteLossError):
+        train(config, **session)
+
+
+def _stop(peers: list[BaseProcess]) -> None:
+    for peer in peers:
+        if peer.is_alive():
+            peer.terminate()
+        peer.join()
+
+
+def _draw(config: DemoConfig) -> None:
+    """The first held-out videos with what was found in them, one after the other, as a GIF."""
+    annotations = load_annotation_file(config.data.val_annotations)
+    names = {c["id"]: c["name"] for c in annotations.categories}
+    results = load_results(config.output / "results.json")
+    frames = []
+    for video in listed_videos(annotations, config.data.val_images)[:DRAWN_VIDEOS]:
+        entries = [entry for entry in results if entry["video_id"] == video.video_id]
+        frames += draw_video(video.frames(), tracks_from_entries(entries), names, DRAWN_MIN_SCORE)
+    write_video(config.output / "predictions.gif", frames)

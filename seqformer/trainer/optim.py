@@ -1,0 +1,87 @@
+"""AdamW's parameter groups and the learning-rate schedule of the paper.
+
+Groups are decided by the *published* parameter names and keep their order, so that an optimiser
+state lines up with one written by the original code, parameter by parameter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from seqformer.config import OptimConfig
+from seqformer.model import published_name
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """AdamW groups main, backbone, linear_proj; parameters under their published names.
+
+    Frozen backbone layers are left out. parity: the output_proj_box of the encoder layers, which
+    takes part in nothing, stays listed: it has no gradient, so it is neither updated nor decayed.
+
+    Returns: dicts with name, lr and params, a list of (published name, parameter).
+    """
+    members: dict[str, list[tuple[str, nn.Parameter]]] = {
+        "main": [],
+        "backbone": [],
+        "linear_proj": [],
+    }
+    for our_name, parameter in model.named_parameters():
+        name = published_name(our_name)
+        if "backbone.0" in name:
+            if parameter.requires_grad:
+                members["backbone"].append((name, parameter))
+        elif "reference_points" in name or "sampling_offsets" in name:
+            members["linear_proj"].append((name, parameter))
+        else:
+            members["main"].append((name, parameter))
+    rates = {
+        "main": config.lr,
+        "backbone": config.lr_backbone,
+        "linear_proj": config.lr * config.lr_linear_proj_mult,
+    }
+    return [{"name": name, "params": params, "lr": rates[name]} for name, params in members.items()]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, fused (on the CPU too it is several times faster)."""
+    groups = parameter_groups(model, config)
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def lr_factor(step: int, config: OptimConfig, steps_per_epoch: int, total_steps: int) -> float:
+    """Factor on every group's learning rate at a step (counted from 0).
+
+    The step schedule drops tenfold after each of `lr_drop_epochs` whole epochs; the cosine falls
+    from 1 to `cosine_floor` over the run. Both start with `warmup_steps` of linear warm-up.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "step":
+        epoch = step // steps_per_epoch
+        return 0.1 ** sum(epoch >= drop for drop in config.lr_drop_epochs)
+    after_warmup = max(1, total_steps - config.warmup_steps)
+    share = min(1.0, (step - config.warmup_steps) / after_warmup)
+    return config.cosine_floor + (1 - config.cosine_floor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int, total_steps: int
+) -> LambdaLR:
+    """The schedule as an object to be stepped once per optimiser step."""
+    return LambdaLR(optimizer, lambda step: lr_factor(step, config, steps_per_epoch, total_steps))
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their joint norm is at most `max_norm` (0: leave them alone).
+
+    Returns: the norm before clipping, on the device; nothing waits for it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if max_norm > 0:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
+    return norm

@@ -1,0 +1,85 @@
+"""The demo: everything from an empty folder, in one or several processes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from seqformer.config import DemoConfig, EvalConfig, presets
+from seqformer.trainer import demo
+from seqformer.trainer.demo import choose_processes, run_demo
+from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.trainer import SetupError
+from tests.trainer.tiny import tiny_model_config
+
+
+def small_demo(output, **changes) -> DemoConfig:
+    config = presets()["demo"][1]
+    assert isinstance(config, DemoConfig)
+    augment = replace(config.data.augment, short_sides=(32,), max_long_side=64)
+    return replace(
+        config,
+        output=output,
+        device="cpu",
+        num_train_videos=2,
+        num_val_videos=2,
+        video_length=3,
+        frame_size=(32, 64),
+        max_steps=2,
+        log_every=1,
+        model=tiny_model_config(),
+        data=replace(config.data, num_frames=2, batch_size=2, augment=augment),
+        eval=EvalConfig(short_side=32),
+        **changes,
+    )
+
+
+def losses(config: DemoConfig) -> list[float]:
+    return [r["loss"] for r in read_training_lines(config.output / "log.jsonl")]
+
+
+def test_demo_goes_from_nothing_to_pictures(tmp_path):
+    config = small_demo(tmp_path / "demo", processes=1)
+    metrics = run_demo(config)
+    files = {p.name for p in config.output.iterdir()}
+    expected = {"data", "config.json", "log.jsonl", "checkpoint.pth", "loss.png"}
+    assert files == expected | {"results.json", "metrics.json", "predictions.gif"}
+    assert metrics == json.loads((config.output / "metrics.json").read_text())
+    assert {"AP", "wall_seconds", "seed", "processes", "threads", "config"} <= metrics.keys()
+
+
+@pytest.mark.distributed
+def test_two_processes_see_the_clips_of_one_and_resume_as_two(tmp_path):
+    one = small_demo(tmp_path / "one", processes=1)
+    two = replace(one, output=tmp_path / "two", processes=2)
+    run_demo(one)
+    assert run_demo(two)["processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+
+    assert run_demo(replace(two, max_steps=3, processes=0, resume=True))["processes"] == 2
+    assert len(losses(two)) == 3
+
+
+@pytest.mark.parametrize(
+    "cores,load,batch,asked,expected",
+    [
+        (1, 0.0, 4, 0, (1, 1)),
+        (2, 0.1, 4, 0, (2, 1)),
+        (2, 1.8, 4, 0, (1, 1)),
+        (8, 0.0, 4, 0, (2, 4)),
+        (8, 0.0, 3, 0, (1, 8)),
+        (8, 3.9, 4, 4, (4, 1)),
+        (1, 5.0, 4, 2, (2, 1)),
+    ],
+)
+def test_processes_follow_cores_load_and_batch(monkeypatch, cores, load, batch, asked, expected):
+    monkeypatch.setattr(demo, "usable_cores", lambda: cores)
+    monkeypatch.setattr(demo.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    config = small_demo("unused", processes=asked)
+    config = replace(config, data=replace(config.data, batch_size=batch))
+    assert choose_processes(config) == expected
+
+
+def test_batch_that_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(SetupError, match=r"cannot share --data\.batch-size 2 evenly"):
+        run_demo(small_demo(tmp_path, processes=3))

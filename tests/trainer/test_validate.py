@@ -1,0 +1,89 @@
+"""Training and validation on a drawn data set, with the real loader and predictor."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig
+from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.trainer import SetupError, train
+from tests.trainer.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> SyntheticPaths:
+    root = tmp_path_factory.mktemp("drawn") / "data"
+    return make_synthetic_dataset(
+        root, num_train=2, num_val=2, num_frames=3, height=32, width=64, seed=0
+    )
+
+
+def config_for(paths: SyntheticPaths, output: Path, **changes) -> TrainConfig:
+    """Two videos of three frames in batches of two: three steps per epoch."""
+    data = DataConfig(
+        train_images=paths.train_images,
+        train_annotations=paths.train_annotations,
+        val_images=paths.val_images,
+        val_annotations=paths.val_annotations,
+        num_frames=2,
+        batch_size=2,
+        num_workers=0,
+        augment=AugmentConfig(short_sides=(32,), max_long_side=64, crop_prob=0.0),
+    )
+    return tiny_config(output, data=data, eval=EvalConfig(short_side=32), **changes)
+
+
+def without_validation(config: TrainConfig) -> TrainConfig:
+    data = replace(config.data, val_images=None, val_annotations=None)
+    return replace(config, data=data)
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["loss"] for r in read_training_lines(folder / "log.jsonl")]
+
+
+def test_validation_scores_and_leaves_training_alone(drawn, tmp_path, capsys):
+    config = config_for(drawn, tmp_path / "validated", max_steps=5, eval_every_epochs=1)
+    metrics = train(config)
+    records = [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "validation" in r] == [3, 5]
+    assert json.loads((config.output / "metrics.json").read_text()) == metrics
+    assert {"AP", "AP50", "per_class", "step", "seed", "train_seconds", "config"} <= metrics.keys()
+    results = json.loads((config.output / "results.json").read_text())
+    videos = json.loads(drawn.val_annotations.read_text())["videos"]
+    assert {entry["video_id"] for entry in results} <= {video["id"] for video in videos}
+
+    plain = without_validation(replace(config, output=tmp_path / "plain"))
+    assert train(plain) == {}
+    assert losses(plain.output) == losses(config.output)
+
+
+def test_resuming_with_the_real_loader_and_workers_changes_nothing(drawn, tmp_path):
+    whole = without_validation(config_for(drawn, tmp_path / "whole", max_steps=5))
+    train(whole)
+    part = replace(whole, output=tmp_path / "part")
+    train(replace(part, max_steps=2))
+    with_worker = replace(part.data, num_workers=1, cache_frames=True)
+    train(replace(part, data=with_worker, resume=True))
+    assert losses(part.output) == losses(whole.output)
+
+
+def test_wrong_validation_folder_is_said_before_training(drawn, tmp_path):
+    config = config_for(drawn, tmp_path / "run")
+    elsewhere = replace(config.data, val_images=tmp_path)
+    with pytest.raises(SetupError, match=r"validation frame .* does not exist; --data.val-images"):
+        train(replace(config, data=elsewhere))
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_validation_set_without_instances_gives_results_but_no_ap(drawn, tmp_path):
+    content = json.loads(drawn.val_annotations.read_text())
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps({k: content[k] for k in ("videos", "categories")}))
+    config = config_for(drawn, tmp_path / "run", max_steps=1)
+    assert train(replace(config, data=replace(config.data, val_annotations=bare))) == {}
+    assert (tmp_path / "run/results.json").exists()
+    assert not (tmp_path / "run/metrics.json").exists()
