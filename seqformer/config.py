@@ -191,6 +191,12 @@ class EvalConfig:
     min_score: float = 0.001
     """Results below this score carry no masks."""
 
+    def __post_init__(self) -> None:
+        if self.short_side < 1 or self.top_k < 1:
+            raise ValueError(
+                f"short_side and top_k must be at least 1, got {self.short_side} and {self.top_k}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -205,11 +205,13 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     content = _read(path)
     state = content.get("model", content.get("state_dict", content))
     state = {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
-    skip = ("fc.", "head.", "norm.", "layers.")
     given = {
         k: v
         for k, v in state.items()
-        if not (k.startswith(skip[:3]) or k.endswith(("attn_mask", "num_batches_tracked")))
+        if not (
+            k.startswith(("fc.", "head.", "norm."))
+            or k.endswith(("attn_mask", "num_batches_tracked"))
+        )
     }
     wanted = {
         k: v

@@ -1,4 +1,4 @@
-"""SeqFormer (Wu et al., ECCV 2022): backbone, pyramid, per-frame encoder, two-stream decoder, heads.
+"""SeqFormer (Wu et al., ECCV 2022): backbone, pyramid, encoder, two-stream decoder, heads.
 
 Written in frame-batched form: frames are folded into the batch wherever they are independent, and
 meet only in the temporal softmax of each decoder layer.

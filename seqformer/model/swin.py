@@ -46,7 +46,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, shift_mask: Tensor | None) -> Tensor:
         """x: [n, windows, p, C] with p = window^2; shift_mask: [windows, p, p] added, or None."""
-        n, windows = x.shape[:2]
+        n = x.shape[0]
         q, k, v = rearrange(
             self.qkv(x), "n w p (three m d) -> three (n w) m p d", three=3, m=self.heads
         )

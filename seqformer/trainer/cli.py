@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
     from seqformer.trainer.parallel import rank_from_environment
     from seqformer.trainer.progress import NonFiniteLossError, setup_logging
-    from seqformer.trainer.trainer import SetupError, train
+    from seqformer.trainer.trainer import DataError, SetupError, train
 
     setup_logging(is_main=rank_from_environment() == 0)
     try:
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
             run_demo(config)
         else:
             train(config)
-    except (SetupError, NonFiniteLossError) as error:
+    except (SetupError, NonFiniteLossError, DataError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail(f"interrupted; continue with --resume if {config.output} has a checkpoint", code=130)

@@ -29,7 +29,7 @@ from seqformer.inference.results import load_results, write_json
 from seqformer.inference.sources import listed_videos
 from seqformer.trainer.checkpoint import prepare_output
 from seqformer.trainer.progress import NonFiniteLossError, setup_logging
-from seqformer.trainer.trainer import SetupError, setup_errors, train
+from seqformer.trainer.trainer import DataError, SetupError, setup_errors, train
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
     setup_logging(is_main=False)
     # Rank 0 sees these too, and says them.
-    with suppress(KeyboardInterrupt, SetupError, NonFiniteLossError):
+    with suppress(KeyboardInterrupt, SetupError, NonFiniteLossError, DataError):
         train(config, **session)
 
 

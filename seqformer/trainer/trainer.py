@@ -63,7 +63,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
         session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
 
     Returns: the metrics of the last validation; empty without a validation set.
-    Raises: SetupError when the run cannot begin; NonFiniteLossError when the loss breaks down.
+    Raises: SetupError when the run cannot begin; NonFiniteLossError when the loss breaks down;
+        DataError when a clip cannot be read.
     """
     with ExitStack() as stack:
         with setup_errors():
@@ -75,6 +76,10 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
 
 class SetupError(Exception):
     """A run cannot begin; the message says why and what to do about it."""
+
+
+class DataError(Exception):
+    """A clip could not be read in the middle of a run; the message names the file."""
 
 
 @contextmanager
@@ -159,6 +164,8 @@ class Trainer:
             metrics = self._validate()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}. {self._advice()}") from None
+        except DataError as error:
+            raise DataError(f"{error}. {self._keep_progress()}") from error.__cause__
         finally:
             self.log.close()
         if self.parallel.is_main:
@@ -205,7 +212,15 @@ class Trainer:
         self._restore_rng()
         while True:
             with self.clock.waiting():
-                batch = next(batches, None)
+                try:
+                    batch = next(batches, None)
+                except (ValueError, OSError) as error:
+                    # From a worker the sentence is the last line of a quoted traceback.
+                    last_line = str(error).strip().splitlines()[-1]
+                    name = f"{type(error).__name__}: "
+                    raise DataError(
+                        f"step {self.step + 1}: {last_line.removeprefix(name)}"
+                    ) from error
             if batch is None:
                 return
             yield batch
@@ -347,6 +362,18 @@ class Trainer:
             self.total_steps,
             self.steps_per_epoch,
             self.config.output,
+        )
+
+    def _keep_progress(self) -> str:
+        """Save what has been learned, where this process can do so alone; what to do next."""
+        if self.parallel.world_size == 1 and self.step != self._last_saved:
+            self.window.fetch()
+            self.save()
+        if self._last_saved is None:
+            return "No checkpoint had been written yet"
+        return (
+            f"{self.checkpoint_path} holds step {self._last_saved}; mend the file, or take its "
+            "video out of the annotations, and continue with --resume"
         )
 
     def _advice(self) -> str:
