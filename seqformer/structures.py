@@ -20,7 +20,7 @@ class ClipTargets(TypedDict, total=False):
     labels: Tensor
     """[N] int64, output index of the class (see `ClassMap`)."""
     boxes: Tensor
-    """[N, T, 4] float32, (cx, cy, w, h) over the unpadded frame; absent frames are four times 1e-6."""
+    """[N, T, 4] float32, (cx, cy, w, h) of the unpadded frame; absent: four times 1e-6."""
     masks: Tensor
     """[N, T, H, W] bool."""
     size: tuple[int, int]

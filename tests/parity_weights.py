@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def read_manifest(name: str) -> list[tuple[str, tuple[int, ...]]]:
-    """[(key, shape)] of a published state dict, in order. `name`: r50, r101, x101, swin_l, swin_t."""
+    """[(key, shape)] of a published state dict, in order; r50, r101, x101, swin_l or swin_t."""
     with gzip.open(DATA / "manifests" / f"{name}.json.gz", "rt") as file:
         return [(key, tuple(shape)) for key, shape, _ in json.load(file)]
 
