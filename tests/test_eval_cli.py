@@ -357,8 +357,11 @@ def test_broken_weights_are_refused(command, weights, dataset, capsys):
     assert "not a readable safetensors file" in capsys.readouterr().err
 
 
-def test_scoring_the_public_validation_file_is_refused(command, dataset, capsys):
+def test_scoring_the_public_validation_file_gives_minus_one_everywhere(command, dataset, capsys):
     assert main(command) == 0
     results = str(dataset / "out" / "results.json")
-    assert main(["--results", results, "--annotations", str(dataset / "valid.json")]) == 2
-    assert "needs ground truth" in capsys.readouterr().err
+    metrics = dataset / "out" / "m.json"
+    arguments = ["--annotations", str(dataset / "valid.json"), "--metrics", str(metrics)]
+    assert main(["--results", results, *arguments]) == 0
+    written = json.loads(metrics.read_text())
+    assert {written[name] for name in ("AP", "AP50", "AR100", "ARl")} == {-1}

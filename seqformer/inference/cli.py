@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,7 +68,18 @@ class EvalOptions:
     """Start over instead of continuing an interrupted run of the same command."""
     verbose: bool = False
     """Show where an error of a video came from."""
-    config: tyro.conf.OmitArgPrefixes[EvalConfig] = field(default_factory=EvalConfig)
+    short_side: int | None = None
+    """Shorter side of the frames in pixels; by default what the checkpoint was trained for, 360 for
+    released files."""
+    top_k: int | None = None
+    """Largest (query, class) scores of a video that become results; by default 10."""
+    min_score: float | None = None
+    """Results below this score carry no masks; by default 0.001."""
+
+    def config_changes(self) -> dict[str, Any]:
+        """The fields of `EvalConfig` that were given."""
+        given = {name: getattr(self, name) for name in (f.name for f in fields(EvalConfig))}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,9 +116,9 @@ def check_options(options: EvalOptions) -> None:
             if value is None:
                 raise ValueError(f"--weights also needs {flag}")
     else:
-        for name in ("output", "backbone", "device", "fresh", "config"):
+        for name in ("output", "backbone", "device", "fresh", "short_side", "top_k", "min_score"):
             if getattr(options, name) != _default(name):
-                flag = "short-side, --top-k and --min-score" if name == "config" else name
+                flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} only works with --weights, not with --results")
         if options.visualize is None and options.images is not None:
             raise ValueError("with --results, --images is only used together with --visualize")
@@ -123,10 +134,7 @@ def check_options(options: EvalOptions) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
     if options.visualize_fps is not None and not options.visualize_fps > 0:
         raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
-    for name in ("short_side", "top_k"):
-        value = getattr(options.config, name)
-        if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    EvalConfig(**options.config_changes())  # refuses what makes no sense
 
 
 def run_weights(options: EvalOptions) -> int:
@@ -142,13 +150,12 @@ def run_weights(options: EvalOptions) -> int:
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.runner import predict_videos, run_settings
 
-    predictor = Predictor.from_checkpoint(
-        weights, options.backbone, device=options.device, config=options.config
-    )
+    predictor = Predictor.from_checkpoint(weights, options.backbone, device=options.device)
+    predictor.config = replace(predictor.config, **options.config_changes())
     warn_about_categories(categories, predictor.classes)
     names = class_names(categories, predictor.classes)
-    settings = run_settings(weights, options.config, sources)
-    logger.info("%d videos on %s, %s", len(sources), predictor.device, options.config)
+    settings = run_settings(weights, predictor.config, sources)
+    logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
 
     partial = PartialResults(Path(f"{output}.partial.jsonl"), settings, options.fresh)
     drawn = None if options.visualize is None else _drawer(options, names)
@@ -180,10 +187,8 @@ def draw_and_score(options: EvalOptions) -> int:
     is_scored = False
     if options.annotations is not None:
         is_scored = has_ground_truth(options.annotations)
-        if options.metrics is not None and not is_scored:
-            raise ValueError(_no_ground_truth(options.annotations, "--metrics"))
-        if options.visualize is None and not is_scored:
-            raise ValueError(_no_ground_truth(options.annotations, "scoring"))
+        # As officially: without ground truth every number is -1. Drawing alone needs no scores.
+        is_scored = is_scored or options.visualize is None or options.metrics is not None
     failures = []
     if options.visualize is not None:
         sources, categories, _ = find_sources(options)
@@ -341,5 +346,4 @@ def _drawer(
 
 
 def _default(name: str) -> Any:
-    field_ = next(f for f in fields(EvalOptions) if f.name == name)
-    return EvalConfig() if name == "config" else field_.default
+    return next(f for f in fields(EvalOptions) if f.name == name).default

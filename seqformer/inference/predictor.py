@@ -20,10 +20,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seqformer.boxes import cxcywh_to_xyxy
-from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, BackboneName, EvalConfig
+from seqformer.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneName,
+    EvalConfig,
+    config_from_dict,
+)
 from seqformer.inference.results import RLE, Detection, VideoPrediction, encode_masks
 from seqformer.inference.sources import open_video
-from seqformer.model import model_from_checkpoint
+from seqformer.model import Checkpoint, model_from_checkpoint
 from seqformer.model.masks import render_masks
 from seqformer.structures import ClassMap, ClipOutput
 
@@ -63,7 +69,14 @@ class Predictor:
         classes: ClassMap | None = None,
         config: EvalConfig | None = None,
     ) -> Predictor:
-        """Build the model that fits a checkpoint; released files need `backbone`.
+        """Build the model that fits a checkpoint.
+
+        Args:
+            path: a released file or one of ours.
+            backbone: what the file is believed to hold; checked.
+            device: where to run.
+            classes: instead of the checkpoint's own.
+            config: instead of that of the training run; the published one for released files.
 
         Raises: FileNotFoundError; ValueError when file, backbone or classes do not fit together.
         """
@@ -75,7 +88,7 @@ class Predictor:
                 f"{path} has {checkpoint.num_classes} class outputs but the class map has "
                 f"{classes.num_classes}; use the class map the weights were trained with"
             )
-        return cls(model, classes, config, device)
+        return cls(model, classes, config or _trained_config(checkpoint), device)
 
     def category_id(self, class_index: int) -> int:
         """parity: without a class map the output index is written as it is, even 0 and 41, which
@@ -185,6 +198,14 @@ class Predictor:
             if self.category_id(class_index) >= 0:
                 groups.setdefault(index // num_classes, []).append((class_index, score))
         return groups
+
+
+def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
+    """The frame size and so on that a checkpoint of ours was validated with."""
+    settings = checkpoint.extra.get("args")
+    if isinstance(settings, dict) and "eval" in settings:
+        return config_from_dict(EvalConfig, settings["eval"])
+    return None
 
 
 def choose_device(name: DeviceName | str | torch.device) -> torch.device:
