@@ -1,0 +1,164 @@
+"""COCO run-length masks: read, checked and converted without unrolling a single pixel.
+
+A mask is a column-major list of run lengths that starts with the zeros. COCO writes it as text:
+every length from the fourth on is replaced by its difference to the length two places earlier, and
+each number becomes characters of five bits, lowest first, `chr(48 + bits)`, plus 32 where more
+follow. The C library of pycocotools trusts that text (a cut number makes it read past the end, an
+empty one crashes it), and reading mask by mask costs more than reading: here NumPy reads and
+checks the masks of several tracks at once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+MAX_PIXELS = 2**29 - 1
+"""So that every difference of two runs fits the largest number that is read."""
+MAX_CHARACTERS = 6
+"""Characters of one number: 30 bits with the sign."""
+MAX_COORDINATE = 1e6
+"""Polygon points further out than this are a mistake, and cost the rasteriser gigabytes."""
+
+_CONTINUED = bytes(range(48 + 32, 48 + 64))
+_TOP = bytes((code - 48 + 16) % 32 - 16 & 255 for code in range(256))
+"""The last character of a number as int8: five bits, the highest of which is the sign."""
+
+
+class InvalidMaskError(ValueError):
+    """A mask that cannot be read: `position` in the batch, and in words what is wrong with it."""
+
+    def __init__(self, problem: str, position: int = 0) -> None:
+        super().__init__(problem)
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs of N masks one after the other, as P pairs: so many zeros, then so many ones."""
+
+    zeros: np.ndarray
+    """[P] int32."""
+    ones: np.ndarray
+    """[P] int32; 0 in the last pair of a mask that ends with zeros."""
+    first: np.ndarray
+    """[N + 1]: the first pair of every mask, and P."""
+
+    def areas(self) -> np.ndarray:
+        """Pixels of every mask, [N]."""
+        return np.add.reduceat(self.ones, self.first[:-1], dtype=np.int32)
+
+
+def read_runs(counts: list[str], pixels: list[int]) -> Runs:
+    """Read N compressed masks, and check that mask i describes pixels[i] pixels.
+
+    Raises: InvalidMaskError naming the first mask that is not the text of such a mask.
+    """
+    if not counts:
+        return Runs(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(1, np.int64))
+    runs = _parse(counts)
+    if runs.zeros.min() < 0 or runs.ones.min() < 0:
+        pair = np.flatnonzero((runs.zeros < 0) | (runs.ones < 0))[0]
+        position = int(np.searchsorted(runs.first, pair, "right")) - 1
+        raise InvalidMaskError("has a negative run length", position)
+    totals = runs.areas() + np.add.reduceat(runs.zeros, runs.first[:-1], dtype=np.int32)
+    is_wrong = totals != pixels
+    if is_wrong.any():
+        position = int(is_wrong.argmax())
+        raise InvalidMaskError(
+            f"has runs that add up to {totals[position]} pixels instead of {pixels[position]}",
+            position,
+        )
+    return runs
+
+
+def _parse(counts: list[str]) -> Runs:
+    """The numbers in the text, whatever their sense."""
+    # A mask usually ends with zeros, and is then a row of pairs with one more number behind it.
+    text = ("0".join(counts) + "0").encode("ascii", "replace")
+    code = np.frombuffer(text, np.uint8) - np.uint8(48)
+    if code.max() > 63 or not all(map(str.isascii, counts)):
+        is_plain = [mask.isascii() and "0" <= min(mask) <= max(mask) <= "o" for mask in counts]
+        raise InvalidMaskError("has a foreign character in its counts", is_plain.index(False))
+    byte_start = np.cumsum([0, *map(len, counts)]) + np.arange(len(counts) + 1)
+    is_cut = code[byte_start[1:] - 2] >= 32
+    if is_cut.any():
+        problem = "has counts that stop in the middle of a number"
+        raise InvalidMaskError(problem, int(is_cut.argmax()))
+
+    # One value per number, of its last character alone. Then the characters before it, from the
+    # highest down: where an index repeats, NumPy keeps the last assignment.
+    values = np.frombuffer(text.translate(_TOP, delete=_CONTINUED), np.int8).astype(np.int32)
+    continued = np.flatnonzero(code >= 32)
+    number = continued - np.arange(continued.size)
+    digit = code.take(continued) & np.uint8(31)
+    for _ in range(MAX_CHARACTERS - 1):
+        values[number] = values.take(number) * 32 + digit
+        has_more = np.flatnonzero(number[1:] == number[:-1])
+        number, digit = number.take(has_more), digit.take(has_more)
+        if not number.size:
+            break
+    start = byte_start[:-1] - np.searchsorted(continued, byte_start[:-1])
+    if number.size:
+        position = int(np.searchsorted(start, number[0], "right")) - 1
+        raise InvalidMaskError("has a run length of absurd size", position)
+
+    num_numbers = np.diff(start, append=values.size)
+    ends_with_zeros = num_numbers % 2 == 0
+    if not ends_with_zeros.all():  # there the additional number was one too many
+        values = np.delete(values, (start + num_numbers - 1)[~ends_with_zeros])
+        start -= np.cumsum(~ends_with_zeros) - ~ends_with_zeros
+    first = np.append(start, values.size) // 2
+    third = start[np.diff(first) > 1] + 2
+    values[third] -= values[third - 2]  # stored plainly, unlike all that follow
+    zeros = _sum_differences(values[0::2], first[:-1])
+    ones = _sum_differences(values[1::2], first[:-1])
+    ones[first[1:][ends_with_zeros] - 1] = 0
+    return Runs(zeros, ones, first)
+
+
+def _sum_differences(differences: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Running sums that begin anew at every index of `first`."""
+    differences = differences.copy()
+    totals = np.add.reduceat(differences, first, dtype=np.int32)
+    differences[first[1:]] -= totals[:-1]
+    return np.cumsum(differences, dtype=np.int32)
+
+
+def compress_runs(runs: list[int] | np.ndarray) -> str:
+    """The text of run lengths that start with the zeros.
+
+    Raises: InvalidMaskError unless they are integers from 0 to MAX_PIXELS.
+    """
+    if isinstance(runs, list):
+        try:
+            runs = np.frombuffer(array("q", runs), np.int64)
+        except (TypeError, OverflowError):
+            raise InvalidMaskError("has run lengths that are not integers") from None
+    if runs.view(np.uint64).max() > MAX_PIXELS:  # or negative
+        raise InvalidMaskError(f"has a run length outside 0 to {MAX_PIXELS}")
+    # The height and width are only copied into the result.
+    return coco_mask.frPyObjects({"size": [1, 1], "counts": runs}, 1, 1)["counts"].decode("ascii")
+
+
+def rasterise_polygons(polygons: list[Any], height: int, width: int) -> str:
+    """The text of the union of polygons [[x0, y0, x1, y1, ...], ...] in pixels.
+
+    Raises: InvalidMaskError when a polygon has fewer than three points or no finite numbers.
+    """
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise InvalidMaskError(
+                "is a list but not of polygons [x0, y0, x1, y1, x2, y2, ...] with three points "
+                "or more"
+            )
+        if not set(map(type, polygon)) <= {int, float}:
+            raise InvalidMaskError("has a polygon with coordinates that are not numbers")
+        if not all(abs(coordinate) <= MAX_COORDINATE for coordinate in polygon):
+            raise InvalidMaskError("has a polygon with a coordinate that is not a pixel position")
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return merged["counts"].decode("ascii")

@@ -1,0 +1,251 @@
+"""Spatio-temporal IoU of instance tracks: one quotient per pair, over all frames at once.
+
+The intersections of all frames are added, the unions of all frames are added, and only then is one
+divided by the other: an instance that is missed in some frames loses IoU in proportion to the
+pixels missed, not to the frames. It is not the mean of the IoUs of the frames.
+
+The frames of a track are laid end to end, so that the track is a single sequence of intervals on a
+line of pixels, and the intersection of two tracks a single merge of two sorted sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from seqformer.evaluation.rle import (
+    MAX_PIXELS,
+    InvalidMaskError,
+    compress_runs,
+    rasterise_polygons,
+    read_runs,
+)
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One instance through a video of T frames."""
+
+    sizes: list[Size | None]
+    """[T]: of the masks; None where the instance is absent."""
+    size: Size | None
+    """Of all masks; None if there are none or they differ."""
+    areas: np.ndarray
+    """[T], pixels; 0 where the instance is absent."""
+    zeros: np.ndarray
+    """[P]: of all frames laid end to end, so many pixels without the instance..."""
+    ones: np.ndarray
+    """[P]: ...then so many of it."""
+    first: np.ndarray
+    """[T + 1]: the first of these pairs of every frame, and P."""
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels in all frames together."""
+        return int(self.areas.sum())
+
+    @cached_property
+    def line(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the instance begins and ends, [P] each, in all frames laid end to end."""
+        return self.intervals(0, len(self.sizes))
+
+    def intervals(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same in frames start..stop - 1."""
+        pairs = slice(self.first[start], self.first[stop])
+        height, width = self.size or (1, MAX_PIXELS)
+        is_short = (stop - start) * height * width < 2**31  # half the memory to move
+        runs = self.zeros[pairs] + self.ones[pairs]
+        ends = np.cumsum(runs, dtype=np.int32 if is_short else np.int64)
+        return ends - self.ones[pairs], ends
+
+    def mean_area(self) -> float:
+        """Pixels per frame, over the frames that have any; 0 for a track without pixels."""
+        return self.area / max(1, np.count_nonzero(self.areas))
+
+
+def parse_mask(segmentation: Any, canvas: Size | None) -> tuple[Size | None, str]:
+    """One entry of `segmentations` as the size of the mask, None if absent, and compressed text.
+
+    Args:
+        segmentation: None, [], a compressed or uncompressed RLE dict, or a list of polygons.
+        canvas: what polygons are drawn on; None if the video does not tell.
+    Raises: InvalidMaskError saying what the entry is instead.
+    """
+    if type(segmentation) is dict:
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if type(size) not in (list, tuple) or len(size) != 2 or not is_size(*size):
+            raise InvalidMaskError(f"has size {size!r:.40}; needed are two positive integers")
+        if type(counts) is str and counts:
+            return (size[0], size[1]), counts
+        if type(counts) is bytes:
+            counts = counts.decode("latin-1")
+        elif type(counts) is list:
+            counts = compress_runs(counts) if counts else ""
+        elif type(counts) is not str:
+            raise InvalidMaskError(f"has counts {counts!r:.40}; needed is the text of a COCO RLE")
+        return (size[0], size[1]), counts or _blank_text(*size)
+    if segmentation is None or segmentation == []:
+        return None, ""
+    if type(segmentation) is not list:
+        raise InvalidMaskError(
+            f"is {segmentation!r:.40}; needed is null or an RLE "
+            '{"size": [height, width], "counts": "..."}'
+        )
+    if canvas is None:
+        raise InvalidMaskError(
+            "is made of polygons, but its video has no height and width to draw them on"
+        )
+    return canvas, rasterise_polygons(segmentation, *canvas)
+
+
+def is_size(height: Any, width: Any) -> bool:
+    """Whether these are the sides of an image."""
+    return (
+        type(height) is int is type(width) and height > 0 < width and height * width <= MAX_PIXELS
+    )
+
+
+def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[Track]:
+    """Read and check several instances of a video: N lists with one entry per frame.
+
+    Raises: InvalidMaskError whose `position` is the number of the faulty instance and whose words
+        start with the frame.
+    """
+    sizes: list[list[Size | None]] = []
+    texts: list[str] = []
+    pixels: list[int] = []
+    common_sizes: list[Size | None] = []
+    for number, frames in enumerate(segmentations):
+        track_sizes: list[Size | None] = []
+        track_texts: list[str] = []
+        size: Size | None = None
+        same_size: list[int] = []
+        for frame, segmentation in enumerate(frames):
+            # Nearly all masks are text and as large as the one before: not worth a call.
+            if (
+                size is None
+                or type(segmentation) is not dict
+                or segmentation.get("size") != same_size
+                or type(text := segmentation.get("counts")) is not str
+                or not text
+            ):
+                try:
+                    size, text = parse_mask(segmentation, canvas)
+                except InvalidMaskError as error:
+                    raise InvalidMaskError(f"frame {frame} {error}", number) from None
+                same_size = list(size or ())
+            track_sizes.append(size)
+            track_texts.append(text)
+        different = set(track_sizes) - {None}
+        # An absent frame is as long as the others: equal frames of two tracks then lie level.
+        usual = next(iter(different), (1, 1))
+        blank = _blank_text(*usual)
+        sizes.append(track_sizes)
+        common_sizes.append(usual if len(different) == 1 else None)
+        texts += [text or blank for text in track_texts]
+        if len(different) > 1:
+            pixels += [height * width for height, width in (size or usual for size in track_sizes)]
+        else:
+            pixels += [usual[0] * usual[1]] * len(track_sizes)
+    try:
+        runs = read_runs(texts, pixels)
+    except InvalidMaskError as error:
+        number = position = 0
+        while error.position >= position + len(sizes[number]):
+            position += len(sizes[number])
+            number += 1
+        raise InvalidMaskError(f"frame {error.position - position} {error}", number) from None
+    areas = runs.areas()
+    tracks, start = [], 0
+    for of_masks, size in zip(sizes, common_sizes, strict=True):
+        stop = start + len(of_masks)
+        first = runs.first[start : stop + 1]
+        pairs = slice(first[0], first[-1])
+        tracks.append(
+            Track(
+                of_masks,
+                size,
+                areas[start:stop],
+                runs.zeros[pairs],
+                runs.ones[pairs],
+                first - first[0],
+            )
+        )
+        start = stop
+    return tracks
+
+
+@cache
+def _blank_text(height: int, width: int) -> str:
+    """A mask without ones."""
+    return compress_runs([height * width])
+
+
+def track_ious(results: Sequence[Track], truths: Sequence[Track], floor: float = 0.0) -> np.ndarray:
+    """IoU of every result with every ground-truth track of the same video.
+
+    Frames are paired by position. Frames beyond the end of the shorter track do not count at all,
+    and neither does a frame in which both have a mask but of different height or width.
+
+    Args:
+        results: D tracks.
+        truths: G tracks.
+        floor: an IoU that is seen to be smaller from the areas alone is given as 0.
+
+    Returns: [D, G] float64: sum of intersections / sum of unions, 0 where the unions are empty.
+    """
+    ious = [_iou(result, truth, floor) for result in results for truth in truths]
+    return np.array(ious, np.float64).reshape(len(results), len(truths))
+
+
+def _iou(one: Track, other: Track, floor: float) -> float:
+    if one.size == other.size is not None and len(one.sizes) == len(other.sizes):
+        both = one.area + other.area
+        most = int(np.minimum(one.areas, other.areas).sum())
+        if not both or most / (both - most) < floor:
+            return 0.0
+        intersection = _intersect(*one.line, *other.line)
+        union = both - intersection
+    else:
+        intersection, union = _overlap_by_frame(one, other)
+    return intersection / union if union else 0.0
+
+
+def _overlap_by_frame(one: Track, other: Track) -> tuple[int, int]:
+    """Pixels of all intersections and of all unions of two tracks that are not level."""
+    intersection = union = 0
+    for frame, (size, other_size) in enumerate(zip(one.sizes, other.sizes, strict=False)):
+        if size is not None and other_size is not None and size != other_size:
+            continue
+        common = 0
+        if size == other_size:
+            common = _intersect(
+                *one.intervals(frame, frame + 1), *other.intervals(frame, frame + 1)
+            )
+        intersection += common
+        union += int(one.areas[frame] + other.areas[frame]) - common
+    return intersection, union
+
+
+def _intersect(
+    starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray
+) -> int:
+    """Pixels that two sorted sequences of disjoint intervals have in common.
+
+    Sort the starts of both together, and the ends. A pixel is in both if two more intervals have
+    started than ended by then: the j-th end overlaps the start after the j-th by what is common.
+    Stable sorting finds the two sorted halves and only merges them.
+    """
+    all_starts = np.concatenate([starts, other_starts])
+    all_starts.sort(kind="stable")
+    all_ends = np.concatenate([ends, other_ends])
+    all_ends.sort(kind="stable")
+    common = all_ends[:-1] - all_starts[1:]
+    return int(np.maximum(common, 0, out=common).sum(dtype=np.int64))

@@ -1,0 +1,203 @@
+"""The YouTube-VIS metric: average precision and recall over spatio-temporal IoU thresholds.
+
+`evaluate` gives the numbers of the official evaluator. Where that one stumbles over unusual input
+(no results at all, an annotation id 0, a missing `iscrowd`), this one does what the definition asks
+for, or refuses in words.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from seqformer.evaluation.average_precision import (
+    MAX_RESULTS,
+    RECALL_LEVELS,
+    accumulate,
+    summarise,
+)
+from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match
+from seqformer.evaluation.records import (
+    GroundTruth,
+    Instance,
+    Result,
+    read_ground_truth,
+    read_results,
+    read_tracks,
+)
+from seqformer.evaluation.track_iou import Track, track_ious
+
+logger = logging.getLogger(__name__)
+Kind = TypeVar("Kind", Instance, Result)
+
+
+@dataclass(frozen=True)
+class YTVISMetrics:
+    """The numbers, and the arrays that they are means of.
+
+    Letters: T IoU thresholds, R recall levels, K categories by ascending id, A area ranges, M
+    limits on results. A number is in 0..1, or -1 where there is nothing to measure it with.
+    """
+
+    stats: dict[str, float]
+    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl."""
+    per_class: dict[int, dict[str, Any]]
+    """By category id: name, num_instances (crowds left out) and the same twelve numbers."""
+    precision: np.ndarray
+    """[T, R, K, A, M]."""
+    recall: np.ndarray
+    """[T, K, A, M]."""
+    scores: np.ndarray
+    """[T, R, K, A, M]: the score at which a recall level is reached, 0 if it never is."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the twelve numbers, and `per_class` by category id as text."""
+        per_class = {str(category_id): dict(row) for category_id, row in self.per_class.items()}
+        return {**self.stats, "per_class": per_class}
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Parsed files are very many containers without cycles: looking for some is wasted time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_garbage_collection_paused()
+def evaluate(
+    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+) -> YTVISMetrics:
+    """Score results against YouTube-VIS annotations; each may be a path or the parsed JSON.
+
+    Raises: FileNotFoundError for a missing file; ValueError naming file and entry for content that
+        cannot be scored.
+    """
+    truth = read_ground_truth(annotations)
+    predictions = read_results(results, truth)
+    logger.info(
+        "scoring %d results against %d instances of %d categories in %d videos",
+        len(predictions),
+        len(truth.instances),
+        len(truth.categories),
+        len(truth.videos),
+    )
+    floor = float(IOU_THRESHOLDS.min())  # smaller IoUs match nothing
+    matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
+    for group in _read_groups(truth, predictions):
+        scores = np.array([result.score for result in group.results])
+        matched[group.category_id].append((scores, group.match(floor)))
+
+    category_ids = sorted(truth.categories)
+    shape = (len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES), len(MAX_RESULTS))
+    recall = np.empty(shape)
+    precision = np.empty((shape[0], len(RECALL_LEVELS), *shape[1:]))
+    score_at = np.empty_like(precision)
+    per_class = {}
+    for k, category_id in enumerate(category_ids):
+        scores, matches = (
+            zip(*matched[category_id], strict=True) if matched[category_id] else ([], [])
+        )
+        longest = max(map(len, scores), default=0)
+        for m, limit in enumerate(MAX_RESULTS):
+            if not m or longest > MAX_RESULTS[m - 1]:  # otherwise all have been used before
+                curves = accumulate(scores, matches, limit)
+            precision[:, :, k, :, m], recall[:, k, :, m], score_at[:, :, k, :, m] = curves
+        per_class[category_id] = {
+            "name": truth.categories[category_id],
+            "num_instances": sum(int(found.num_instances[0]) for found in matches),
+            **summarise(precision[:, :, k], recall[:, k]),
+        }
+    return YTVISMetrics(summarise(precision, recall), per_class, precision, recall, score_at)
+
+
+def pairwise_ious(
+    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+) -> np.ndarray:
+    """The IoUs of all results and instances that are compared, to see what went wrong where.
+
+    Returns: [pairs, 5] float64: video id, category id, index of the result, annotation id, IoU.
+    """
+    truth = read_ground_truth(annotations)
+    rows = [
+        (group.video_id, group.category_id, result.number, instance.number, iou)
+        for group in _read_groups(truth, read_results(results, truth))
+        for result, ious in zip(group.results, group.ious(), strict=True)
+        for instance, iou in zip(group.instances, ious, strict=True)
+    ]
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What one video has of one category."""
+
+    video_id: int
+    category_id: int
+    instances: list[Instance]
+    """G, in file order."""
+    instance_tracks: list[Track]
+    results: list[Result]
+    """D, the best by descending score."""
+    result_tracks: list[Track]
+
+    def ious(self, floor: float = 0.0) -> np.ndarray:
+        """[D, G]; see `track_ious`."""
+        return track_ious(self.result_tracks, self.instance_tracks, floor)
+
+    def match(self, floor: float) -> Matches:
+        """Assign results to instances."""
+        instance_areas = [
+            track.mean_area() if instance.area is None else instance.area
+            for instance, track in zip(self.instances, self.instance_tracks, strict=True)
+        ]
+        return match(
+            self.ious(floor),
+            np.array([track.mean_area() for track in self.result_tracks]),
+            np.array(instance_areas),
+            np.array([instance.is_crowd for instance in self.instances], bool),
+        )
+
+
+def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
+    """Read the masks video by video, in ascending order of video id."""
+    instances_of = _group_by(truth.instances, "video_id")
+    results_of = _group_by(sorted(results, key=lambda result: -result.score), "video_id")
+    for video_id in sorted(instances_of.keys() | results_of.keys()):
+        instances = _group_by(instances_of.get(video_id, []), "category_id")
+        ranked = _group_by(results_of.get(video_id, []), "category_id")
+        best = {category_id: some[: max(MAX_RESULTS)] for category_id, some in ranked.items()}
+        # All categories together, because NumPy is slow on small batches.
+        records = [record for some in (*instances.values(), *best.values()) for record in some]
+        tracks = iter(read_tracks(records, truth.videos[video_id]))
+        instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
+        result_tracks = {k: list(islice(tracks, len(some))) for k, some in best.items()}
+        for category_id in sorted(instances.keys() | best.keys()):
+            yield _Group(
+                video_id,
+                category_id,
+                instances.get(category_id, []),
+                instance_tracks.get(category_id, []),
+                best.get(category_id, []),
+                result_tracks.get(category_id, []),
+            )
+
+
+def _group_by(records: Iterable[Kind], key: str) -> dict[int, list[Kind]]:
+    """Records by video or category, in the order given."""
+    groups: dict[int, list[Kind]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, key), []).append(record)
+    return groups
