@@ -38,9 +38,8 @@ class MSDeformAttn(nn.Module):
         grid = direction[:, None, None] * steps[None, None, :, None]  # [M, 1, P, 2]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(grid.expand(-1, self.num_levels, -1, -1).flatten())
-        for layer in (self.attention_weights,):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
         for layer in (self.value_proj, self.output_proj, self.output_proj_box):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
