@@ -21,7 +21,7 @@ import numpy as np
 
 from seqformer.evaluation.rle import InvalidMaskError
 from seqformer.evaluation.run_lists import compress_run_lists
-from seqformer.evaluation.track_iou import Size, Track, build_tracks, is_size
+from seqformer.evaluation.track_iou import Size, Track, build_tracks, is_size, mean_areas
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,14 @@ def read_tracks(records: Sequence[Record], canvas: Size | None) -> list[Track]:
         except InvalidMaskError as error:
             raise ValueError(f"{batch[error.position].where}: the mask of {error}") from None
     return tracks
+
+
+def read_mean_areas(records: Sequence[Record], canvas: Size | None) -> list[float]:
+    """Mean areas of instances of one video that are compared with nothing, as `read_tracks`."""
+    try:
+        return mean_areas([record.segmentations for record in records], canvas)
+    except InvalidMaskError as error:
+        raise ValueError(f"{records[error.position].where}: the mask {error}") from None
 
 
 def _load(source: Any, argument: str) -> tuple[str, Any]:

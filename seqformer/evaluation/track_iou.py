@@ -22,6 +22,7 @@ from seqformer.evaluation.rle import (
     InvalidMaskError,
     compress_runs,
     rasterise_polygons,
+    read_areas,
     read_runs,
 )
 
@@ -180,6 +181,24 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
         )
         start = stop
     return tracks
+
+
+def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[float]:
+    """`Track.mean_area` of several instances that are compared with nothing, [N].
+
+    Raises: InvalidMaskError as `build_tracks`.
+    """
+    means = []
+    for number, frames in enumerate(segmentations):
+        try:
+            masks = [parse_mask(segmentation, canvas) for segmentation in frames]
+            present = [(size, text) for size, text in masks if size is not None]
+            texts = [text for _, text in present]
+            areas = read_areas(texts, [height * width for (height, width), _ in present])
+        except InvalidMaskError as error:
+            raise InvalidMaskError(f"of one of its frames {error}", number) from None
+        means.append(int(areas.sum()) / max(1, np.count_nonzero(areas)))
+    return means
 
 
 @cache

@@ -30,6 +30,7 @@ from seqformer.evaluation.records import (
     Instance,
     Result,
     read_ground_truth,
+    read_mean_areas,
     read_results,
     read_tracks,
 )
@@ -152,9 +153,14 @@ class _Group:
     results: list[Result]
     """D, the best by descending score."""
     result_tracks: list[Track]
+    """[D], or empty where there is no instance to compare them with."""
+    result_areas: list[float]
+    """[D], mean pixels per frame."""
 
     def ious(self, floor: float = 0.0) -> np.ndarray:
         """[D, G]; see `track_ious`."""
+        if not self.instances:
+            return np.zeros((len(self.results), 0))
         return track_ious(self.result_tracks, self.instance_tracks, floor)
 
     def match(self, floor: float) -> Matches:
@@ -165,7 +171,7 @@ class _Group:
         ]
         return match(
             self.ious(floor),
-            np.array([track.mean_area() for track in self.result_tracks]),
+            np.array(self.result_areas),
             np.array(instance_areas),
             np.array([instance.is_crowd for instance in self.instances], bool),
         )
@@ -179,19 +185,30 @@ def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
         instances = _group_by(instances_of.get(video_id, []), "category_id")
         ranked = _group_by(results_of.get(video_id, []), "category_id")
         best = {category_id: some[: max(MAX_RESULTS)] for category_id, some in ranked.items()}
-        # All categories together, because NumPy is slow on small batches.
-        records = [record for some in (*instances.values(), *best.values()) for record in some]
+        # All categories together, because NumPy is slow on small batches. Results of categories
+        # without an instance in the video (most of them, as a rule) need their areas only.
+        compared = {
+            category_id: some for category_id, some in best.items() if category_id in instances
+        }
+        records = [record for some in (*instances.values(), *compared.values()) for record in some]
         tracks = iter(read_tracks(records, truth.videos[video_id]))
         instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
-        result_tracks = {k: list(islice(tracks, len(some))) for k, some in best.items()}
+        result_tracks = {k: list(islice(tracks, len(some))) for k, some in compared.items()}
         for category_id in sorted(instances.keys() | best.keys()):
+            ranked_results = best.get(category_id, [])
+            of_results = result_tracks.get(category_id, [])
+            if category_id in instances:
+                areas = [track.mean_area() for track in of_results]
+            else:
+                areas = read_mean_areas(ranked_results, truth.videos[video_id])
             yield _Group(
                 video_id,
                 category_id,
                 instances.get(category_id, []),
                 instance_tracks.get(category_id, []),
-                best.get(category_id, []),
-                result_tracks.get(category_id, []),
+                ranked_results,
+                of_results,
+                areas,
             )
 
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
 from seqformer.config import BackboneName, EvalConfig
 from seqformer.inference.results import PartialResults, load_results, write_json
 
@@ -84,7 +82,7 @@ class EvalOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
-    options = tyro.cli(EvalOptions, args=arguments, prog="eval.py")
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(levelname)s: %(message)s",
@@ -102,6 +100,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("eval.py: stopped; the same command continues after the last video\n")
         return 130
+
+
+def parse(arguments: Sequence[str]) -> EvalOptions:
+    """The options of a command line; ends the program with a message on any mistake."""
+    flags, values = arguments[::2], arguments[1::2]
+    paths = {"--results": "results", "--annotations": "annotations", "--metrics": "metrics"}
+    is_scoring = "--results" in flags and len(set(flags)) == len(flags) == len(values)
+    if is_scoring and set(flags) <= set(paths) and not any(v.startswith("-") for v in values):
+        # Scoring takes a second, and importing the parser would be a good part of it.
+        return EvalOptions(
+            **{paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)}
+        )
+    import tyro
+
+    return tyro.cli(EvalOptions, args=arguments, prog="eval.py")
 
 
 def check_options(options: EvalOptions) -> None:
@@ -141,9 +154,7 @@ def run_weights(options: EvalOptions) -> int:
     """`--weights`: results of every video, then the AP if there is ground truth."""
     weights, images, output = options.weights, options.images, options.output
     assert weights is not None and images is not None and output is not None
-    for path in (weights, options.annotations):
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist or is not a file; check the path")
+    _check_files(weights, options.annotations)
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 
@@ -182,34 +193,35 @@ def run_weights(options: EvalOptions) -> int:
 def draw_and_score(options: EvalOptions) -> int:
     """`--results`: no model, and for scoring alone no torch."""
     assert options.results is not None
+    _check_files(options.results, options.annotations)
     check_writable_outputs(options)
+    if options.visualize is None:  # as officially, every number is -1 without ground truth
+        score(options, options.results)
+        return 0
     entries = load_results(options.results)
     is_scored = False
     if options.annotations is not None:
         is_scored = has_ground_truth(options.annotations)
-        # As officially: without ground truth every number is -1. Drawing alone needs no scores.
-        is_scored = is_scored or options.visualize is None or options.metrics is not None
     failures = []
-    if options.visualize is not None:
-        sources, categories, _ = find_sources(options)
-        draw = _drawer(options, class_names(categories, None))
-        by_video: dict[Any, Entries] = {source.video_id: [] for source in sources}
-        for entry in entries:
-            if not isinstance(entry, dict) or entry.get("video_id") not in by_video:
-                raise ValueError(f"{options.results} has results of videos that are not there")
-            by_video[entry["video_id"]].append(entry)
-        for source in sources:
-            try:
-                draw(source, by_video[source.video_id])
-            except (ValueError, OSError) as error:
-                failures.append(f"{source}: {error}")
+    sources, categories, _ = find_sources(options)
+    draw = _drawer(options, class_names(categories, None))
+    by_video: dict[Any, Entries] = {source.video_id: [] for source in sources}
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("video_id") not in by_video:
+            raise ValueError(f"{options.results} has results of videos that are not there")
+        by_video[entry["video_id"]].append(entry)
+    for source in sources:
+        try:
+            draw(source, by_video[source.video_id])
+        except (ValueError, OSError) as error:
+            failures.append(f"{source}: {error}")
     if is_scored:
         score(options, entries)
     sys.stderr.writelines(f"eval.py: not drawn: {failure}\n" for failure in failures)
     return 1 if failures else 0
 
 
-def score(options: EvalOptions, entries: Entries) -> None:
+def score(options: EvalOptions, entries: Entries | Path) -> None:
     """Print the table of metrics; write them if asked to."""
     from seqformer.evaluation import evaluate, format_table
 
@@ -252,6 +264,12 @@ def has_ground_truth(annotations: Path) -> bool:
     if not annotations.is_file():
         raise FileNotFoundError(f"annotation file {annotations} does not exist; check the path")
     return _ANNOTATIONS.search(annotations.read_bytes()) is not None
+
+
+def _check_files(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist or is not a file; check the path")
 
 
 def _no_ground_truth(annotations: Path, what: str) -> str:

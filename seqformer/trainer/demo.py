@@ -34,6 +34,8 @@ from seqformer.trainer.trainer import DataError, SetupError, setup_errors, train
 logger = logging.getLogger(__name__)
 
 DRAWN_VIDEOS = 4
+CONTENTION_SECONDS = 1.0
+"""How long to look at what other programs do before choosing the number of processes."""
 DRAWN_MIN_SCORE = 0.3
 
 
@@ -46,13 +48,6 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
             begun = json.loads((config.output / "config.json").read_text())
             config = replace(config, processes=begun["processes"])
         processes, threads = choose_processes(config)
-    logger.info(
-        "%d of %d cores are free; using %d process(es) of %d thread(s)",
-        _free_cores(),
-        usable_cores(),
-        processes,
-        threads,
-    )
     torch.set_num_threads(threads)
     config = _with_data(replace(config, processes=processes), processes)
     with _peers(config, processes, threads) as session:
@@ -81,10 +76,26 @@ def usable_cores() -> int:
     return cores
 
 
-def _free_cores() -> int:
-    """Usable cores without those that other programs keep busy (load of the last minute)."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, usable_cores() - round(load))
+def free_cores() -> int:
+    """Usable cores without those that other programs keep busy at this moment.
+
+    Not the load average: for a minute after an installation that still shows the installer.
+    """
+    before = _processor_times()
+    time.sleep(CONTENTION_SECONDS)
+    busy, total = (now - then for now, then in zip(_processor_times(), before, strict=True))
+    others = (os.cpu_count() or 1) * busy / total if total else 0.0
+    return max(1, usable_cores() - round(others))
+
+
+def _processor_times() -> tuple[int, int]:
+    """(busy, all) ticks of the whole machine so far; zeros where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0, 0
+    user, nice, system, idle, iowait, *rest = map(int, stat.read_text().split("\n")[0].split()[1:9])
+    busy = user + nice + system + sum(rest)
+    return busy, busy + idle + iowait
 
 
 def choose_processes(config: DemoConfig) -> tuple[int, int]:
@@ -96,14 +107,22 @@ def choose_processes(config: DemoConfig) -> tuple[int, int]:
     Raises: ValueError when the batch cannot be shared evenly among the processes asked for.
     """
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    batch, free = config.data.batch_size, _free_cores()
+    batch, free = config.data.batch_size, free_cores()
     processes = config.processes or (1 if on_gpu or free < 2 or batch % 2 else 2)
     if batch % processes:
         raise ValueError(
             f"--processes {processes} cannot share --data.batch-size {batch} evenly; "
             "make the batch a multiple of the processes"
         )
-    return processes, max(1, free // processes)
+    threads = max(1, free // processes)
+    logger.info(
+        "%d of %d cores are free; using %d process(es) of %d thread(s)",
+        free,
+        usable_cores(),
+        processes,
+        threads,
+    )
+    return processes, threads
 
 
 def _with_data(config: DemoConfig, processes: int) -> DemoConfig:

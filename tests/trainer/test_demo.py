@@ -69,12 +69,15 @@ def test_two_processes_see_the_clips_of_one_and_resume_as_two(tmp_path):
         (8, 0.0, 4, 0, (2, 4)),
         (8, 0.0, 3, 0, (1, 8)),
         (8, 3.9, 4, 4, (4, 1)),
-        (1, 5.0, 4, 2, (2, 1)),
+        (1, 1.0, 4, 2, (2, 1)),
     ],
 )
 def test_processes_follow_cores_load_and_batch(monkeypatch, cores, load, batch, asked, expected):
     monkeypatch.setattr(demo, "usable_cores", lambda: cores)
-    monkeypatch.setattr(demo.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    ticks = iter([(1000, 9000), (1000 + int(100 * load), 9000 + 100 * cores)])
+    monkeypatch.setattr(demo, "_processor_times", lambda: next(ticks))
+    monkeypatch.setattr(demo, "CONTENTION_SECONDS", 0.0)
+    monkeypatch.setattr(demo.os, "cpu_count", lambda: cores)
     config = small_demo("unused", processes=asked)
     config = replace(config, data=replace(config.data, batch_size=batch))
     assert choose_processes(config) == expected
