@@ -356,7 +356,7 @@ def _demo() -> DemoConfig:
     """A small model that learns moving shapes from scratch."""
     return DemoConfig(
         output=Path("runs/demo"),
-        max_steps=1200,
+        max_steps=1400,
         seed=0,
         log_every=20,
         checkpoint_every=500,
