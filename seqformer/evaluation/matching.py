@@ -51,11 +51,13 @@ def match(
         truth_areas: [G], pixels.
         is_crowd: [G] bool.
     """
-    truth_is_ignored = is_crowd | (truth_areas < _LOW) | (truth_areas > _HIGH)  # [A, G]
     is_outside = (result_areas < _LOW) | (result_areas > _HIGH)  # [A, D]
     shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(result_areas))
     is_matched = np.zeros(shape, bool)
-    is_ignored = np.repeat(is_outside[:, None, :], shape[1], axis=1)
+    is_ignored = is_outside[:, None, :].repeat(shape[1], axis=1)
+    if not truth_areas.size:  # the usual case
+        return Matches(is_matched, is_ignored, np.zeros(len(AREA_RANGES), np.int64))
+    truth_is_ignored = is_crowd | (truth_areas < _LOW) | (truth_areas > _HIGH)  # [A, G]
     hopeful = np.flatnonzero((ious >= _THRESHOLDS[0]).any(axis=1)).tolist()
     if hopeful:
         rows, crowds = ious.tolist(), is_crowd.tolist()

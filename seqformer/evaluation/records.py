@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from seqformer.evaluation.rle import InvalidMaskError
 from seqformer.evaluation.run_lists import compress_run_lists
@@ -179,14 +180,37 @@ def _load(source: Any, argument: str) -> tuple[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{argument} file {path} does not exist; check the path")
     try:
-        text = _read_submission(path) if path.suffix == ".zip" else _read_text(path)
+        if path.suffix == ".zip":
+            return str(path), _parse(_read_submission(path))
         if argument == "annotations":
-            text = compress_run_lists(text)
-        return str(path), json.loads(text)
+            return str(path), _parse(compress_run_lists(_read_text(path)))
+        return str(path), _parse_file(path)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not complete JSON ({error}); write the file again, or unpack it first"
         ) from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # NaN and huge numbers: what is wrong with them is said later
+        return json.loads(text)
+
+
+def _parse_file(path: Path) -> Any:
+    """The JSON of a file, without a copy of its bytes in memory."""
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
+    with (
+        path.open("rb") as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
+        memoryview(content) as view,
+    ):
+        try:
+            return orjson.loads(view)
+        except orjson.JSONDecodeError:
+            return json.loads(str(view, "utf-8"))
 
 
 def _read_text(path: Path) -> str:
