@@ -256,7 +256,7 @@ class DemoConfig(TrainConfig):
     """Synthetic videos held out for the AP."""
     video_length: int = 8
     """Frames per synthetic video."""
-    frame_size: tuple[int, int] = (96, 168)
+    frame_size: tuple[int, int] = (96, 144)
     """Height and width of the synthetic frames in pixels."""
     data_seed: int = 0
     """Seed of the synthetic videos."""
@@ -356,7 +356,7 @@ def _demo() -> DemoConfig:
     """A small model that learns moving shapes from scratch."""
     return DemoConfig(
         output=Path("runs/demo"),
-        max_steps=1400,
+        max_steps=1500,
         seed=0,
         log_every=20,
         checkpoint_every=500,
@@ -367,7 +367,7 @@ def _demo() -> DemoConfig:
             num_workers=0,
             cache_frames=True,
             augment=AugmentConfig(
-                photometric=False, short_sides=(64,), max_long_side=112, crop_prob=0.0
+                photometric=False, short_sides=(64,), max_long_side=96, crop_prob=0.0
             ),
         ),
         optim=_FROM_SCRATCH,
