@@ -176,8 +176,8 @@ def _peers(config: DemoConfig, processes: int, threads: int) -> Iterator[dict[st
             peer.start()
         try:
             yield {**session, "rank": 0}
-            for peer in peers:
-                peer.join()
+            for peer in peers:  # their work is done; one stuck in its teardown is ended below
+                peer.join(timeout=30)
         finally:
             _stop(peers)
 
