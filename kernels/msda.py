@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import current_backend
+from .backend import is_reference_chosen
 from .msda_cpu import ms_deform_attn_cpu
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
@@ -71,7 +71,7 @@ def ms_deform_attn(
     shapes = _check(value, spatial_shapes, sampling_locations, attention_weights)
     tensors = (value, sampling_locations, attention_weights)
     if (
-        current_backend() == "auto"
+        not is_reference_chosen(value)
         and value.device.type == "cpu"
         and all(t.dtype == value.dtype for t in tensors)
         and value.dtype in (torch.float32, torch.float64)
