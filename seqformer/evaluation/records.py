@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -58,6 +58,9 @@ class Result(Record):
     """A predicted instance."""
 
     score: float
+
+
+Kind = TypeVar("Kind", Instance, Result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,14 @@ def read_results(source: str | Path | list[Any], truth: GroundTruth) -> list[Res
             sorted(unlisted),
         )
     return results
+
+
+def group_by(records: Iterable[Kind], key: str) -> dict[int, list[Kind]]:
+    """Records by video or category, in the order given."""
+    groups: dict[int, list[Kind]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, key), []).append(record)
+    return groups
 
 
 def read_tracks(records: Sequence[Record], canvas: Size | None) -> list[Track]:
