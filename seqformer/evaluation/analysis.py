@@ -24,7 +24,7 @@ from seqformer.evaluation.error_kinds import (
     threshold_index,
 )
 from seqformer.evaluation.matching import AREA_RANGES
-from seqformer.evaluation.records import GroundTruth, read_ground_truth, read_results
+from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_results
 from seqformer.evaluation.tally import Tally, VideoMatches, mean_of_valid
 from seqformer.evaluation.video_overlaps import read_overlaps
 
@@ -98,8 +98,8 @@ class Analysis:
 
 
 def analyse(
-    annotations: str | Path | dict[str, Any],
-    results: str | Path | list[Any],
+    annotations: str | Path | Parsed | dict[str, Any],
+    results: str | Path | Parsed | list[Any],
     *,
     iou_threshold: float = 0.5,
     resamples: int = RESAMPLES,
@@ -227,7 +227,8 @@ def _by_length(
     low, rows = 1, []
     for high in (*edges, max(int(known.max(initial=1)), edges[-1] + 1 if edges else 1)):
         inside = (lengths >= low) & (lengths <= high)
-        name = f"{low} to {high} frames" if low < high else f"{high} frames"
+        span = f"{low} to {high}" if low < high else str(high)
+        name = f"{span} frame" if high == 1 else f"{span} frames"
         rows.append(_slice(name, tallies, inside.astype(np.int64)))
         low = high + 1
     return rows

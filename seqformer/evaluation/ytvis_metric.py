@@ -28,6 +28,7 @@ from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, 
 from seqformer.evaluation.records import (
     GroundTruth,
     Instance,
+    Parsed,
     Result,
     group_by,
     read_ground_truth,
@@ -79,7 +80,7 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 @_garbage_collection_paused()
 def evaluate(
-    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
 ) -> YTVISMetrics:
     """Score results against YouTube-VIS annotations; each may be a path or the parsed JSON.
 
@@ -125,7 +126,7 @@ def evaluate(
 
 
 def pairwise_ious(
-    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
 ) -> np.ndarray:
     """The IoUs of all results and instances that are compared, to see what went wrong where.
 

@@ -52,6 +52,9 @@ class EvalOptions:
     """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
     metrics: Path | None = None
     """Write the metrics here, as JSON."""
+    report: Path | None = None
+    """Folder for an HTML page with the AP, its failures and all videos; needs ground truth, and
+    --images to show frames."""
     visualize: Path | None = None
     """Folder for videos with the results drawn on them."""
     visualize_format: Literal["mp4", "gif", "png"] = "mp4"
@@ -133,14 +136,17 @@ def check_options(options: EvalOptions) -> None:
             if getattr(options, name) != _default(name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} only works with --weights, not with --results")
-        if options.visualize is None and options.images is not None:
-            raise ValueError("with --results, --images is only used together with --visualize")
+        if options.visualize is options.report is None and options.images is not None:
+            raise ValueError(
+                "with --results, --images is only used together with --visualize or --report"
+            )
         if options.visualize is not None and options.images is None:
             raise ValueError("--visualize needs --images, the frames to draw on")
         if options.visualize is None and options.annotations is None:
             raise ValueError("--results needs --annotations to score, or --visualize and --images")
-    if options.metrics is not None and options.annotations is None:
-        raise ValueError("--metrics needs --annotations with ground truth")
+    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+        if value is not None and options.annotations is None:
+            raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps"):
             if getattr(options, name) != _default(name):
@@ -194,6 +200,11 @@ def draw_and_score(options: EvalOptions) -> int:
     """`--results`: no model, and for scoring alone no torch."""
     assert options.results is not None
     _check_files(options.results, options.annotations)
+    if options.report is not None and options.annotations is not None:
+        if options.images is not None and not options.images.is_dir():
+            raise ValueError(f"--images {options.images} must be a folder for --report")
+        if not has_ground_truth(options.annotations):
+            raise ValueError(_no_ground_truth(options.annotations, "--report"))
     check_writable_outputs(options)
     if options.visualize is None:  # as officially, every number is -1 without ground truth
         score(options, options.results)
@@ -231,6 +242,12 @@ def score(options: EvalOptions, entries: Entries | Path) -> None:
     if options.metrics is not None:
         write_json(options.metrics, metrics.to_dict())
         logger.info("metrics in %s", options.metrics)
+    if options.report is not None:
+        from seqformer.report import write_report
+
+        results = options.results or options.output  # both hold these entries
+        assert results is not None
+        write_report(options.annotations, results, options.report, options.images)
 
 
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
@@ -246,8 +263,9 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} must be a folder when --annotations is given")
     is_scored = has_ground_truth(options.annotations)
-    if options.metrics is not None and not is_scored:
-        raise ValueError(_no_ground_truth(options.annotations, "--metrics"))
+    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+        if value is not None and not is_scored:
+            raise ValueError(_no_ground_truth(options.annotations, flag))
     listed = load_annotation_file(options.annotations, require_annotations=False)
     if not listed.videos:
         raise ValueError(f"{options.annotations} lists no videos; there is nothing to do")
@@ -284,7 +302,7 @@ def check_writable_outputs(options: EvalOptions) -> None:
 
     Raises: ValueError naming the folder.
     """
-    folders = {"--visualize": options.visualize}
+    folders = {"--visualize": options.visualize, "--report": options.report}
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
         if file is not None and file.is_dir():
             raise ValueError(f"{flag} {file} is a folder; give the name of a file")

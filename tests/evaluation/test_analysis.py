@@ -187,7 +187,7 @@ def test_slices_score_like_files_of_their_videos(case):
     for entry in truth["annotations"]:
         entry["areas"] = [s and int(coco_mask.area(s)) for s in entry["segmentations"]]
     found = analyse(truth, results, length_edges=[1, 3], **FEW)
-    assert [row.name for row in found.by_length][:2] == ["1 frames", "2 to 3 frames"]
+    assert [row.name for row in found.by_length][:2] == ["1 frame", "2 to 3 frames"]
     for row, ids in zip(found.by_length, [{1}, {2, 3}, {4}], strict=True):
         part = copy.deepcopy(truth)
         part["videos"] = [v for v in truth["videos"] if v["id"] in ids]
