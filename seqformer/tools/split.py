@@ -3,10 +3,9 @@
     python -m seqformer.tools.split --annotations train.json --parts fit.json 0.9 held_out.json 0.1
 
 The annotations of the public validation sets are not public; a validation set has to come out of
-the training file. Videos are never divided. They are dealt out class by class, the rarest first
-(Sechidis, Tsoumakas & Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011,
-algorithm 1, with instances in place of labels): the next video of the class goes to the part that
-lacks most of it. The same file, shares and seed give the same parts.
+the training file. Videos are never divided. They are dealt out at random, and then moved and
+exchanged between the parts for as long as that brings the instances of every class, and the videos,
+closer to their shares. The same file, shares and seed give the same parts.
 """
 
 from __future__ import annotations
@@ -25,6 +24,10 @@ from seqformer.tools.command import run
 
 logger = logging.getLogger(__name__)
 
+MAX_PASSES = 20
+MAX_PARTNERS = 400
+"""Videos, at random, with which an exchange is tried."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -35,7 +38,7 @@ class Options:
     parts: tuple[tuple[Path, float], ...]
     """Files to write and the share of each: train.json 0.9 val.json 0.1. Shares add up to 1."""
     seed: int = 0
-    """Decides between videos and parts that are equally good."""
+    """Of the dealing; another seed gives other parts that are about as good."""
 
 
 def check_options(options: Options) -> None:
@@ -80,7 +83,10 @@ def split(content: Content, shares: Sequence[float], seed: int) -> list[Content]
 
 
 def assign(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deal out the videos.
+    """Deal out V videos.
+
+    What is made small is the sum over parts and classes of (instances - expected)^2 / expected,
+    where the videos themselves are one class more.
 
     Args:
         counts: [V, K] instances of every class.
@@ -88,31 +94,56 @@ def assign(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
 
     Returns: [V] the part of every video; no part is empty.
     """
-    part_of = np.full(len(counts), -1)
-    wanted = shares[:, None] * counts.sum(axis=0)  # [P, K] instances that a part still lacks
-    room = shares * len(counts)  # [P] videos that it still lacks
-    order = rng.permutation(len(counts))
-    while (free := order[part_of[order] < 0]).size:
-        left = counts[free].sum(axis=0)
-        if left.any():
-            rarest = np.where(left > 0, left, np.inf).argmin()
-            of_class = free[counts[free, rarest] > 0]
-            # Crowded videos first, while there is room to make up for them.
-            of_class = of_class[np.argsort(-counts[of_class, rarest], kind="stable")]
-            lacking = wanted[:, rarest]
-        else:
-            of_class, lacking = free, room
-        video = of_class[0]
-        if free.size <= (empty := np.setdiff1d(np.arange(len(shares)), part_of)).size:
-            part = empty[room[empty].argmax()]
-        else:
-            best = np.flatnonzero(np.isclose(lacking, lacking.max()))
-            best = best[np.isclose(room[best], room[best].max())]
-            part = rng.choice(best)
-        part_of[video] = part
-        wanted[part] -= counts[video]
-        room[part] -= 1
+    num_videos, num_parts = len(counts), len(shares)
+    ends = np.rint(np.cumsum(shares) * num_videos).astype(int)
+    for part in range(num_parts):  # one video each at least
+        ends[part] = np.clip(ends[part], ends[part - 1] + 1 if part else 1, num_videos)
+    ends = np.minimum(ends, num_videos - np.arange(num_parts)[::-1])
+    part_of = np.empty(num_videos, int)
+    part_of[rng.permutation(num_videos)] = np.searchsorted(ends, np.arange(num_videos), "right")
+
+    columns = np.concatenate([counts, np.ones((num_videos, 1))], axis=1)
+    columns = columns[:, columns.any(axis=0)]  # [V, K]
+    expected = shares[:, None] * columns.sum(axis=0)  # [P, K]
+    excess = np.stack([columns[part_of == p].sum(axis=0) for p in range(num_parts)]) - expected
+    for _ in range(MAX_PASSES):
+        before = part_of.copy()
+        for video in rng.permutation(num_videos):
+            _improve(video, columns, part_of, excess, expected, rng)
+        if (part_of == before).all():
+            break
     return part_of
+
+
+def _improve(
+    video: int,
+    columns: np.ndarray,
+    part_of: np.ndarray,
+    excess: np.ndarray,
+    expected: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Move a video to another part, alone or for one of its videos, if that helps."""
+    own = part_of[video]
+    partners = np.flatnonzero(part_of != own)
+    if partners.size > MAX_PARTNERS:
+        partners = rng.choice(partners, MAX_PARTNERS, replace=False)
+    leaves = columns[video] - columns[partners]  # [J, K]: what the own part loses
+    gets = part_of[partners]
+    if np.count_nonzero(part_of == own) > 1:
+        others = np.setdiff1d(np.arange(len(expected)), own)
+        leaves = np.concatenate([leaves, columns[[video] * others.size]])
+        gets = np.concatenate([gets, others])
+    change = (leaves * (leaves - 2 * excess[own]) / expected[own]).sum(axis=1)
+    change += (leaves * (leaves + 2 * excess[gets]) / expected[gets]).sum(axis=1)
+    best = int(change.argmin())
+    if change[best] > -1e-9:
+        return
+    part_of[video] = gets[best]
+    if best < partners.size:
+        part_of[partners[best]] = own
+    excess[own] -= leaves[best]
+    excess[gets[best]] += leaves[best]
 
 
 def split_file(options: Options) -> int:

@@ -59,7 +59,8 @@ def _plot_counts(axes: Any, values: np.ndarray, label: str, of: str) -> None:
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     step = max(1, -(-(high - low + 1) // 40))
     axes.hist(values, bins=np.arange(low, high + step + 1, step) - 0.5, color=COLOUR)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(low - step - 0.5, high + step + 0.5)
     axes.set(xlabel=label, ylabel=of)
 
 
