@@ -244,9 +244,7 @@ function selectFrame(frame) {
 function selectView(view) {
   state.view = view;
   for (const button of document.querySelectorAll("[data-view]")) {
-    const isChosen = button.dataset.view === view;
-    button.setAttribute("aria-checked", String(isChosen));
-    button.tabIndex = isChosen ? 0 : -1;
+    button.setAttribute("aria-pressed", String(button.dataset.view === view));
   }
   document.getElementById("view-legend").textContent = VIEW_LEGENDS[view];
   showTracks();
