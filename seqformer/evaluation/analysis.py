@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ def analyse(
     resamples: int = RESAMPLES,
     seed: int = 0,
     length_edges: Sequence[int] | None = None,
+    keep_masks: bool = False,
 ) -> Analysis:
     """Score results and take the score apart; both files may be paths or parsed JSON.
 
@@ -114,6 +115,7 @@ def analyse(
         seed: of the bootstrap.
         length_edges: longest video of every group but the last, in frames; by default the groups
             have equal numbers of videos.
+        keep_masks: leave the tracks in the videos of the analysis, to draw them.
 
     Raises: FileNotFoundError; ValueError naming file and entry of what cannot be scored, or the
         argument that makes no sense.
@@ -136,7 +138,10 @@ def analyse(
         for category_id, (d, _, matches) in matched.items():
             scores = np.array([video.results[i].score for i in d], np.float64)
             found[category_id].append(VideoMatches(v, scores, matches))
-        errors.append(find_errors(video, matched, iou_threshold))
+        found_errors = find_errors(video, matched, iou_threshold)
+        if not keep_masks:
+            found_errors = replace(found_errors, overlaps=video.without_masks())
+        errors.append(found_errors)
 
     areas = range(len(official) + len(shares))
     tallies = [[Tally.of(of_class, area) for of_class in found.values()] for area in areas]

@@ -9,7 +9,7 @@ Letters: T frames, D results of one video by descending score, G its instances i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,11 +33,8 @@ class VideoOverlaps:
     result_tracks: list[Track]
     ious: np.ndarray
     """[D, G], of all classes."""
-
-    @property
-    def num_frames(self) -> int:
-        """T, of the longest track."""
-        return max(len(t.sizes) for t in (*self.instance_tracks, *self.result_tracks))
+    num_frames: int
+    """T, of the longest track."""
 
     @property
     def num_pixels(self) -> int:
@@ -91,6 +88,10 @@ class VideoOverlaps:
             )
         return found
 
+    def without_masks(self) -> VideoOverlaps:
+        """The same with empty lists of tracks, which take most of the memory."""
+        return replace(self, instance_tracks=[], result_tracks=[])
+
     def frame_areas(self, track: Track) -> np.ndarray:
         """Pixels of a track in every frame, [T]; 0 beyond its end."""
         return np.pad(track.areas, (0, self.num_frames - len(track.areas))).astype(np.int64)
@@ -119,5 +120,13 @@ def read_overlaps(truth: GroundTruth, results: list[Result]) -> Iterator[VideoOv
                 best.append(result)
         tracks = read_tracks([*instances, *best], canvas)
         of_instances, of_results = tracks[: len(instances)], tracks[len(instances) :]
-        ious = track_ious(of_results, of_instances)
-        yield VideoOverlaps(video_id, canvas, instances, of_instances, best, of_results, ious)
+        yield VideoOverlaps(
+            video_id,
+            canvas,
+            instances,
+            of_instances,
+            best,
+            of_results,
+            track_ious(of_results, of_instances),
+            max(len(track.sizes) for track in tracks),
+        )

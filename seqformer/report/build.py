@@ -91,6 +91,7 @@ def write_report(
         iou_threshold=options.iou_threshold,
         resamples=options.resamples,
         seed=options.seed,
+        keep_masks=True,
     )
     if not analysis.truth.instances:
         raise ValueError(
@@ -163,7 +164,9 @@ def _choose(videos: list[VideoSummary], limit: int) -> set[int]:
     """Ids of the videos to show: all, or mostly the worst."""
     if len(videos) <= limit:
         return {video.video_id for video in videos}
-    ranked = [v.video_id for v in sorted(videos, key=lambda video: video.stats["AP"])]
+    measured = [video for video in videos if video.stats["AP"] >= 0]
+    ranked = [v.video_id for v in sorted(measured, key=lambda video: video.stats["AP"])]
+    ranked += [video.video_id for video in videos if video.stats["AP"] < 0]
     num_worst = math.ceil(WORST_SHARE * limit)
     rest = ranked[num_worst:]
     num_others = limit - num_worst

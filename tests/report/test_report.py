@@ -140,6 +140,9 @@ def test_of_many_videos_mostly_the_worst_are_shown():
     videos = [Video(i) for i in range(100)]
     chosen = _choose(videos, 20)
     assert len(chosen) == 20 and set(range(15)) <= chosen and max(chosen) > 80
+    for video in videos[:50]:
+        video.stats["AP"] = -1  # nothing to find
+    assert set(range(50, 65)) <= _choose(videos, 20)
     assert _choose(videos[:20], 20) == set(range(20)) and _choose(videos, 0) == set()
 
 

@@ -97,9 +97,14 @@ def test_bad_input(dataset, results, tmp_path, fails):
     assert "image folder" in fails(report, *common, *out, tmp_path / "r", *images)
 
 
-def test_no_command_needs_torch(dataset):
+def test_commands_are_listed_and_need_no_torch():
     names = ("analyse", "check", "compare", "convert", "merge", "remap", "report", "split", "stats")
     code = "import sys\n" + "\n".join(f"import seqformer.tools.{name}" for name in names)
     code += "\nassert 'torch' not in sys.modules\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "seqformer.tools"], cwd=ROOT, capture_output=True, text=True
+    )
+    listed = [line.split()[2] for line in done.stdout.splitlines()[2:]]
+    assert listed == [f"seqformer.tools.{name}" for name in names], done.stderr
