@@ -99,7 +99,9 @@ def write_report(
             "validation files have none)"
         )
     content = overview(analysis, evaluate(annotations, results))
-    file_names = {video["id"]: video.get("file_names") for video in annotations.content["videos"]}
+    file_names = _file_names(annotations.content)
+    if images is not None:
+        _check_images(file_names, images)
     shown = _choose(analysis.videos, options.max_videos)
     videos, rows = _videos(analysis, shown, file_names, options)
     content |= {
@@ -126,6 +128,27 @@ def write_report(
     size = page.stat().st_size
     logger.info("report of %d videos, %.1f MB: %s", len(videos), size / 1e6, page)
     return page
+
+
+def _file_names(content: dict[str, Any]) -> dict[int, list[str]]:
+    """Frames by video id; none where the file does not list them properly."""
+    lists = {video["id"]: video.get("file_names") for video in content["videos"]}
+    return {
+        video_id: names
+        if isinstance(names, list) and all(isinstance(name, str) for name in names)
+        else []
+        for video_id, names in lists.items()
+    }
+
+
+def _check_images(file_names: dict[int, list[str]], images: Path) -> None:
+    """Refuse a folder that holds the first frame of no video."""
+    first = [images / names[0] for names in file_names.values() if names]
+    if first and not any(path.is_file() for path in first):
+        raise FileNotFoundError(
+            f"frame {first[0]} does not exist, nor does that of any other video; the image folder "
+            "must be the one that the file names of the annotation file start from"
+        )
 
 
 def render(content: dict[str, Any], videos: dict[int, dict[str, Any]]) -> str:
@@ -177,7 +200,7 @@ def _choose(videos: list[VideoSummary], limit: int) -> set[int]:
 def _videos(
     analysis: Analysis,
     shown: set[int],
-    file_names: dict[int, list[str] | None],
+    file_names: dict[int, list[str]],
     options: ReportOptions,
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """Tracks of the shown videos by position in the list, and the rows of the list."""
@@ -197,7 +220,7 @@ def _videos(
 
 def _add_frames(
     videos: dict[int, dict[str, Any]],
-    file_names: dict[int, list[str] | None],
+    file_names: dict[int, list[str]],
     images: Path,
     content: dict[str, Any],
     options: ReportOptions,
@@ -205,7 +228,7 @@ def _add_frames(
     """Put the frames into `videos`, in what is left of the budget."""
     paths = []
     for position, video in videos.items():
-        names = file_names[content["videos"][position]["id"]] or []
+        names = file_names[content["videos"][position]["id"]]
         paths.append([images / names[t] for t in video["shown"] if t < len(names)])
     rest = options.max_bytes - len(render(content, videos).encode("utf-8"))
     per_frame = len(',""')

@@ -170,7 +170,7 @@ def video_tracks(errors: VideoErrors, shown: Sequence[int]) -> dict[str, Any] | 
     }
 
 
-def video_name(file_names: Sequence[str] | None, video_id: int) -> str:
+def video_name(file_names: Sequence[str], video_id: int) -> str:
     """The folder of its frames, or its id."""
     folder = str(PurePosixPath(file_names[0]).parent) if file_names else "."
     return f"video {video_id}" if folder == "." else folder

@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,7 @@ LADDER = (
 """(longer side in pixels, WebP quality), from the best down. A larger picture of lower quality
 shows more than a smaller one of the same bytes."""
 NUM_SAMPLES = 16
+MAX_WARNINGS = 10
 SAFETY = 0.95
 """Share of the budget that the estimate may fill."""
 
@@ -58,10 +60,11 @@ def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[st
     frames = [path for video in videos for path in video]
     if not frames:
         return [[] for _ in videos]
+    problems: dict[Path, str] = {}
     start = _first_rung(frames, budget)
     with ThreadPoolExecutor() as pool:  # Pillow works outside of the interpreter lock
         for side, quality in LADDER[start:]:
-            encode = partial(_encode, side=side, quality=quality)
+            encode = partial(_encode, side=side, quality=quality, problems=problems)
             encoded = list(pool.map(encode, frames))
             total = sum(len(text) for text in encoded if text)
             if total <= budget:
@@ -70,9 +73,10 @@ def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[st
         else:
             logger.warning("%d frames do not fit into %d characters: none shown", total, budget)
             encoded = [None] * len(frames)
-    num_missing = sum(text is None for text in encoded)
-    if num_missing and num_missing < len(frames):
-        logger.warning("%d of %d frames cannot be shown", num_missing, len(frames))
+    for problem in list(problems.values())[:MAX_WARNINGS]:
+        logger.warning("%s; it is left out of the report", problem)
+    if problems:
+        logger.warning("%d of %d frames cannot be shown", len(problems), len(frames))
     remaining = iter(encoded)
     return [[next(remaining) for _ in video] for video in videos]
 
@@ -80,7 +84,10 @@ def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[st
 def _first_rung(frames: Sequence[Path], budget: int) -> int:
     """The best quality at which a sample of the frames says that all will fit."""
     places = np.unique(np.linspace(0, len(frames) - 1, NUM_SAMPLES).astype(int))
-    sample = [picture for i in places if (picture := _read(frames[i], warn=False)) is not None]
+    sample = []
+    for place in places:
+        with suppress(OSError, ValueError):  # said when its turn comes
+            sample.append(_read(frames[place]))
     if not sample:
         return 0
     for rung, (side, quality) in enumerate(LADDER):
@@ -90,18 +97,16 @@ def _first_rung(frames: Sequence[Path], budget: int) -> int:
     return len(LADDER) - 1
 
 
-def _encode(path: Path, side: int, quality: int) -> str | None:
-    picture = _read(path)
-    return None if picture is None else _to_text(picture, side, quality)
-
-
-def _read(path: Path, warn: bool = True) -> Image.Image | None:
+def _encode(path: Path, side: int, quality: int, problems: dict[Path, str]) -> str | None:
     try:
-        return Image.fromarray(read_frame(path))
+        return _to_text(_read(path), side, quality)
     except (OSError, ValueError) as error:
-        if warn:
-            logger.warning("%s; it is left out of the report", error)
+        problems[path] = str(error)
         return None
+
+
+def _read(path: Path) -> Image.Image:
+    return Image.fromarray(read_frame(path))
 
 
 def _to_text(picture: Image.Image, side: int, quality: int) -> str:

@@ -193,6 +193,8 @@ def test_eval_command_says_what_is_wrong(dataset, tmp_path, change, message, cap
 def test_python_callers_are_told_too(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         write_report(dataset.annotations, dataset.results, tmp_path, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="does not exist, nor does that of any other video"):
+        write_report(dataset.annotations, dataset.results, tmp_path, tmp_path)
     with pytest.raises(ValueError, match="needs ground truth"):
         write_report({**dataset.truth(), "annotations": []}, [], tmp_path)
     for wrong in ({"max_bytes": 10}, {"max_frames": 0}, {"min_score": 2}):
