@@ -298,10 +298,6 @@ USAGE_ERRORS = {
         ["--weights", "w", "--images", "i", "--output", "o", "--metrics", "m"],
         "--metrics",
     ),
-    "report": (
-        ["--weights", "w", "--images", "i", "--output", "o", "--report", "r"],
-        "--report needs --annotations",
-    ),
     "idle format": (
         ["--weights", "w", "--images", "i", "--output", "o", "--visualize-format", "gif"],
         "--visualize-format needs --visualize",
@@ -312,6 +308,10 @@ USAGE_ERRORS = {
     ),
     "no weights file": (["--weights", "w", "--images", "i", "--output", "o"], "w does not exist"),
     "no results file": (["--results", "r", "--annotations", "a"], "r does not exist"),
+    "report": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--report", "r"],
+        "--report needs --annotations",
+    ),
 }
 
 
