@@ -128,7 +128,8 @@ def test_crop_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_resize_and_crop_in_one_is_pixel_by_pixel_the_two(data):
-    height, width, new_height, new_width = (data.draw(st.integers(5, 90)) for _ in range(4))
+    height, width = data.draw(st.integers(5, 90)), data.draw(st.integers(5, 90))
+    new_height, new_width = data.draw(st.integers(5, 90)), data.draw(st.integers(5, 90))
     h, w = data.draw(st.integers(1, new_height)), data.draw(st.integers(1, new_width))
     window = (
         data.draw(st.integers(0, new_height - h)),
