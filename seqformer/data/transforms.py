@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from seqformer.boxes import xyxy_to_cxcywh
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seqformer.data.colours import ColourChange
 from seqformer.data.masks import ClipMasks
+from seqformer.data.resize import Window, needed, resize_image, resize_part
 from seqformer.structures import ClipTargets
 
 MIN_BOX = 1e-6
@@ -50,7 +50,7 @@ class Clip:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        return self.frames[0].shape[:2]
+        return self.masks.size
 
 
 def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip:
@@ -103,7 +103,7 @@ def resize(clip: Clip, height: int, width: int) -> Clip:
     """Resize frames bilinearly with antialiasing and masks to the nearest pixel; scale boxes."""
     if (height, width) == clip.size:
         return clip
-    frames = [_resize_frame(frame, height, width) for frame in clip.frames]
+    frames = [resize_image(frame, (height, width)) for frame in clip.frames]
     return replace(_resize_targets(clip, height, width), frames=frames)
 
 
@@ -117,78 +117,22 @@ def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
 def resize_and_crop(
     clip: Clip,
     size: tuple[int, int],
-    window: tuple[int, int, int, int],
+    window: Window,
     changes: Sequence[ColourChange] | None = None,
 ) -> Clip:
-    """`crop(resize(clip, *size), *window)` after changes of colour, at half the cost.
-
-    Colours are changed only where the window will look; the rows it needs are resized to the new
-    width, and of those its columns to the new height. Pillow works in the same two steps, so every
-    pixel is the same.
+    """`crop(resize(clip, *size), *window)` after changes of colour, only where the window looks.
 
     Args:
         size: (height, width) after the resize.
-        window: (top, left, height, width) of the crop.
         changes: one per frame.
     """
-    if not _is_horizontal_first(clip.size, size):
-        if changes is not None:
-            frames = [c.apply(f) for c, f in zip(changes, clip.frames, strict=True)]
-            clip = replace(clip, frames=frames)
-        return crop(resize(clip, *size), *window)
-    frames = [
-        _resize_window(frame, size, window, change)
-        for frame, change in zip(clip.frames, changes or [None] * len(clip.frames), strict=True)
-    ]
+    part = needed(clip.size, size, window)
+    frames = [frame[part] for frame in clip.frames]
+    if changes is not None:
+        frames = [change.apply(frame) for change, frame in zip(changes, frames, strict=True)]
+    resized = [resize_part(frame, clip.size, size, window) for frame in frames]
     clip = _crop_targets(_resize_targets(clip, *size), *window)
-    return replace(clip, frames=frames)
-
-
-def _is_horizontal_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
-    """Whether every version of Pillow resizes the rows first.
-
-    Since version 13 it does not where the height loses more than twice what the width loses.
-    """
-    lost_height, lost_width = old[0] - new[0], old[1] - new[1]
-    return lost_height <= 0 or lost_height <= 2 * lost_width
-
-
-def _resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    image = Image.fromarray(frame)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _resize_window(
-    frame: np.ndarray,
-    size: tuple[int, int],
-    window: tuple[int, int, int, int],
-    change: ColourChange | None,
-) -> np.ndarray:
-    top, left, height, width = window
-    rows = _support(frame.shape[0], size[0], top, height)
-    columns = _support(frame.shape[1], size[1], left, width)
-    # What lies outside rows and columns is never looked at, but Pillow needs the whole length to
-    # place the pixels as it does for the whole frame.
-    wide = frame[rows]
-    if change is not None:
-        wide = np.empty_like(wide)
-        wide[:, columns] = change.apply(frame[rows, columns])
-    if size[1] != frame.shape[1]:
-        wide = _resize_frame(wide, wide.shape[0], size[1])
-    if size[0] == frame.shape[0]:
-        first = top - rows.start
-        return np.ascontiguousarray(wide[first : first + height, left : left + width])
-    tall = np.empty((frame.shape[0], width, 3), np.uint8)
-    tall[rows] = wide[:, left : left + width]
-    return _resize_frame(tall, size[0], width)[top : top + height]
-
-
-def _support(old: int, new: int, first: int, count: int) -> slice:
-    """The old cells that cells `first` .. `first + count` of `new` ones are made of."""
-    scale = old / new
-    reach = max(scale, 1.0) + 1  # of the filter, and one for rounding
-    start, stop = (first + 0.5) * scale - reach, (first + count - 0.5) * scale + reach
-    return slice(max(int(start), 0), min(int(stop) + 1, old))
+    return replace(clip, frames=resized)
 
 
 def _resize_targets(clip: Clip, height: int, width: int) -> Clip:

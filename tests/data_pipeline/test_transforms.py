@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seqformer.data import transforms
@@ -54,7 +53,8 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 
 def assert_same(a: Clip, b: Clip) -> None:
-    for name in ("frames", "labels", "boxes_xyxy"):
+    np.testing.assert_array_equal(np.array(a.frames), np.array(b.frames))
+    for name in ("labels", "boxes_xyxy"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     np.testing.assert_array_equal(a.masks.decode(), b.masks.decode())
 
@@ -99,19 +99,15 @@ def test_resize_by_hand():
     assert large.masks.decode().sum() == 2 * 36
 
 
-def test_resize_of_frames_is_pillows_and_of_masks_pytorchs():
-    rng = np.random.default_rng(0)
+def test_resize_of_masks_is_pytorchs():
+    masks = np.random.default_rng(0).random((1, 2, 37, 53)) < 0.5
     clip = make_clip(37, 53, [[[2, 3, 40, 30]] * 2])
-    masks = rng.random((1, 2, 37, 53)) < 0.5
     clip = replace(clip, masks=ClipMasks.of(DenseMasks(masks.swapaxes(0, 1))))
     for height, width in [(20, 29), (37, 61), (90, 111), (36, 53)]:
-        resized = resize(clip, height, width)
-        for t in range(2):
-            image = Image.fromarray(clip.frames[t]).resize((width, height), Image.BILINEAR)
-            np.testing.assert_array_equal(resized.frames[t], np.asarray(image))
         nearest = torch.nn.functional.interpolate(
             torch.from_numpy(masks).float(), (height, width), mode="nearest"
         )
+        resized = resize(clip, height, width)
         np.testing.assert_array_equal(resized.masks.decode(), nearest.numpy() > 0.5)
 
 
@@ -143,15 +139,6 @@ def test_resize_and_crop_in_one_is_pixel_by_pixel_the_two(data):
     both = resize_and_crop(clip, (new_height, new_width), window, changes)
     coloured = replace(clip, frames=[c.apply(f) for c, f in zip(changes, clip.frames, strict=True)])
     assert_same(both, crop(resize(coloured, new_height, new_width), *window))
-
-
-def test_resize_and_crop_at_real_sizes():
-    rng = np.random.default_rng(1)
-    for (height, width), short in [((720, 1280), 400), ((480, 854), 600), ((1080, 607), 500)]:
-        clip = make_clip(height, width, [[[1, 1, 300, 200]]])
-        size = resized_size(height, width, short)
-        window = (int(rng.integers(size[0] - 383)), int(rng.integers(size[1] - 383)), 384, 384)
-        assert_same(resize_and_crop(clip, size, window), crop(resize(clip, *size), *window))
 
 
 def test_an_instance_with_one_box_left_keeps_all_its_frames():
