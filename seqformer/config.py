@@ -123,7 +123,7 @@ class DataConfig:
     and every still image once, as published."""
     annotation_cache: Path | None = Path("~/.cache/seqformer")
     """Folder for a compact form of the annotation files that all processes of a machine share;
-    none keeps them in the memory of each training process."""
+    none makes a temporary one for each training process."""
     val_images: Path | None = None
     """Frames folder of the validation set; none means no validation during training."""
     val_annotations: Path | None = None

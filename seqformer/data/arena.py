@@ -69,7 +69,10 @@ class FilePart:
         return data
 
     def __reduce__(self) -> tuple:
-        return FilePart, (self.path, self.offset)
+        if self.path.is_file():
+            return FilePart, (self.path, self.offset)
+        size = os.fstat(self._file).st_size - self.offset  # a temporary file, for spawned workers
+        return bytes, (self[0:size],)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -264,6 +267,7 @@ def save_arena(arena: Arena, path: Path) -> None:
             file.write(save(tensors, metadata={"extra": json.dumps(arena.extra)}))
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o644)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
