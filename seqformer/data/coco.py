@@ -45,7 +45,8 @@ def load_coco_file(
     if not path.is_file():
         raise FileNotFoundError(
             f"COCO annotation file {path} does not exist; make it from instances_train2017.json "
-            f"with `{_COMMAND}`, or train without COCO with --data.coco-annotations None"
+            f"with `{_COMMAND}`, or train on videos alone with --data.coco-images None "
+            "--data.coco-annotations None"
         )
     arena = cached_arena(path, f"coco {mapping}", cache, lambda: _parse(path, mapping))
     return AnnotationSet(path=path, arena=arena, categories=list(arena.extra["categories"]))
