@@ -1,7 +1,9 @@
 """SeqFormer (Wu et al., ECCV 2022): backbone, pyramid, encoder, two-stream decoder, heads.
 
-Written in frame-batched form: frames are folded into the batch wherever they are independent, and
-meet only in the temporal softmax of each decoder layer.
+Written in frame-batched form: frames are folded into the batch wherever they are independent. They
+meet only in the temporal softmax of each decoder layer, so `forward` is `box_stream` on frames,
+`TemporalPool` over them, and `instance_stream` on the pool; whoever has more frames than memory
+calls the first in portions and merges the pools.
 """
 
 from __future__ import annotations
@@ -17,10 +19,18 @@ from ..structures import ClipOutput
 from .attention import MSDeformAttn
 from .backbone import build_backbone
 from .blocks import MLP
-from .decoder import Decoder, inverse_sigmoid
+from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .masks import MaskBranch
-from .position import encoder_reference_points, level_mask, sine_position, valid_ratio
+from .position import (
+    encoder_reference_points,
+    is_rectangle,
+    level_mask,
+    sine_position,
+    valid_ratio,
+    valid_shape,
+)
+from .temporal import TemporalPool
 
 
 class SeqFormer(nn.Module):
@@ -81,47 +91,82 @@ class SeqFormer(nn.Module):
 
         Args:
             images: [B, T, 3, H, W], normalised with ImageNet mean and deviation, zero where padded.
-            padding_mask: [B, H, W] bool, True on padding; None when nothing is padded.
+            padding_mask: [B, H, W] bool, True on padding, which lies right of and below the frame;
+                None when nothing is padded.
             last_layer_only: apply class and mask-parameter heads to the last layer only (D = 1).
 
         Returns: `ClipOutput` with D decoder layers stacked first.
         Raises: ValueError naming the argument and its shape when it does not fit.
         """
-        B, T = self._check_input(images, padding_mask)
-        memory, shapes, padding, valid_ratios = self.encode(images, padding_mask)
-        mask_features = self.mask_features(memory, shapes)
-
-        position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
-        instance = content.expand(B, -1, -1)
-        reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
-        states = self.decoder(
-            instance, instance[:, None], position, reference, memory, shapes, padding, valid_ratios
-        )
+        states, mask_features = self.box_stream(images, padding_mask)
+        pool = TemporalPool.of(states.time_logits, states.sampled)
+        instances = self.instance_stream(pool.pooled())
         kept = slice(-1, None) if last_layer_only else slice(None)
-        instances = states.instance[kept]
-        # parity: masks are drawn relative to the reference that *entered* the layer, not to the
-        # box that it predicts, after a round trip through logit and sigmoid.
-        references = [
-            inverse_sigmoid(r[..., :2]).sigmoid().expand(B, T, -1, -1)
-            for r in states.references[kept]
-        ]
+        class_logits, mask_params = self.instance_heads(instances, last_layer_only)
+        B, T = mask_features.shape[:2]
+        references = [mask_reference(r).expand(B, T, -1, -1) for r in states.references[kept]]
         return ClipOutput(
-            class_logits=torch.stack(
-                [head(x) for head, x in zip(self.class_embed[kept], instances, strict=True)]
-            ),
+            class_logits=class_logits,
             boxes=torch.stack(states.boxes[kept]),
-            mask_params=self.controller(torch.stack(instances)),
+            mask_params=mask_params,
             reference_points=torch.stack(references),
             mask_features=mask_features,
             mask_stride=self.mask_stride,
         )
+
+    def box_stream(
+        self, images: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[BoxStates, Tensor]:
+        """Everything that happens to a frame by itself: T may be any portion of a clip's frames.
+
+        Args: as in `forward`; `padding_mask` is the same for every portion of a clip.
+        Returns: the box queries' findings in every layer, and mask features [B, T, 8, h, w].
+        Raises: ValueError naming the argument and its shape when it does not fit.
+        """
+        B = self._check_input(images, padding_mask)
+        memory, shapes, valid_shapes, valid_ratios = self.encode(images, padding_mask)
+        position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
+        reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
+        states = self.decoder.box_stream(
+            content.expand(B, 1, -1, -1),
+            position,
+            reference,
+            memory,
+            shapes,
+            valid_shapes,
+            valid_ratios,
+        )
+        return states, self.mask_features(memory, shapes)
+
+    def instance_stream(self, pooled: Tensor) -> list[Tensor]:
+        """The instance queries of clips whose frames have all been seen.
+
+        Args:
+            pooled: [D, B, Q, C], `TemporalPool.pooled()` of all frames.
+
+        Returns: D tensors [B, Q, C].
+        """
+        position, content = self.query_embed.weight.chunk(2, dim=1)
+        instance = content.expand(pooled.shape[1], -1, -1)
+        return self.decoder.instance_stream(instance, position, pooled)
+
+    def instance_heads(
+        self, instances: list[Tensor], last_layer_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [D, B, Q, K] and mask parameters [D, B, Q, G] of `instance_stream`'s result;
+        D = 1 with `last_layer_only`."""
+        kept = slice(-1, None) if last_layer_only else slice(None)
+        class_logits = [
+            head(x) for head, x in zip(self.class_embed[kept], instances[kept], strict=True)
+        ]
+        return torch.stack(class_logits), self.controller(torch.stack(instances[kept]))
 
     def encode(
         self, images: Tensor, padding_mask: Tensor | None
     ) -> tuple[Tensor, list[tuple[int, int]], Tensor | None, Tensor]:
         """Backbone, pyramid and encoder: frames on their own.
 
-        Returns: memory [B, T, S, C], L shapes (h, w), padding [B, T, S] or None,
+        Returns: memory [B, T, S, C], L shapes (h, w), valid_shapes [B, L, 2] int32 or None,
             valid_ratios [B, L, 2].
         """
         B, T = images.shape[:2]
@@ -146,12 +191,11 @@ class SeqFormer(nn.Module):
         )[:, None]  # [B or 1, 1, S, C]
         valid_ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
         reference = encoder_reference_points(shapes, valid_ratios)[:, None]
-        padding = None
+        valid_shapes = None
         if masked:
-            padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-            padding = padding[:, None].expand(B, T, -1)
-        memory = self.encoder(tokens, position, reference, shapes, padding)
-        return memory, shapes, padding, valid_ratios
+            valid_shapes = torch.stack([valid_shape(mask) for mask in masks], dim=1)
+        memory = self.encoder(tokens, position, reference, shapes, valid_shapes)
+        return memory, shapes, valid_shapes, valid_ratios
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> L maps [n, C, h_l, w_l], finest first."""
@@ -177,7 +221,8 @@ class SeqFormer(nn.Module):
         ]
         return self.mask_branch(*maps).unflatten(0, (B, T))
 
-    def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> tuple[int, int]:
+    def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
+        """Returns: B."""
         if images.dim() != 5 or images.shape[2] != 3:
             raise ValueError(f"images must be [B, T, 3, H, W], got {list(images.shape)}")
         if 0 in images.shape:
@@ -190,7 +235,7 @@ class SeqFormer(nn.Module):
                 f"images must be normalised floats, got {images.dtype}; divide by 255, subtract "
                 "the mean and divide by the deviation first"
             )
-        B, T, _, H, W = images.shape
+        B, _, _, H, W = images.shape
         if padding_mask is not None and (
             list(padding_mask.shape) != [B, H, W] or padding_mask.dtype != torch.bool
         ):
@@ -198,7 +243,26 @@ class SeqFormer(nn.Module):
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
             )
-        return B, T
+        # On a GPU, looking would wait for the device.
+        if (
+            padding_mask is not None
+            and padding_mask.device.type == "cpu"
+            and not is_rectangle(padding_mask)
+        ):
+            raise ValueError(
+                "padding_mask must be False in a rectangle at the top left of every clip and True "
+                "right of it and below it"
+            )
+        return B
+
+
+def mask_reference(reference: Tensor) -> Tensor:
+    """[..., 2 or 4] that entered a layer -> [..., 2] that masks are drawn relative to.
+
+    parity: masks are drawn relative to the reference that *entered* the layer, not to the box that
+    it predicts, after a round trip through logit and sigmoid.
+    """
+    return inverse_sigmoid(reference[..., :2]).sigmoid()
 
 
 def _input_projections(channels: tuple[int, ...], dim: int, num_levels: int) -> nn.ModuleList:
