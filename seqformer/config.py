@@ -115,7 +115,10 @@ class DataConfig:
     frame_range: int = 3
     """How far the two neighbours of a sampled frame may lie from it, in frames."""
     batch_size: int = 2
-    """Clips per process."""
+    """Clips that a process holds at once."""
+    global_batch_size: int = 0
+    """Clips of one optimiser step over all processes, a multiple of their number. A process whose
+    share exceeds `batch_size` accumulates gradients. 0: `batch_size` times the processes."""
     num_workers: int = 4
     """Decoding processes per training process; 0 decodes in the training process."""
     cache_frames: bool = False
@@ -126,6 +129,10 @@ class DataConfig:
         for name in ("num_frames", "batch_size", "frame_range"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.global_batch_size < 0:
+            raise ValueError(
+                f"data.global_batch_size must be at least 0, got {self.global_batch_size}"
+            )
         if (self.val_images is None) != (self.val_annotations is None):
             raise ValueError("give both --data.val-images and --data.val-annotations, or neither")
 

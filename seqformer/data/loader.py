@@ -183,20 +183,25 @@ def build_train_loader(
 ) -> tuple[DataLoader[ClipBatch], ClassMap]:
     """Loader of one training process, and what the outputs of the classifier stand for.
 
-    Call `loader.batch_sampler.set_epoch(epoch, start_batch)` before each pass. `len(loader)` counts
-    the batches of a whole epoch. Every process must give the same seed.
+    Call `loader.batch_sampler.set_epoch(epoch, start_step)` before each pass. A step takes
+    `loader.batch_sampler.micro_batches` batches of this loader, an epoch `steps_per_epoch` steps.
+    Every process must give the same seed.
 
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
     annotations = load_annotation_file(config.train_annotations, require_annotations=True)
     classes = build_class_map(annotations, config.class_layout)
     clips = YTVISClips(annotations, config.train_images, classes, config, seed)
-    sampler = ClipBatchSampler(len(clips), config.batch_size, seed, rank, world_size)
-    if len(sampler) == 0:
+    global_batch_size = config.global_batch_size or config.batch_size * world_size
+    sampler = ClipBatchSampler(
+        len(clips), global_batch_size, seed, rank, world_size, micro_batch_size=config.batch_size
+    )
+    if sampler.steps_per_epoch == 0:
+        setting = "global-batch-size" if config.global_batch_size else "batch-size"
         raise ValueError(
             f"{config.train_annotations} has {len(clips)} frames, fewer than the "
-            f"{config.batch_size * world_size} clips of one step ({config.batch_size} per process "
-            f"x {world_size}); lower --data.batch-size or add videos"
+            f"{global_batch_size} clips of one step over {world_size} process(es); lower "
+            f"--data.{setting} or add videos"
         )
     if rank == 0:
         logger.info(

@@ -117,7 +117,9 @@ class Trainer:
             config.data, seed=config.seed, rank=parallel.rank, world_size=parallel.world_size
         )
         self.validation_set = ValidationSet.from_config(config.data)
-        self.steps_per_epoch = len(self.loader)
+        if self.loader.batch_sampler.micro_batches > 1:
+            raise ValueError("gradients are not accumulated yet; leave --data.global-batch-size 0")
+        self.steps_per_epoch = self.loader.batch_sampler.steps_per_epoch
         self.total_steps = config.max_steps or config.epochs * self.steps_per_epoch
         self.config = replace(
             config, model=replace(config.model, num_classes=self.classes.num_classes)

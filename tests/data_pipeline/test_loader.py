@@ -134,6 +134,14 @@ def test_two_processes_share_the_batches_of_one(small):
             assert torch.equal(mine["boxes"], theirs["boxes"])
 
 
+def test_micro_batches_of_a_process_make_up_its_share(small):
+    (whole,) = batches_of(config_of(small, batch_size=12))
+    config = config_of(small, batch_size=4, global_batch_size=12)
+    parts = [batches_of(config, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [len(batch.ids) for part in parts for batch in part] == [3, 3, 3, 3]
+    assert [name for part in parts for batch in part for name in batch.ids] == whole.ids
+
+
 def test_reading_leaves_the_global_generator_alone(small):
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -83,13 +83,14 @@ class TinyLoader:
         self, batch_size: int, rank: int = 0, world_size: int = 1, length: int = 3
     ) -> None:
         self.batch_sampler = self
-        self.length = length
+        self.length = self.steps_per_epoch = length
+        self.micro_batches = 1
         self.clips = range(rank * batch_size, (rank + 1) * batch_size)
         self.world_size = world_size
         self.epoch = self.start_batch = 0
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        self.epoch, self.start_batch = epoch, start_batch
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        self.epoch, self.start_batch = epoch, start_step
 
     def __len__(self) -> int:
         return self.length
