@@ -24,9 +24,10 @@ def run(argv: Sequence[str]) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
     from seqformer.trainer.bad_steps import NonFiniteLossError
     from seqformer.trainer.checkpoint import CheckpointError
+    from seqformer.trainer.errors import DataError, SetupError
     from seqformer.trainer.parallel import LostProcessError, rank_from_environment
     from seqformer.trainer.progress import setup_logging
-    from seqformer.trainer.trainer import DataError, SetupError, train
+    from seqformer.trainer.trainer import train
 
     setup_logging(is_main=rank_from_environment() == 0)
     try:

@@ -27,10 +27,11 @@ from seqformer.inference.results import load_results, write_json
 from seqformer.inference.sources import listed_videos
 from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
+from seqformer.trainer.errors import DataError, SetupError, setup_errors
 from seqformer.trainer.parallel import LostProcessError, local_rendezvous
 from seqformer.trainer.progress import setup_logging
 from seqformer.trainer.run_folder import prepare_output
-from seqformer.trainer.trainer import DataError, SetupError, setup_errors, train
+from seqformer.trainer.trainer import train
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,9 @@ pixels), so whatever makes coordinates, logits or mask-head weights computes in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -65,7 +67,7 @@ def use_tf32(allowed: bool) -> None:
 
 
 def keep_float32_islands(model: SeqFormer) -> None:
-    """Make what yields coordinates, logits and mask weights ignore autocast. In place."""
+    """Make what yields coordinates, logits and mask weights, and all norms, ignore autocast."""
     heads: list[nn.Module] = [model.reference_points, *model.class_embed]
     for mlp in (model.controller, *model.decoder.bbox_embed):
         heads += mlp.layers
@@ -74,14 +76,35 @@ def keep_float32_islands(model: SeqFormer) -> None:
     for name, module in model.named_modules():
         if name.endswith("sampling_offsets"):
             heads.append(module)
+        elif isinstance(module, nn.LayerNorm):
+            _keep_float32(module, partial(_layer_norm, module))
+        elif isinstance(module, nn.GroupNorm):
+            _keep_float32(module, partial(_group_norm, module))
     for linear in heads:
-        _keep_float32(linear)
+        _keep_float32(linear, partial(_linear, linear))
 
 
-def _keep_float32(linear: nn.Module) -> None:
+def _keep_float32(module: nn.Module, compute: Callable[[Tensor], Tensor]) -> None:
     def forward(x: Tensor) -> Tensor:
-        # Under FSDP's policy the gathered weights themselves can be in the low format.
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), linear.weight.float(), linear.bias.float())
+            return compute(x.float())
 
-    linear.forward = forward
+    module.forward = forward
+
+
+# Under FSDP's policy the gathered weights themselves can be in the low format.
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, module.weight.float(), module.bias.float())
+
+
+def _layer_norm(module: nn.LayerNorm, x: Tensor) -> Tensor:
+    weight, bias = module.weight.float(), module.bias.float()
+    return F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+
+
+def _group_norm(module: nn.GroupNorm, x: Tensor) -> Tensor:
+    return F.group_norm(
+        x, module.num_groups, module.weight.float(), module.bias.float(), module.eps
+    )

@@ -33,7 +33,7 @@ def apply_regions(
         model: changed in place.
         recompute: parts whose blocks keep only their inputs for the backward pass.
         compile: parts whose blocks go through torch.compile.
-        channels_last: memory layout of a convolutional backbone.
+        channels_last: memory layout of the maps in a convolutional backbone.
     """
     for part in compile:
         for block, name in _blocks(model, part):
@@ -42,7 +42,7 @@ def apply_regions(
         for block, name in _blocks(model, part):
             setattr(block, name, _recomputed(getattr(block, name)))
     if channels_last:
-        model.backbone.to(memory_format=torch.channels_last)
+        # Weights keep their layout, which FSDP and DDP's buckets ask for; maps follow the input.
         model.backbone.register_forward_pre_hook(_with_channels_last)
 
 

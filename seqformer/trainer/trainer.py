@@ -8,23 +8,20 @@ step), so a checkpoint needs neither, and a resumed run equals an uninterrupted 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
 from seqformer.config import TrainConfig, config_to_dict
-from seqformer.criterion import SetCriterion
 from seqformer.data.loader import build_train_loader
 from seqformer.inference.results import write_json
-from seqformer.model import build_model_from_config, load_backbone_weights, load_weights
 from seqformer.structures import ClassMap, ClipBatch
+from seqformer.trainer.assemble import assemble, seed_all
 from seqformer.trainer.bad_steps import BadSteps, NonFiniteLossError
 from seqformer.trainer.best import BestScore
 from seqformer.trainer.checkpoint import (
@@ -34,21 +31,19 @@ from seqformer.trainer.checkpoint import (
     optimizer_tensors,
     read_run,
 )
+from seqformer.trainer.errors import DataError, setup_errors
 from seqformer.trainer.export import export_weights
-from seqformer.trainer.optim import apply_schedule, build_optimizer
+from seqformer.trainer.optim import apply_schedule
 from seqformer.trainer.parallel import (
     LostProcessError,
     Parallel,
-    build_replica,
     communication_errors,
     parallel_session,
 )
-from seqformer.trainer.precision import Precision, keep_float32_islands, use_tf32
 from seqformer.trainer.progress import LOG_NAME, Clock, LossWindow, RunLog, memory_gb, plot_losses
-from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.run_folder import check_same_run, prepare_output
 from seqformer.trainer.signals import StopRequest
-from seqformer.trainer.step import TrainingStep, is_finite
+from seqformer.trainer.step import is_finite
 from seqformer.trainer.validate import ValidationSet
 
 logger = logging.getLogger(__name__)
@@ -78,26 +73,6 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
             parallel = stack.enter_context(parallel_session(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
-
-
-class SetupError(Exception):
-    """A run cannot begin; the message says why and what to do about it."""
-
-
-class DataError(Exception):
-    """A clip could not be read in the middle of a run; the message names the file."""
-
-
-@contextmanager
-def setup_errors() -> Iterator[None]:
-    """Inside, a ValueError or OSError is the user's to mend: it becomes a SetupError.
-
-    In the training loop the same types would be bugs or broken files, and keep their traceback.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise SetupError(str(error)) from error
 
 
 class Trainer:
@@ -147,7 +122,10 @@ class Trainer:
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        self._build(is_new=saved is None)
+        assembly = assemble(self.config, parallel, is_new=saved is None)
+        self.model, self.replica = assembly.model, assembly.replica
+        self.optimizer, self.precision = assembly.optimizer, assembly.precision
+        self.training_step = assembly.step
         self.step = 0
         self.window = LossWindow(parallel)
         self.clock = Clock()
@@ -162,45 +140,6 @@ class Trainer:
         self.checkpoints.protected = self.best.step
         if found is not None:
             self._restore(found, saved)
-
-    def _build(self, is_new: bool) -> None:
-        """The model under its engine, and what trains it."""
-        config, parallel = self.config, self.parallel
-        _seed(config.seed)  # the same weights on every process
-        model = build_model_from_config(config.model)
-        if is_new and config.weights is not None:
-            load_weights(model, config.weights, drop_class_heads=config.drop_class_heads)
-        elif is_new and config.backbone_weights is not None:
-            load_backbone_weights(model, config.backbone_weights)
-        self.model = model.to(self.device)
-        sharded = parallel.world_size > 1 and config.parallel in ("fsdp", "hsdp")
-        self.precision = Precision(config.precision, self.device, caches_weights=not sharded)
-        use_tf32(config.tf32)
-        if self.precision.low is not None:
-            keep_float32_islands(model)
-        apply_regions(
-            model,
-            recompute=config.recompute,
-            compile=config.compile,
-            channels_last=config.channels_last,
-        )
-        self.replica = build_replica(
-            model,
-            config.parallel,
-            parallel,
-            low_precision=self.precision.low,
-            reshard=config.reshard,
-            replicas=config.hsdp_replicas,
-        )
-        self.optimizer = build_optimizer(model, config.optim)
-        self.training_step = TrainingStep(
-            self.replica,
-            SetCriterion.from_config(config.loss),
-            self.optimizer,
-            self.precision,
-            clip_max_norm=config.optim.clip_max_norm,
-            frame_chunk=config.frame_chunk,
-        )
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, then validate. Returns: the metrics; empty without any, and
@@ -251,7 +190,7 @@ class Trainer:
         self.loader.batch_sampler.set_epoch(epoch, start_step)
         batches = iter(self.loader)
         for _ in range(start_step, self.steps_per_epoch):
-            _seed(self.config.seed, self.step, self.parallel.rank)
+            seed_all(self.config.seed, self.step, self.parallel.rank)
             micro_batches = self._next(batches)
             count = sum(len(t["labels"]) for batch in micro_batches for t in batch.targets)
             num_instances, asked_to_stop = self.parallel.host_sum(
@@ -488,11 +427,3 @@ def _with_global_batch(config: TrainConfig, size: int) -> TrainConfig:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _seed(seed: int, step: int = 0, rank: int = 0) -> None:
-    """Every generator of this process, for one step."""
-    number = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)

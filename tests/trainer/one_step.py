@@ -13,7 +13,7 @@ from seqformer.criterion import SetCriterion
 from seqformer.model import build_model_from_config
 from seqformer.trainer.optim import build_optimizer
 from seqformer.trainer.parallel import Parallel, build_replica
-from seqformer.trainer.precision import Precision
+from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
 from tests.trainer.tiny import make_batch, tiny_model_config
@@ -29,6 +29,7 @@ def build_step(
     frame_chunk: int = 0,
     dtype: torch.dtype = torch.float64,
     regions: dict[str, Any] | None = None,
+    precision: str = "fp32",
     clip_max_norm: float = 0.0,
     optim: OptimConfig | None = None,
     **model_changes: Any,
@@ -38,12 +39,15 @@ def build_step(
     model = build_model_from_config(replace(tiny_model_config(), **model_changes)).to(dtype)
     model.train()
     apply_regions(model, **(regions or {}))
-    replica = build_replica(model, mode, parallel)
+    how = Precision(precision, parallel.device, caches_weights=mode == "ddp")
+    if how.low is not None:
+        keep_float32_islands(model)
+    replica = build_replica(model, mode, parallel, low_precision=how.low)
     return TrainingStep(
         replica,
         SetCriterion(),
         build_optimizer(model, optim or OptimConfig()),
-        Precision("fp32", parallel.device),
+        how,
         clip_max_norm=clip_max_norm,
         frame_chunk=frame_chunk,
     )

@@ -15,11 +15,12 @@ from seqformer.trainer.checkpoint import (
     complete_checkpoints,
     write_atomically,
 )
+from seqformer.trainer.errors import SetupError
 from seqformer.trainer.export import export_checkpoint
 from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.progress import read_training_lines
 from seqformer.trainer.run_folder import prepare_output
-from seqformer.trainer.trainer import SetupError, Trainer, train
+from seqformer.trainer.trainer import Trainer, train
 from tests.trainer.tiny import CLASSES, tiny_config, tiny_model_config
 
 ONE = Parallel()

@@ -8,7 +8,8 @@ from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.trainer.checkpoint import complete_checkpoints, read_run
 from seqformer.trainer.cli import run
-from seqformer.trainer.trainer import DataError, train
+from seqformer.trainer.errors import DataError
+from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
 

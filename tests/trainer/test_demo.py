@@ -8,8 +8,8 @@ import pytest
 from seqformer.config import DemoConfig, EvalConfig, presets
 from seqformer.trainer import demo
 from seqformer.trainer.demo import choose_processes, run_demo
+from seqformer.trainer.errors import SetupError
 from seqformer.trainer.progress import read_training_lines
-from seqformer.trainer.trainer import SetupError
 from tests.trainer.tiny import tiny_model_config
 
 

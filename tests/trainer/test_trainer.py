@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seqformer.model import model_from_checkpoint
-from seqformer.trainer import step, trainer
+from seqformer.trainer import assemble, step, trainer
 from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.progress import (
@@ -137,7 +137,7 @@ def test_weights_that_an_update_broke_are_not_saved(tiny_data, tmp_path, monkeyp
                 self.replica.model.level_embed.data.fill_(math.inf)
             return losses
 
-    monkeypatch.setattr(trainer, "TrainingStep", Overflowing)
+    monkeypatch.setattr(assemble, "TrainingStep", Overflowing)
     with pytest.raises(NonFiniteLossError, match=r"step 2: the update made weights.*of step 1"):
         train(tiny_config(tmp_path / "run", max_steps=9, checkpoint_every=1))
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000001"]

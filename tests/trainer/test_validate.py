@@ -8,8 +8,9 @@ import pytest
 
 from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.trainer.errors import SetupError
 from seqformer.trainer.progress import read_training_lines
-from seqformer.trainer.trainer import SetupError, train
+from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
 
