@@ -77,19 +77,20 @@ def keep_float32_islands(model: SeqFormer) -> None:
         if name.endswith("sampling_offsets"):
             heads.append(module)
         elif isinstance(module, nn.LayerNorm):
-            _keep_float32(module, partial(_layer_norm, module))
+            _keep_float32(module, _layer_norm)
         elif isinstance(module, nn.GroupNorm):
-            _keep_float32(module, partial(_group_norm, module))
+            _keep_float32(module, _group_norm)
     for linear in heads:
-        _keep_float32(linear, partial(_linear, linear))
+        _keep_float32(linear, _linear)
 
 
-def _keep_float32(module: nn.Module, compute: Callable[[Tensor], Tensor]) -> None:
-    def forward(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return compute(x.float())
+def _keep_float32(module: nn.Module, compute: Callable[..., Tensor]) -> None:
+    module.forward = partial(_in_float32, compute, module)
 
-    module.forward = forward
+
+def _in_float32(compute: Callable[..., Tensor], module: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return compute(module, x.float())
 
 
 # Under FSDP's policy the gathered weights themselves can be in the low format.

@@ -10,11 +10,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Inside the block, the first of these signals is remembered instead of ending the process.
+    """Inside the block, these signals are remembered instead of ending the process.
 
-    The training loop looks after every step. A second signal has its usual effect, so that a run
-    that hangs can still be ended. Outside the main thread, where Python delivers no signals, it
-    does nothing.
+    The training loop looks after every step. More of them change nothing: a scheduler and torchrun
+    may both send one. Outside the main thread, where Python delivers no signals, it does nothing.
 
     Attributes:
         received: name of the signal that came; None so far.
@@ -35,13 +34,8 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

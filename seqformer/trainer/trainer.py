@@ -334,9 +334,13 @@ class Trainer:
         """Score the validation set, where there is one; rank 0 writes metrics.json."""
         if self.validation_set is None:
             return {}
-        with self.clock.paused(), self.replica.whole_weights() as model:
+        with self.clock.paused():
             metrics = self.validation_set.score(
-                model, self.classes, self.config.eval, self.parallel, self.config.output
+                self.replica.plain_copy(),
+                self.classes,
+                self.config.eval,
+                self.parallel,
+                self.config.output,
             )
         ap = self.parallel.gather(metrics.get("AP"))[0]
         if ap is None:

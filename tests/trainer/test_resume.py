@@ -81,7 +81,8 @@ class Interrupting(TinyLoader):
 
 
 def be_asked_to_stop():
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):  # by the scheduler and by torchrun
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def be_asked_by_the_scheduler():

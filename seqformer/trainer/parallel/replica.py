@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from seqformer.model import SeqFormer
@@ -100,20 +101,16 @@ class Replica:
             parts = flat.split([g.numel() for g in alike])
             torch._foreach_copy_(alike, [p.view_as(g) for p, g in zip(parts, alike, strict=True)])
 
-    @contextmanager
-    def whole_weights(self) -> Iterator[SeqFormer]:
-        """Inside, the model can be used as it is, without doors: every unit is gathered."""
-        if not self.is_sharded:
-            yield self.model
-            return
-        units = [m for m in self.doors.modules() if isinstance(m, FSDPModule)]
-        for unit in units:
-            unit.unshard()
-        try:
-            yield self.model
-        finally:
-            for unit in units:
-                unit.reshard()
+    def plain_copy(self) -> SeqFormer:
+        """The model as one process would have it, with whole weights of its own, for inference:
+        processes may then use theirs as often as each likes. All processes take part."""
+        config = replace(self.model.config, dropout=0.0, drop_path=0.0)
+        with torch.device(self.parallel.device):
+            copy = SeqFormer(config)
+        own = copy.state_dict()
+        for name, tensor in self.model.state_dict().items():
+            own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+        return copy.eval()
 
 
 def build_replica(

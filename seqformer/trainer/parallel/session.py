@@ -193,8 +193,15 @@ def parallel_session(
             control=dist.new_group(backend="gloo", timeout=timeout),
             storage=dist.new_group(backend="gloo", timeout=timeout),
         )
-    finally:
+    except LostProcessError:
+        # NCCL's own end waits for everyone, the lost process included; the program ends anyway.
+        if chosen.type == "cpu":
+            dist.destroy_process_group()
+        raise
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _stay_on_this_machine() -> None:
