@@ -266,7 +266,10 @@ class TrainConfig:
     seed: int = 42
     """Seed of weights, sampling, augmentation and dropout (there each process adds its rank)."""
     resume: bool = False
-    """Continue from the newest checkpoint in `output`."""
+    """Continue from the newest checkpoint in `output`, on any number of processes."""
+    auto_resume: bool = False
+    """Continue if `output` has a checkpoint, else begin. On without asking in a run that torchrun
+    or SLURM started again."""
     weights: Path | None = None
     """Start from this checkpoint (released files or ours)."""
     drop_class_heads: bool = True
@@ -275,12 +278,46 @@ class TrainConfig:
     """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    parallel: Literal["ddp", "fsdp", "hsdp", "none"] = "ddp"
+    """How several processes share the work. ddp: the whole model on each. fsdp: parameters,
+    gradients and optimiser in shares. hsdp: shares inside a machine, repeated on every machine."""
+    reshard: bool = True
+    """Under fsdp and hsdp, free gathered parameters after the forward pass and gather them again
+    for the backward pass: less memory, more traffic."""
+    hsdp_replicas: int = 0
+    """Under hsdp, groups that repeat one another; 0: one per machine."""
+    timeout_minutes: float = 30.0
+    """A process that does not answer the others for so long ends the run."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Format of matrix products and convolutions; fp16 (V100) scales the loss. Coordinates, heads,
+    losses, weights and optimiser stay float32."""
+    tf32: bool = True
+    """Let float32 products of Ampere and later GPUs round their inputs to 10 bits."""
+    recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = ()
+    """Parts whose blocks keep only their inputs for the backward pass and are computed again."""
+    frame_chunk: int = 0
+    """Frames of a clip that are computed at once, for long clips: gradients stay exact, memory that
+    of so many frames, time about one forward pass more. 0: all frames."""
+    channels_last: bool = False
+    """Store the maps of a convolutional backbone with channels innermost."""
+    compile: tuple[Literal["backbone", "encoder", "decoder"], ...] = ()
+    """Parts whose blocks go through torch.compile."""
+    memory_report: bool = False
+    """Print what parameters, gradients, optimiser, activations and workspace take, and stop."""
+    profile: bool = False
+    """Profile a few steps, write a trace and a table to `output`/profile, and stop."""
     log_every: int = 10
     """Steps between lines of the log."""
+    tensorboard: bool = False
+    """Also write scalars, and masks drawn on validation clips, for TensorBoard."""
     checkpoint_every: int = 1000
     """Steps between checkpoints (one is also written after each epoch and at the end)."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay; that of the best AP stays besides."""
     eval_every_epochs: int = 0
     """Epochs between validations where a validation set is given; 0 validates at the end only."""
+    max_skipped_steps: int = 10
+    """Steps with a loss or gradient that is not finite, which are skipped, before the run stops."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -292,11 +329,14 @@ class TrainConfig:
             raise ValueError(
                 f"max_steps must be >= 0 and epochs >= 1, got {self.max_steps} and {self.epochs}"
             )
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.eval_every_epochs < 0:
-            raise ValueError(f"eval_every_epochs must be >= 0, got {self.eval_every_epochs}")
+        for name in ("eval_every_epochs", "max_skipped_steps", "frame_chunk", "hsdp_replicas"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.timeout_minutes <= 0:
+            raise ValueError(f"timeout_minutes must be positive, got {self.timeout_minutes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,6 +417,7 @@ def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
             model=ModelConfig(backbone=backbone, dropout=0.1, drop_path=0.3 if swin else 0.0),
             data=DataConfig(
                 class_layout="published",
+                global_batch_size=16,
                 coco_images=Path("data/coco/train2017"),
                 coco_annotations=Path("data/coco/annotations/coco_keepfor_ytvis2019.json"),
             ),

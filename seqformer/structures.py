@@ -7,7 +7,7 @@ h x w = size of the finest feature level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
 import torch
@@ -86,6 +86,18 @@ class ClipOutput:
     reference_points: Tensor
     mask_features: Tensor
     mask_stride: int
+
+    def float(self) -> ClipOutput:
+        """The same with half-precision numbers as float32; wider ones stay as they are."""
+        wide = lambda v: v.to(torch.promote_types(v.dtype, torch.float32))  # noqa: E731
+        return replace(self, **{name: wide(v) for name, v in self._tensors().items()})
+
+    def total(self) -> Tensor:
+        """The sum of everything, attached to whatever made it."""
+        return torch.stack([v.sum() for v in self._tensors().values()]).sum()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "mask_stride"}
 
 
 @dataclass(frozen=True)
