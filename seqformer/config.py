@@ -1,7 +1,8 @@
 """Every setting of a run: frozen dataclasses, the named presets, and nowhere else a default.
 
-Those of the training data are in `config_data.py` and imported here. The text under a field is its `--help`. `train.py PRESET --data.num-frames 3` overrides one field of
-a preset. Conflicts are refused here, in words, before anything starts.
+Those of the training data are in `config_data.py` and imported here. The text under a field is its
+`--help`. `train.py PRESET --data.num-frames 3` overrides one field of a preset. Conflicts are
+refused here, in words, before anything starts.
 """
 
 from __future__ import annotations
