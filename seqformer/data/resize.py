@@ -41,8 +41,11 @@ def needed(
     """Rows and columns of an image of size `old` which the window of its resize is made of."""
     spans = []
     for old_side, new_side, first, count in _sides(old, size, window):
-        starts, stops, _ = _weights(old_side, new_side)
-        spans.append(slice(int(starts[first]), int(stops[first + count - 1])))
+        if old_side == new_side:
+            spans.append(slice(first, first + count))
+        else:
+            starts, stops, _ = _weights(old_side, new_side)
+            spans.append(slice(int(starts[first]), int(stops[first + count - 1])))
     return spans[0], spans[1]
 
 
