@@ -1,7 +1,8 @@
 """Every setting of a run: frozen dataclasses, the named presets, and nowhere else a default.
 
-The text under a field is its `--help`. `train.py PRESET --data.num-frames 3` overrides one field of
-a preset. Conflicts are refused here, in words, before anything starts.
+Those of the training data are in `config_data.py` and imported here. The text under a field is its
+`--help`. `train.py PRESET --data.num-frames 3` overrides one field of a preset. Conflicts are
+refused here, in words, before anything starts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from seqformer.config_data import AugmentConfig, DataConfig
 
 BackboneName = Literal[
     "resnet50",
@@ -71,63 +74,6 @@ class ModelConfig:
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Training augmentation, the same geometry for all frames of a clip. Defaults as published."""
-
-    flip_prob: float = 0.5
-    """Probability of a horizontal flip."""
-    photometric: bool = True
-    """Brightness, contrast, saturation, hue and channel order, drawn per frame."""
-    short_sides: tuple[int, ...] = (288, 320, 352, 392, 416, 448, 480, 512)
-    """Candidate lengths of the shorter side in pixels."""
-    max_long_side: int = 768
-    """Upper bound of the longer side in pixels."""
-    crop_prob: float = 0.5
-    """Probability of resize, crop, resize instead of one resize."""
-    crop_resize_short_sides: tuple[int, ...] = (400, 500, 600)
-    """Candidate lengths of the shorter side before cropping."""
-    crop_min: int = 384
-    """Smallest crop side in pixels."""
-    crop_max: int = 600
-    """Largest crop side in pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the clips come from."""
-
-    train_images: Path = Path("data/ytvis2019/train/JPEGImages")
-    """Folder that the training annotation's `file_names` are relative to."""
-    train_annotations: Path = Path("data/ytvis2019/annotations/instances_train_sub.json")
-    """Training annotation file in YouTube-VIS layout."""
-    val_images: Path | None = None
-    """Frames folder of the validation set; none means no validation during training."""
-    val_annotations: Path | None = None
-    """Validation annotation file; it must hold `annotations` to give an AP."""
-    class_layout: Literal["from_data", "published"] = "from_data"
-    """from_data: one output per category of the annotation file, any ids. published: 42 outputs,
-    output index = category id, as released weights have it."""
-    num_frames: int = 5
-    """T, frames per clip."""
-    frame_range: int = 3
-    """How far the two neighbours of a sampled frame may lie from it, in frames."""
-    batch_size: int = 2
-    """Clips per process."""
-    num_workers: int = 4
-    """Decoding processes per training process; 0 decodes in the training process."""
-    cache_frames: bool = False
-    """Keep decoded frames and masks in memory (small sets only)."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("num_frames", "batch_size", "frame_range"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if (self.val_images is None) != (self.val_annotations is None):
-            raise ValueError("give both --data.val-images and --data.val-annotations, or neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +157,10 @@ class TrainConfig:
     seed: int = 42
     """Seed of weights, sampling, augmentation and dropout (there each process adds its rank)."""
     resume: bool = False
-    """Continue from the newest checkpoint in `output`."""
+    """Continue from the newest checkpoint in `output`, on any number of processes."""
+    auto_resume: bool = False
+    """Continue if `output` has a checkpoint, else begin. On without asking in a run that torchrun
+    or SLURM started again."""
     weights: Path | None = None
     """Start from this checkpoint (released files or ours)."""
     drop_class_heads: bool = True
@@ -220,12 +169,46 @@ class TrainConfig:
     """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    parallel: Literal["ddp", "fsdp", "hsdp", "none"] = "ddp"
+    """How several processes share the work. ddp: the whole model on each. fsdp: parameters,
+    gradients and optimiser in shares. hsdp: shares inside a machine, repeated on every machine."""
+    reshard: bool = True
+    """Under fsdp and hsdp, free gathered parameters after the forward pass and gather them again
+    for the backward pass: less memory, more traffic."""
+    hsdp_replicas: int = 0
+    """Under hsdp, groups that repeat one another; 0: one per machine."""
+    timeout_minutes: float = 30.0
+    """A process that does not answer the others for so long ends the run."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Format of matrix products and convolutions; fp16 (V100) scales the loss. Coordinates, heads,
+    losses, weights and optimiser stay float32."""
+    tf32: bool = True
+    """Let float32 products of Ampere and later GPUs round their inputs to 10 bits."""
+    recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = ()
+    """Parts whose blocks keep only their inputs for the backward pass and are computed again."""
+    frame_chunk: int = 0
+    """Frames of a clip that are computed at once, for long clips: gradients stay exact, memory that
+    of so many frames, time about one forward pass more. 0: all frames."""
+    channels_last: bool = False
+    """Store the maps of a convolutional backbone with channels innermost."""
+    compile: tuple[Literal["backbone", "encoder", "decoder"], ...] = ()
+    """Parts whose blocks go through torch.compile."""
+    memory_report: bool = False
+    """Print what parameters, gradients, optimiser, activations and workspace take, and stop."""
+    profile: bool = False
+    """Profile a few steps, write a trace and a table to `output`/profile, and stop."""
     log_every: int = 10
     """Steps between lines of the log."""
+    tensorboard: bool = False
+    """Also write scalars, and masks drawn on validation clips, for TensorBoard."""
     checkpoint_every: int = 1000
     """Steps between checkpoints (one is also written after each epoch and at the end)."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay; that of the best AP stays besides."""
     eval_every_epochs: int = 0
     """Epochs between validations where a validation set is given; 0 validates at the end only."""
+    max_skipped_steps: int = 10
+    """Steps with a loss or gradient that is not finite, which are skipped, before the run stops."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -237,11 +220,14 @@ class TrainConfig:
             raise ValueError(
                 f"max_steps must be >= 0 and epochs >= 1, got {self.max_steps} and {self.epochs}"
             )
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.eval_every_epochs < 0:
-            raise ValueError(f"eval_every_epochs must be >= 0, got {self.eval_every_epochs}")
+        for name in ("eval_every_epochs", "max_skipped_steps", "frame_chunk", "hsdp_replicas"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.timeout_minutes <= 0:
+            raise ValueError(f"timeout_minutes must be positive, got {self.timeout_minutes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +284,8 @@ def config_from_dict(cls: type, state: dict) -> Any:
         if kind is not None:
             value = config_from_dict(kind, value)
         elif isinstance(value, list):
-            value = tuple(value)
+            is_path = "Path" in str(known[name].type)
+            value = tuple(Path(v) if is_path else v for v in value)
         elif isinstance(value, str) and "Path" in str(known[name].type):
             value = Path(value)
         values[name] = value
@@ -319,7 +306,12 @@ def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
     return replace(
         TrainConfig(
             model=ModelConfig(backbone=backbone, dropout=0.1, drop_path=0.3 if swin else 0.0),
-            data=DataConfig(class_layout="published"),
+            data=DataConfig(
+                class_layout="published",
+                global_batch_size=16,
+                coco_images=Path("data/coco/train2017"),
+                coco_annotations=Path("data/coco/annotations/coco_keepfor_ytvis2019.json"),
+            ),
         ),
         **changes,
     )
@@ -393,12 +385,19 @@ def _mini() -> TrainConfig:
 def presets() -> dict[str, tuple[str, TrainConfig]]:
     """name -> (one line of help, config)."""
     r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
-    r50_ablation = replace(r50_ablation, optim=OptimConfig(lr_drop_epochs=(2, 10)))
+    r50_ablation = replace(
+        r50_ablation,
+        optim=OptimConfig(lr_drop_epochs=(2, 10)),
+        data=replace(r50_ablation.data, coco_images=None, coco_annotations=None),
+    )
     return {
         "demo": ("Minutes on a CPU: synthetic videos, small model, AP and pictures", _demo()),
         "mini": ("The demo's model on your own data, from scratch", _mini()),
         "r50_ablation": ("ResNet-50, YouTube-VIS only (paper's ablations)", r50_ablation),
-        "r50": ("ResNet-50", _published("resnet50", output=Path("runs/r50"))),
+        "r50": (
+            "ResNet-50, YouTube-VIS and COCO jointly, as all below",
+            _published("resnet50", output=Path("runs/r50")),
+        ),
         "r101": ("ResNet-101", _published("resnet101", output=Path("runs/r101"))),
         "x101": (
             "ResNeXt-101 32x8d",

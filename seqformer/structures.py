@@ -7,7 +7,7 @@ h x w = size of the finest feature level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
 import torch
@@ -36,12 +36,14 @@ class ClipBatch:
         padding_mask: [B, H, W] bool, True on padding (frames of a clip share their size).
         targets: one `ClipTargets` per clip.
         ids: one readable origin per clip ("video 12, frames 3 5 9"), for messages.
+        broken: what was wrong with items that were skipped on the way.
     """
 
     images: Tensor
     padding_mask: Tensor
     targets: list[ClipTargets]
     ids: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch with every tensor on `device`."""
@@ -84,6 +86,18 @@ class ClipOutput:
     reference_points: Tensor
     mask_features: Tensor
     mask_stride: int
+
+    def float(self) -> ClipOutput:
+        """The same with half-precision numbers as float32; wider ones stay as they are."""
+        wide = lambda v: v.to(torch.promote_types(v.dtype, torch.float32))  # noqa: E731
+        return replace(self, **{name: wide(v) for name, v in self._tensors().items()})
+
+    def total(self) -> Tensor:
+        """The sum of everything, attached to whatever made it."""
+        return torch.stack([v.sum() for v in self._tensors().values()]).sum()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "mask_stride"}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..boxes import cxcywh_to_xyxy, generalized_box_iou
 from ..config import LossConfig
 from ..model.masks import render_masks
 from ..structures import ClipOutput, ClipTargets
-from .losses import dice, scatter_one_hot, sigmoid_focal
+from .losses import at_least_float32, dice, scatter_one_hot, sigmoid_focal
 from .matcher import HungarianMatcher, Matches
 
 
@@ -41,8 +41,8 @@ class SetCriterion:
         Args:
             output: of the model in training form (all decoder layers).
             targets: one per clip.
-            num_instances: normaliser, the mean instance count per process, at least 1; None counts
-                this batch.
+            num_instances: normaliser, positive; None takes the instances of this batch, at least
+                1. In training it is the count of the global batch, over the number of processes.
 
         Returns: `loss_ce`, `loss_bbox`, `loss_giou`, `loss_mask`, `loss_dice` of the last layer,
             the same with `_0`, `_1`, ... of the earlier ones, and the log values `class_error`,
@@ -62,6 +62,13 @@ class SetCriterion:
         for name, value in per_layer.items():
             losses |= _named_by_layer(name, value / num_instances)
         return losses | self._log_values(output, targets, matches)
+
+    def names(self, num_layers: int) -> list[str]:
+        """What `__call__` returns for D decoder layers, by name."""
+        layered = ("loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice")
+        unnamed = torch.zeros(num_layers)
+        names = [n for kind in layered for n in _named_by_layer(kind, unnamed)]
+        return [*names, "class_error", *_named_by_layer("cardinality_error", unnamed)]
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
         """The number to minimise; log values take no part."""
@@ -83,7 +90,7 @@ class SetCriterion:
     def _class_loss(
         self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
     ) -> Tensor:
-        logits = output.class_logits.float()
+        logits = at_least_float32(output.class_logits)
         labels = torch.cat([t["labels"] for t in targets])[matches.target]
         index = (matches.layer, matches.clip, matches.query, labels)
         one_hot = scatter_one_hot(logits.shape, index, logits)
@@ -93,7 +100,7 @@ class SetCriterion:
     def _box_losses(
         self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
     ) -> dict[str, Tensor]:
-        boxes = output.boxes.float().transpose(2, 3)  # [D, B, Q, T, 4]
+        boxes = at_least_float32(output.boxes).transpose(2, 3)  # [D, B, Q, T, 4]
         matched = boxes[matches.layer, matches.clip, matches.query]  # [N, T, 4]
         wanted = torch.cat([t["boxes"] for t in targets])[matches.target]
         # parity: frames in which an instance is absent count too, with their 1e-6 boxes.
@@ -113,13 +120,15 @@ class SetCriterion:
         ]  # [N, T, 2]
         # parity: in training the reference is scaled by the clip's own size, before padding.
         sizes = references.new_tensor([[t["size"][1], t["size"][0]] for t in targets])
-        logits = render_masks(
-            output.mask_features,
-            params,
-            references * sizes[matches.clip][:, None],
-            matches.clip,
-            output.mask_stride,
-        ).float()
+        logits = at_least_float32(
+            render_masks(
+                output.mask_features,
+                params,
+                references * sizes[matches.clip][:, None],
+                matches.clip,
+                output.mask_stride,
+            )
+        )
         masks = _subsampled_masks(targets, logits.shape[-2:], output.mask_stride // 2)
         wanted = masks[matches.target].to(logits.dtype).flatten(1)
         logits = logits.flatten(1)

@@ -18,12 +18,22 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ..config import ModelConfig, config_from_dict, config_to_dict
 from ..structures import ClassMap
 from .backbone import BACKBONES
-from .convert import identify_backbone, identify_config, num_classes, published_name, to_published
+from .convert import (
+    identify_backbone,
+    identify_config,
+    num_classes,
+    published_name,
+    to_published,
+    with_box_head_aliases,
+)
 from .seqformer import SeqFormer
 
 _PLAIN_CLASSES = [
@@ -229,6 +239,8 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
     if path.suffix == ".safetensors":
@@ -258,6 +270,30 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     return dict(content)
+
+
+def _read_folder(path: Path) -> dict[str, Any]:
+    """The weights in a checkpoint folder of a training run, without its optimiser."""
+    if not (path / "run.json").is_file():
+        raise ValueError(
+            f"{path} is not a checkpoint folder, it has no run.json; give a weights file, or a "
+            "folder like RUN/checkpoints/step_00001000"
+        )
+    try:
+        run = json.loads((path / "run.json").read_text())
+        described = FileSystemReader(path).read_metadata().state_dict_metadata
+        state = {
+            key: torch.empty(value.size, dtype=value.properties.dtype)
+            for key, value in described.items()
+            if key.startswith("model.")
+        }
+        dcp.load(state, checkpoint_id=path, no_dist=True)
+    except (json.JSONDecodeError, OSError, RuntimeError, CheckpointException) as error:
+        raise ValueError(
+            f"{path} is not a readable checkpoint: {_first_sentence(error)}; copy it again"
+        ) from error
+    state = {key.removeprefix("model."): value for key, value in state.items()}
+    return {"model": with_box_head_aliases(state), **run}
 
 
 def _first_sentence(error: Exception) -> str:

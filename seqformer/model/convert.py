@@ -37,6 +37,11 @@ def published_name(name: str) -> str:
 def to_published(model: nn.Module) -> dict[str, Tensor]:
     """The model's state under the published names, in the published order, aliases included."""
     state = {published_name(k): v.detach() for k, v in model.state_dict().items()}
+    return with_box_head_aliases(state)
+
+
+def with_box_head_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published names, each box head once -> each under both of its published names."""
     ordered = {}
     for key, value in state.items():
         ordered[key] = value

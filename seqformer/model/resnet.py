@@ -113,7 +113,7 @@ class ResNet(nn.Module):
         return maps
 
 
-class _MiniBlock(nn.Module):
+class MiniBlock(nn.Module):
     """Two 3x3 convolutions with GroupNorm around a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -147,7 +147,7 @@ class ResNetMini(nn.Module):
         self.stem = nn.Conv2d(3, 16, 5, 2, 2, bias=False)
         self.norm = nn.GroupNorm(8, 16)
         self.stages = nn.ModuleList(
-            _MiniBlock(inputs, outputs, 2)
+            MiniBlock(inputs, outputs, 2)
             for inputs, outputs in zip(self.channels[:-1], self.channels[1:], strict=True)
         )
         for conv in self.modules():

@@ -1,50 +1,42 @@
-"""Checkpoints: one file per run that the predictor, `--weights` and `--resume` all read.
+"""The checkpoints of a run: one folder each, written by all processes in the background.
 
-The layout follows the published files: `model` holds the published parameter names, `optimizer`,
-`lr_scheduler`, `epoch` and `args` are beside it. Everything in it is a tensor or a plain type, so
-`torch.load(weights_only=True)` reads it.
+`checkpoints/step_00000100/` holds tensors in the format of torch.distributed.checkpoint, under the
+published parameter names, and `run.json` with everything else. Any number of processes in any
+parallel mode can read it: every one takes the part that it keeps. A folder gets its name only when
+it is complete, so whatever has the name can be read.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import random
+import shutil
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
-from seqformer.config import TrainConfig, config_to_dict
-from seqformer.trainer.progress import LOG_NAME
+from seqformer.model import published_name
+from seqformer.trainer.parallel import Parallel
 
-CHECKPOINT_NAME = "checkpoint.pth"
+# One process without a process group is an ordinary case. (The writer's thread warns, so a filter
+# around the call would not do.)
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
-# What may differ between a run and its continuation: where files lie, how long the run is, how
-# often it reports, and how it is executed. Anything else would silently be another run. (The number
-# of classes follows the data, whose class map is compared by itself.)
-_MAY_CHANGE = {
-    "output",
-    "max_steps",
-    "epochs",
-    "resume",
-    "weights",
-    "drop_class_heads",
-    "backbone_weights",
-    "device",
-    "log_every",
-    "checkpoint_every",
-    "eval_every_epochs",
-    "eval",
-    "model.num_classes",
-    "data.train_images",
-    "data.train_annotations",
-    "data.val_images",
-    "data.val_annotations",
-    "data.num_workers",
-    "data.cache_frames",
-}
+FOLDER_NAME = "checkpoints"
+RUN_NAME = "run.json"
+_INCOMPLETE, _DISCARDED = ".incomplete", ".discarded"
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the message says which, why, and what is left."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -63,106 +55,189 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    write_atomically(path, lambda file: torch.save(state, file))
+def complete_checkpoints(output: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    folder = output / FOLDER_NAME
+    found = folder.glob("step_*") if folder.is_dir() else ()
+    return sorted(path for path in found if not path.suffix and (path / RUN_NAME).is_file())
 
 
-def prepare_output(config: TrainConfig) -> None:
-    """Make sure the run may write to its output folder, before anything heavy starts.
+def read_run(path: Path) -> dict[str, Any]:
+    """The `run.json` of a checkpoint.
 
-    Raises: ValueError when the folder holds another run and `resume` is off; FileNotFoundError when
-        `resume` is on and there is no checkpoint; OSError (in words) when it cannot be written.
+    Raises: ValueError naming the file when it cannot be read.
     """
-    output = config.output
-    checkpoint = output / CHECKPOINT_NAME
-    if config.resume:
-        if not checkpoint.is_file():
-            raise FileNotFoundError(
-                f"--resume, but {checkpoint} does not exist; "
-                "give the folder of the run as --output, or start anew without --resume"
-            )
-    else:
-        found = [name for name in (CHECKPOINT_NAME, LOG_NAME) if (output / name).exists()]
-        if found:
-            raise ValueError(
-                f"{output} already holds a run ({', '.join(found)}); "
-                "continue it with --resume, or choose another --output"
-            )
-    probe = output / f".write_test_{os.getpid()}"
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = f"cannot write to the output folder {output} ({error.strerror})"
-        raise OSError(f"{reason}; choose another --output") from error
-
-
-def check_resumable(extra: dict[str, Any], path: Path) -> None:
-    """Refuse a file that has weights but not the rest of a run.
-
-    Raises: ValueError naming what is missing.
-    """
-    needed = {"optimizer", "lr_scheduler", "epoch", "step", "args", "classes", "rng"}
-    missing = sorted(needed - set(extra))
-    if missing:
+        return json.loads((path / RUN_NAME).read_text())
+    except (OSError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be resumed: it lacks {', '.join(missing)}. "
-            "To start from its weights, use --weights and another --output"
-        )
+            f"{path / RUN_NAME} cannot be read ({error}); delete the folder to resume from the "
+            "checkpoint before it"
+        ) from error
 
 
-def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
-    """Refuse to continue a checkpoint under settings that make it another run.
+class Checkpoints:
+    """Writes and reads the checkpoints of one run; every process takes part in every call.
 
-    Raises: ValueError naming each differing setting with both values.
+    Attributes:
+        last_step: of the newest complete checkpoint, or of the one being written; None without.
     """
-    now, then = _flat(config_to_dict(config)), _flat(saved["args"])
-    differing = [
-        f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
-        for name in sorted(now.keys() | then.keys())
-        if now.get(name) != then.get(name)
-        and name not in _MAY_CHANGE
-        and name.split(".")[0] not in _MAY_CHANGE
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} belongs to a run with other settings: {'; '.join(differing)}. Resume with the "
-            "old settings, or start a new run from its weights with --weights and another --output"
+
+    def __init__(self, output: Path, parallel: Parallel, keep: int) -> None:
+        """
+        Args:
+            output: the run's folder; several machines must share it.
+            parallel: the processes.
+            keep: how many of the newest stay; a protected one stays besides.
+        """
+        self.folder, self.parallel, self.keep = output / FOLDER_NAME, parallel, keep
+        self.protected: int | None = None
+        self._output = output
+        self._writing: threading.Event | None = None  # set when all is done
+        self._failure: CheckpointError | None = None
+        found = complete_checkpoints(output)
+        self.last_step = self._step_before = step_of(found[-1]) if found else None
+        if parallel.is_main:
+            for rest in (*self.folder.glob("*" + _INCOMPLETE), *self.folder.glob("*" + _DISCARDED)):
+                shutil.rmtree(rest)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.folder / f"step_{step:08d}"
+
+    def save(self, step: int, tensors: dict[str, Any], run: dict[str, Any]) -> None:
+        """Copy a state and write it in the background, after the one before it is done.
+
+        Args:
+            step: names the checkpoint.
+            tensors: nested dicts of tensors or DTensors.
+            run: plain JSON types.
+
+        Raises: CheckpointError when the one before could not be written.
+        """
+        self.wait()
+        target = self.path(step)
+        incomplete = target.with_name(target.name + _INCOMPLETE)
+        text = json.dumps(run)
+        finished = threading.Event()
+
+        def finish(future: Future) -> None:
+            error = future.exception()
+            try:
+                if error is not None:
+                    raise OSError(_reason(error))
+                if self.parallel.is_main:
+                    write_atomically(incomplete / RUN_NAME, lambda file: file.write(text.encode()))
+                    _put_in_place(incomplete, target)
+                    self._forget_old()
+            except OSError as problem:
+                self._failure = CheckpointError(
+                    f"the checkpoint of step {step} could not be written to {target} "
+                    f"({problem.strerror or problem})"
+                )
+            finally:
+                finished.set()
+
+        future = dcp.async_save(
+            tensors, checkpoint_id=incomplete, process_group=self.parallel.storage
         )
+        self._writing = finished
+        self._step_before, self.last_step = self.last_step, step
+        future.add_done_callback(finish)
+
+    def check(self) -> None:
+        """Raise what a finished write has to say, without waiting for an unfinished one."""
+        if self._writing is not None and self._writing.is_set():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write in progress.
+
+        Raises: CheckpointError when it failed.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.wait()
+        if self._failure is not None:
+            self.last_step = self._step_before
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def load(self, path: Path, tensors: dict[str, Any]) -> None:
+        """Fill tensors in place.
+
+        Raises: ValueError naming the folder when it is damaged or holds other tensors.
+        """
+        try:
+            dcp.load(
+                tensors,
+                checkpoint_id=path,
+                process_group=self.parallel.storage,
+                no_dist=self.parallel.world_size == 1,
+            )
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"checkpoint {path} cannot be read ({_reason(error)}); if it is damaged, delete "
+                "the folder to resume from the one before it"
+            ) from error
+
+    def _forget_old(self) -> None:
+        for path in complete_checkpoints(self._output)[: -self.keep]:
+            if step_of(path) != self.protected:
+                discarded = path.with_name(path.name + _DISCARDED)
+                os.replace(path, discarded)
+                shutil.rmtree(discarded)
 
 
-def _flat(state: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in state.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+def step_of(path: Path) -> int:
+    """The step that a checkpoint folder is named after."""
+    return int(path.name.removeprefix("step_"))
 
 
-def rng_state() -> dict[str, Any]:
-    """State of every random generator of this process, as tensors and plain types."""
-    version, inner, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(inner), gauss],
-        "numpy": [str(kind), keys.tolist(), int(position), int(has_gauss), float(cached)],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by published name; under FSDP, this process's shares."""
+    return {published_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
-def restore_rng_state(state: dict[str, Any]) -> None:
-    """Inverse of `rng_state`."""
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """AdamW's moments and step counts by published parameter name, zero before the first step.
+
+    The tensors are the optimiser's own, so loading into them restores it.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        tensors[published_name(name)] = dict(state)
+    return tensors
+
+
+def _put_in_place(incomplete: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    _sync_folder(incomplete)
+    os.replace(incomplete, target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and new files in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause of a failure that torch.distributed.checkpoint collected, in a line."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)

@@ -6,6 +6,7 @@ Imports neither torch nor the model, so that `--help` and typing errors answer a
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,9 +22,12 @@ def run(argv: Sequence[str]) -> None:
     """Parse and train; what the user can mend ends the program with one sentence."""
     config = parse(argv)
     # Imported only now: torch takes seconds, and --help must not wait for it.
-    from seqformer.trainer.parallel import rank_from_environment
-    from seqformer.trainer.progress import NonFiniteLossError, setup_logging
-    from seqformer.trainer.trainer import DataError, SetupError, train
+    from seqformer.trainer.bad_steps import NonFiniteLossError
+    from seqformer.trainer.checkpoint import CheckpointError
+    from seqformer.trainer.errors import DataError, SetupError
+    from seqformer.trainer.parallel import LostProcessError, rank_from_environment
+    from seqformer.trainer.progress import setup_logging
+    from seqformer.trainer.trainer import train
 
     setup_logging(is_main=rank_from_environment() == 0)
     try:
@@ -33,8 +37,12 @@ def run(argv: Sequence[str]) -> None:
             run_demo(config)
         else:
             train(config)
-    except (SetupError, NonFiniteLossError, DataError) as error:
+    except (SetupError, NonFiniteLossError, DataError, CheckpointError) as error:
         fail(str(error))
+    except LostProcessError as error:
+        # Threads may still wait for the lost process; nothing of this one is worth waiting for.
+        print(f"{PROGRAM}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
     except KeyboardInterrupt:
         fail(f"interrupted; continue with --resume if {config.output} has a checkpoint", code=130)
 

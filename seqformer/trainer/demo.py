@@ -6,11 +6,9 @@ held-out videos and draws what was found. Everything it writes is under the run'
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,9 +25,13 @@ from seqformer.data.ytvis import load_annotation_file
 from seqformer.inference.draw import draw_video, tracks_from_entries, write_video
 from seqformer.inference.results import load_results, write_json
 from seqformer.inference.sources import listed_videos
-from seqformer.trainer.checkpoint import prepare_output
-from seqformer.trainer.progress import NonFiniteLossError, setup_logging
-from seqformer.trainer.trainer import DataError, SetupError, setup_errors, train
+from seqformer.trainer.bad_steps import NonFiniteLossError
+from seqformer.trainer.checkpoint import CheckpointError
+from seqformer.trainer.errors import DataError, SetupError, setup_errors
+from seqformer.trainer.parallel import LostProcessError, local_rendezvous
+from seqformer.trainer.progress import setup_logging
+from seqformer.trainer.run_folder import prepare_output
+from seqformer.trainer.trainer import train
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +42,20 @@ DRAWN_MIN_SCORE = 0.3
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """The whole demo. Returns: the metrics that are also in metrics.json."""
+    """The whole demo. Returns: the metrics that are also in metrics.json; empty when it was asked
+    to stop."""
     started = time.perf_counter()
     with setup_errors():
         prepare_output(config)
-        if config.resume and not config.processes:  # as many as the run began with
-            begun = json.loads((config.output / "config.json").read_text())
-            config = replace(config, processes=begun["processes"])
         processes, threads = choose_processes(config)
     torch.set_num_threads(threads)
-    config = _with_data(replace(config, processes=processes), processes)
+    config = _with_data(replace(config, processes=processes))
     with _peers(config, processes, threads) as session:
         with setup_errors():
             _make_data(config)
         metrics = train(config, **session)
+    if not metrics:  # stopped by a signal
+        return {}
     _draw(config)
     metrics["wall_seconds"] = round(time.perf_counter() - started, 1)
     write_json(config.output / "metrics.json", metrics)
@@ -125,12 +127,12 @@ def choose_processes(config: DemoConfig) -> tuple[int, int]:
     return processes, threads
 
 
-def _with_data(config: DemoConfig, processes: int) -> DemoConfig:
-    """The config of one process: its share of the batch, and where the data set will lie."""
+def _with_data(config: DemoConfig) -> DemoConfig:
+    """Every process takes its share of the batch; where the data set will lie."""
     paths = SyntheticPaths.under(config.output / "data")
     data = replace(
         config.data,
-        batch_size=config.data.batch_size // processes,
+        global_batch_size=config.data.global_batch_size or config.data.batch_size,
         train_images=paths.train_images,
         train_annotations=paths.train_annotations,
         val_images=paths.val_images,
@@ -163,37 +165,35 @@ def _peers(config: DemoConfig, processes: int, threads: int) -> Iterator[dict[st
     if processes == 1:
         yield {"rank": 0, "world_size": 1}
         return
-    if os.name == "posix" and Path("/sys/class/net/lo").exists():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing leaves this machine
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        session = {"world_size": processes, "rendezvous": f"file://{folder}/rendezvous"}
-        peers = [
-            context.Process(target=_peer, args=(config, threads, {**session, "rank": rank}))
-            for rank in range(1, processes)
-        ]
+    session = {"world_size": processes, "rendezvous": local_rendezvous()}
+    peers = [
+        context.Process(target=_peer, args=(config, threads, {**session, "rank": rank}))
+        for rank in range(1, processes)
+    ]
+    for peer in peers:
+        peer.start()
+    try:
+        yield {**session, "rank": 0}
         for peer in peers:
-            peer.start()
-        try:
-            yield {**session, "rank": 0}
-            for peer in peers:  # their work is done; one stuck in its teardown is ended below
-                peer.join(timeout=30)
-        finally:
-            _stop(peers)
+            peer.join()
+    finally:
+        _stop(peers)
 
 
 def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
     setup_logging(is_main=False)
     # Rank 0 sees these too, and says them.
-    with suppress(KeyboardInterrupt, SetupError, NonFiniteLossError, DataError):
+    known = (SetupError, NonFiniteLossError, DataError, CheckpointError, LostProcessError)
+    with suppress(KeyboardInterrupt, *known):
         train(config, **session)
 
 
 def _stop(peers: list[BaseProcess]) -> None:
     for peer in peers:
         if peer.is_alive():
-            peer.terminate()
+            peer.kill()
         peer.join()
 
 

@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from seqformer.config import OptimConfig
 from seqformer.model import published_name
@@ -68,11 +67,19 @@ def lr_factor(step: int, config: OptimConfig, steps_per_epoch: int, total_steps:
     return config.cosine_floor + (1 - config.cosine_floor) * (1 + math.cos(math.pi * share)) / 2
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int, total_steps: int
-) -> LambdaLR:
-    """The schedule as an object to be stepped once per optimiser step."""
-    return LambdaLR(optimizer, lambda step: lr_factor(step, config, steps_per_epoch, total_steps))
+def apply_schedule(
+    optimizer: torch.optim.Optimizer,
+    config: OptimConfig,
+    step: int,
+    steps_per_epoch: int,
+    total_steps: int,
+) -> None:
+    """Set every group's learning rate for a step (counted from 0). It depends on nothing else, so
+    a resumed run needs no state of the schedule."""
+    factor = lr_factor(step, config, steps_per_epoch, total_steps)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * factor
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:

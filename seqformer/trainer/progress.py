@@ -20,15 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seqformer.trainer.bad_steps import BadStep
 from seqformer.trainer.parallel import Parallel
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
-
-
-class NonFiniteLossError(FloatingPointError):
-    """A loss or a gradient became NaN or infinite; training cannot go on."""
 
 
 @dataclass
@@ -41,58 +38,40 @@ class LossWindow:
     _pending: list[tuple[int, list[str], Tensor]] = field(default_factory=list)
 
     def add(self, step: int, clip_ids: list[str], losses: dict[str, Tensor]) -> None:
-        """Remember a step's scalars, `loss` and `grad_norm` among them, without waiting for any."""
+        """Remember a step's scalars, `loss`, `grad_norm` and `skipped` among them, without waiting
+        for any."""
         self._names = self._names or list(losses)
         values = torch.stack([losses[name].detach().float() for name in self._names])
         self._pending.append((step, clip_ids, values))
 
-    def fetch(self) -> None:
+    def fetch(self) -> tuple[list[BadStep], int]:
         """Bring all pending steps to the host, as the mean over processes, in one copy.
 
         Every process must call this at the same step.
 
-        Raises: NonFiniteLossError on every process, naming the first bad step and its clips.
+        Returns: the skipped steps, which leave no trace in the means, and the number of others.
         """
         if not self._pending:
-            return
+            return [], 0
         own = torch.stack([values for _, _, values in self._pending])
         both = torch.stack([own, self.parallel.mean(own.clone())]).tolist()
         pending, self._pending = self._pending, []
+        bad = []
         for (step, clip_ids, _), own_row, mean_row in zip(pending, *both, strict=True):
             losses = dict(zip(self._names, mean_row, strict=True))
-            if not (math.isfinite(losses["loss"]) and math.isfinite(losses["grad_norm"])):
+            if losses.pop("skipped"):
                 mine = dict(zip(self._names, own_row, strict=True))
-                reports = self.parallel.gather((mine, clip_ids))
-                raise NonFiniteLossError(_describe(step, reports))
-            self.fetched.append(losses)
-
-    def check_own(self) -> None:
-        """Raise NonFiniteLossError if a pending step of this process alone went wrong.
-
-        For the way out of another error: no other process needs to take part.
-        """
-        for step, clip_ids, values in self._pending:
-            mine = dict(zip(self._names, values.tolist(), strict=True))
-            if not (math.isfinite(mine["loss"]) and math.isfinite(mine["grad_norm"])):
-                raise NonFiniteLossError(_describe(step, [(mine, clip_ids)]))
+                bad.append(BadStep.of(step, self.parallel.gather((mine, clip_ids))))
+            else:
+                self.fetched.append(losses)
+        return bad, len(pending) - len(bad)
 
     def take_mean(self) -> dict[str, float]:
-        """Mean of every scalar over the fetched steps, which are then forgotten."""
+        """Mean of every scalar over the fetched steps, which are then forgotten; empty if none."""
         steps, self.fetched = self.fetched, []
+        if not steps:
+            return {}
         return {name: math.fsum(s[name] for s in steps) / len(steps) for name in steps[0]}
-
-
-def _describe(step: int, reports: list[tuple[dict[str, float], list[str]]]) -> str:
-    """Which step, which losses and which clips, from every process's own losses."""
-    guilty = [r for r in reports if not math.isfinite(r[0]["loss"])]
-    clips = "; ".join(clip for _, ids in guilty or reports for clip in ids)
-    if not guilty:
-        return f"step {step}: the gradient is not finite, though the loss is, on clips: {clips}"
-    ignored = ("loss", "grad_norm", "class_error", "cardinality_error")
-    parts = sorted(
-        {k for mine, _ in guilty for k, v in mine.items() if not math.isfinite(v)} - {*ignored}
-    )
-    return f"step {step}: the loss is not finite ({', '.join(parts)}) on clips: {clips}"
 
 
 class Clock:
@@ -176,10 +155,10 @@ class RunLog:
             self._bar.update()
 
     def line(self, record: dict) -> None:
-        """Append one line to log.jsonl; numbers keep seven digits."""
+        """Append one line to log.jsonl; nine digits tell any two float32 numbers apart."""
         if not self.enabled:
             return
-        rounded = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in record.items()}
+        rounded = {k: float(f"{v:.9g}") if isinstance(v, float) else v for k, v in record.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
 

@@ -1,58 +1,55 @@
 """The training loop: step, log, save, validate.
 
-The loss is normalised by the number of instances averaged over the processes, which stays on the
-device; nothing in a step waits for the device except the matcher's one copy of its costs.
+Nothing in a step waits for the device except the matcher's one copy of its costs. All randomness
+of a step comes from generators seeded by (seed, step, rank), and its clips from (seed, epoch,
+step), so a checkpoint needs neither, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from seqformer.config import TrainConfig, config_to_dict
-from seqformer.criterion import SetCriterion
 from seqformer.data.loader import build_train_loader
 from seqformer.inference.results import write_json
-from seqformer.model import (
-    build_model_from_config,
-    load_backbone_weights,
-    load_checkpoint,
-    load_weights,
-    to_published,
-)
 from seqformer.structures import ClassMap, ClipBatch
+from seqformer.trainer.assemble import assemble, seed_all
+from seqformer.trainer.bad_steps import BadSteps, NonFiniteLossError
+from seqformer.trainer.best import BestScore
 from seqformer.trainer.checkpoint import (
-    CHECKPOINT_NAME,
-    check_resumable,
-    check_same_run,
-    prepare_output,
-    restore_rng_state,
-    rng_state,
-    save_checkpoint,
+    CheckpointError,
+    Checkpoints,
+    model_tensors,
+    optimizer_tensors,
+    read_run,
 )
-from seqformer.trainer.optim import build_optimizer, build_schedule
-from seqformer.trainer.parallel import Parallel, parallel_session
-from seqformer.trainer.progress import (
-    LOG_NAME,
-    Clock,
-    LossWindow,
-    NonFiniteLossError,
-    RunLog,
-    memory_gb,
-    plot_losses,
+from seqformer.trainer.errors import DataError, setup_errors
+from seqformer.trainer.export import export_weights
+from seqformer.trainer.optim import apply_schedule
+from seqformer.trainer.parallel import (
+    LostProcessError,
+    Parallel,
+    communication_errors,
+    parallel_session,
 )
-from seqformer.trainer.step import is_finite, training_step
+from seqformer.trainer.progress import LOG_NAME, Clock, LossWindow, RunLog, memory_gb, plot_losses
+from seqformer.trainer.run_folder import check_same_run, prepare_output
+from seqformer.trainer.signals import StopRequest
+from seqformer.trainer.step import is_finite
 from seqformer.trainer.validate import ValidationSet
 
 logger = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "model.safetensors"
+BEST_WEIGHTS_NAME = "best.safetensors"
 
 
 def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
@@ -62,36 +59,20 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
         config: the run.
         session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
 
-    Returns: the metrics of the last validation; empty without a validation set.
+    Returns: the metrics of the last validation; empty without a validation set, and when the run
+        was asked to stop.
     Raises: SetupError when the run cannot begin; NonFiniteLossError when the loss breaks down;
-        DataError when a clip cannot be read.
+        DataError when a clip cannot be read; CheckpointError when the disk is full;
+        LostProcessError when another process ended or hangs.
     """
     with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
         with setup_errors():
-            prepare_output(config)
+            found = prepare_output(config)
+            session.setdefault("timeout_minutes", config.timeout_minutes)
             parallel = stack.enter_context(parallel_session(config.device, **session))
-            trainer = Trainer(config, parallel)
+            trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
-
-
-class SetupError(Exception):
-    """A run cannot begin; the message says why and what to do about it."""
-
-
-class DataError(Exception):
-    """A clip could not be read in the middle of a run; the message names the file."""
-
-
-@contextmanager
-def setup_errors() -> Iterator[None]:
-    """Inside, a ValueError or OSError is the user's to mend: it becomes a SetupError.
-
-    In the training loop the same types would be bugs or broken files, and keep their traceback.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise SetupError(str(error)) from error
 
 
 class Trainer:
@@ -99,89 +80,126 @@ class Trainer:
 
     Attributes:
         step: optimiser steps done.
-        steps_per_epoch: batches of this process in one pass over the data.
+        steps_per_epoch: steps in one pass over the data.
         total_steps: where the run ends.
         classes: what the classifier's outputs stand for, from the data.
     """
 
-    def __init__(self, config: TrainConfig, parallel: Parallel) -> None:
-        self.parallel = parallel
-        self.device = parallel.device
-        self.checkpoint_path = config.output / CHECKPOINT_NAME
-        saved = load_checkpoint(self.checkpoint_path) if config.resume else None
+    def __init__(
+        self,
+        config: TrainConfig,
+        parallel: Parallel,
+        found: Path | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            parallel: the processes.
+            found: checkpoint to go on from.
+            stop: asks the run to end early.
+
+        Raises: ValueError or OSError saying what to change.
+        """
+        self.parallel, self.device = parallel, parallel.device
+        self._stop = stop or StopRequest()
+        found = parallel.gather(found)[0]  # of one mind, whatever a shared file system shows
+        saved = None if found is None else read_run(found)
         if saved is not None:
-            check_resumable(saved.extra, saved.path)
-            check_same_run(config, saved.extra, saved.path)
+            check_same_run(config, saved, found)
+            config = _with_global_batch(config, saved["global_batch_size"])
 
         self.loader, self.classes = build_train_loader(
             config.data, seed=config.seed, rank=parallel.rank, world_size=parallel.world_size
         )
-        self.validation_set = ValidationSet.from_config(config.data)
-        self.steps_per_epoch = len(self.loader)
+        sampler = self.loader.batch_sampler
+        self.global_batch_size = sampler.global_batch_size
+        self.micro_batches = sampler.micro_batches
+        self.steps_per_epoch = sampler.steps_per_epoch
         self.total_steps = config.max_steps or config.epochs * self.steps_per_epoch
+        self.validation_set = ValidationSet.from_config(config.data)
         self.config = replace(
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        _seed(config.seed)  # the same weights on every process
-        self.model = build_model_from_config(self.config.model)
-        if config.weights is not None and saved is None:
-            load_weights(self.model, config.weights, drop_class_heads=config.drop_class_heads)
-        elif config.backbone_weights is not None and saved is None:
-            load_backbone_weights(self.model, config.backbone_weights)
-        self.model.to(self.device)
-        self.criterion = SetCriterion.from_config(config.loss)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.schedule = build_schedule(
-            self.optimizer, config.optim, self.steps_per_epoch, self.total_steps
-        )
-        _seed(config.seed + parallel.rank)  # but other dropout masks
-
+        assembly = assemble(self.config, parallel, is_new=saved is None)
+        self.model, self.replica = assembly.model, assembly.replica
+        self.optimizer, self.precision = assembly.optimizer, assembly.precision
+        self.training_step = assembly.step
         self.step = 0
         self.window = LossWindow(parallel)
         self.clock = Clock()
-        self._last_saved: int | None = None
-        self._rng_of_last_run: dict[str, Any] | None = None
-        if saved is not None:
-            load_weights(self.model, saved)
-            self._restore(saved.extra)
-        self.wrapped = parallel.wrap(self.model)
+        self.bad_steps = BadSteps(
+            config.output,
+            config.max_skipped_steps,
+            is_main=parallel.is_main,
+            scales_loss=self.precision.scaler.is_enabled(),
+        )
+        self.checkpoints = Checkpoints(config.output, parallel, config.keep_checkpoints)
+        self.best = BestScore.read(config.output)
+        self.checkpoints.protected = self.best.step
+        if found is not None:
+            self._restore(found, saved)
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end of the run, then validate. Returns: the metrics; empty without any."""
+        """Train to the end of the run, then validate. Returns: the metrics; empty without any, and
+        when the run was asked to stop."""
         if self.parallel.is_main:
             write_json(self.config.output / "config.json", config_to_dict(self.config))
         self.parallel.barrier()
         self._announce()
         self.log = RunLog(self.config.output, self.total_steps, self.step, self.parallel.is_main)
         self.clock.start(self.step)
-        metrics: dict[str, Any] = {}
         try:
-            while self.step < self.total_steps:
-                self._train_epoch(*divmod(self.step, self.steps_per_epoch))
-                if self.step < self.total_steps and self._is_validation_due():
-                    self._validate()
-            metrics = self._validate()
+            with communication_errors():
+                metrics = self._train_to_the_end()
+                self.checkpoints.wait()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}. {self._advice()}") from None
         except DataError as error:
             raise DataError(f"{error}. {self._keep_progress()}") from error.__cause__
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. {self._where_to_go_on()}") from error
+        except LostProcessError as error:
+            raise LostProcessError(f"{error}. {self._where_to_go_on()}") from error.__cause__
         finally:
             self.log.close()
+        return metrics
+
+    def _train_to_the_end(self) -> dict[str, Any]:
+        while self.step < self.total_steps:
+            if not self._train_epoch(*divmod(self.step, self.steps_per_epoch)):
+                logger.info(
+                    "stopped after step %d as asked (%s); continue with --resume",
+                    self.step,
+                    self._stop.received or "by another process",
+                )
+                return {}
+            if self.step < self.total_steps and self._is_validation_due():
+                self._validate()
+        metrics = self._validate()
+        export_weights(self.config.output / WEIGHTS_NAME, self.replica, self.classes)
         if self.parallel.is_main:
             plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)
         return metrics
 
-    def _train_epoch(self, epoch: int, start_batch: int) -> None:
-        """The rest of one epoch, or of the run."""
+    def _train_epoch(self, epoch: int, start_step: int) -> bool:
+        """The rest of one epoch, or of the run. Returns: whether to go on after it."""
         self.model.train()
-        for batch in self._batches(epoch, start_batch):
-            losses = self._train_on(batch)
-            self.step += 1
-            self.schedule.step()
-            self.window.add(self.step, batch.ids, losses)
-            self.log.advance()
+        self.loader.batch_sampler.set_epoch(epoch, start_step)
+        batches = iter(self.loader)
+        for _ in range(start_step, self.steps_per_epoch):
+            seed_all(self.config.seed, self.step, self.parallel.rank)
+            micro_batches = self._next(batches)
+            count = sum(len(t["labels"]) for batch in micro_batches for t in batch.targets)
+            num_instances, asked_to_stop = self.parallel.host_sum(
+                count, self._stop.received is not None
+            )
+            if asked_to_stop:  # on any process: all of them save
+                self._save_now()
+                return False
+            self._train_on(micro_batches, num_instances)
             at_end = self.step == self.total_steps
             is_logging = self.step % self.config.log_every == 0
             is_saving = at_end or 0 in (
@@ -189,128 +207,120 @@ class Trainer:
                 self.step % self.steps_per_epoch,
             )
             if is_logging or is_saving:
-                self.window.fetch()
+                self.bad_steps.take_note(*self.window.fetch())
             if is_logging:
                 self._log_losses()
             if is_saving:
                 self.save()
+            self.checkpoints.check()
             if at_end:
                 if not is_logging:  # after saving: a longer run would average these steps later
                     self._log_losses()
-                return
+                break
+        return True
 
-    def _batches(self, epoch: int, start_batch: int) -> Iterator[ClipBatch]:
-        """The batches of one epoch from `start_batch` on; counts the time spent waiting for them.
+    def _next(self, batches: Iterator[ClipBatch]) -> list[ClipBatch]:
+        """This process's micro-batches of the next step; counts the time spent waiting for them."""
+        with self.clock.waiting():
+            try:
+                return [next(batches) for _ in range(self.micro_batches)]
+            except (ValueError, OSError) as error:
+                # From a worker the sentence is the last line of a quoted traceback.
+                last_line = str(error).strip().splitlines()[-1]
+                name = f"{type(error).__name__}: "
+                raise DataError(f"step {self.step + 1}: {last_line.removeprefix(name)}") from error
 
-        Starting the loader draws from the random generators. A state saved inside an epoch was
-        taken after that, one saved between epochs before it, and is restored accordingly.
-        """
-        self.loader.batch_sampler.set_epoch(epoch, start_batch)
-        if start_batch == 0:
-            self._restore_rng()
-        batches = iter(self.loader)
-        self._restore_rng()
-        while True:
-            with self.clock.waiting():
-                try:
-                    batch = next(batches, None)
-                except (ValueError, OSError) as error:
-                    # From a worker the sentence is the last line of a quoted traceback.
-                    last_line = str(error).strip().splitlines()[-1]
-                    name = f"{type(error).__name__}: "
-                    raise DataError(
-                        f"step {self.step + 1}: {last_line.removeprefix(name)}"
-                    ) from error
-            if batch is None:
-                return
-            yield batch
-
-    def _train_on(self, batch: ClipBatch) -> dict[str, Tensor]:
-        count = sum(len(target["labels"]) for target in batch.targets)
-        num_instances = torch.full((), float(count), device=self.device)
-        num_instances = self.parallel.mean(num_instances).clamp(min=1)
-        # For the log: what this step uses, before the schedule moves on.
-        self._learning_rates = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
-        try:
-            return training_step(
-                self.wrapped,
-                self.criterion,
-                self.optimizer,
-                batch.to(self.device),
-                num_instances,
-                self.config.optim.clip_max_norm,
-            )
-        except NonFiniteLossError as error:
-            self.window.check_own()  # an earlier step, not looked at yet, may be the cause
-            clips = "; ".join(batch.ids)
-            raise NonFiniteLossError(f"step {self.step + 1}: {error} (clips: {clips})") from error
+    def _train_on(self, micro_batches: list[ClipBatch], num_instances: float) -> None:
+        schedule = (self.step, self.steps_per_epoch, self.total_steps)
+        apply_schedule(self.optimizer, self.config.optim, *schedule)
+        losses = self.training_step(
+            [batch.to(self.device) for batch in micro_batches], num_instances
+        )
+        self.step += 1
+        clip_ids = [name for batch in micro_batches for name in batch.ids]
+        self.window.add(self.step, clip_ids, losses)
+        self.log.advance()
 
     def save(self) -> None:
-        """Write the checkpoint; its `epoch` counts the finished ones. All processes take part.
+        """Begin to write a checkpoint. All processes take part.
 
-        Losses and gradients of every step so far must have been fetched, that is, be sound.
+        Losses and gradients of every step so far must have been fetched.
 
-        Raises: NonFiniteLossError when the last update broke the weights; the file stays as it is.
+        Raises: NonFiniteLossError when the last update broke the weights; nothing is written then.
         """
-        if not is_finite(*self.model.parameters()):
+        if self.step == self.checkpoints.last_step:
+            return
+        own = is_finite(*(_local(p) for p in self.model.parameters()))
+        if self.parallel.host_sum(not own)[0]:
             raise NonFiniteLossError(f"step {self.step}: the update made weights infinite or NaN")
-        generators = self.parallel.gather(rng_state())
-        if self.parallel.is_main:
-            state = {
-                "model": to_published(self.model),
-                "optimizer": self.optimizer.state_dict(),
-                "lr_scheduler": self.schedule.state_dict(),
-                "epoch": self.step // self.steps_per_epoch,
+        self.checkpoints.save(
+            self.step,
+            self._tensors(),
+            {
                 "step": self.step,
+                "epoch": self.step // self.steps_per_epoch,
                 "steps_per_epoch": self.steps_per_epoch,
+                "global_batch_size": self.global_batch_size,
+                "processes": self.parallel.world_size,
                 "seconds": self.clock.seconds(),
                 "log_window": self.window.fetched,
+                "skipped_steps": self.bad_steps.count,
+                "scaler": self.precision.scaler.state_dict(),
                 "args": config_to_dict(self.config),
                 "classes": self.classes.to_dict(),
                 "model_config": config_to_dict(self.config.model),
-                "rng": generators,
-            }
-            save_checkpoint(self.checkpoint_path, state)
-        self._last_saved = self.step
+            },
+        )
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        """Everything but the weights of a checkpoint."""
+    def _save_now(self) -> None:
+        self.bad_steps.take_note(*self.window.fetch())
+        self.save()
+        self.checkpoints.wait()
+
+    def _tensors(self) -> dict[str, Any]:
+        return {
+            "model": model_tensors(self.model),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        }
+
+    def _restore(self, found: Path, saved: dict[str, Any]) -> None:
         if ClassMap.from_dict(saved["classes"]) != self.classes:
             raise ValueError(
-                f"{self.checkpoint_path} was trained on other classes than the annotation file "
-                "has; to fine-tune, use --weights and another --output"
+                f"{found} was trained on other classes than the annotation file has; to "
+                "fine-tune, use --weights and another --output"
             )
-        processes, steps = len(saved["rng"]), saved["steps_per_epoch"]
-        if (processes, steps) != (self.parallel.world_size, self.steps_per_epoch):
+        if saved["steps_per_epoch"] != self.steps_per_epoch:
             raise ValueError(
-                f"{self.checkpoint_path} was written by {processes} process(es) with {steps} steps "
-                f"per epoch; this run has {self.parallel.world_size} with {self.steps_per_epoch}. "
-                "Resume with the same data and number of processes"
+                f"{found} comes from a run of {saved['steps_per_epoch']} steps per epoch; this "
+                f"data makes {self.steps_per_epoch}. Resume with the same data"
             )
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["lr_scheduler"])
-        self.step = self._last_saved = saved["step"]
+        self.checkpoints.load(found, self._tensors())
+        if not is_finite(*(_local(p) for p in self.model.parameters())):
+            raise ValueError(f"{found} holds NaN or infinite weights; resume from an earlier one")
+        if saved["scaler"] and self.precision.scaler.is_enabled():
+            self.precision.scaler.load_state_dict(saved["scaler"])
+        self.step = saved["step"]
         self.clock.seconds_before = saved["seconds"]
         self.window.fetched = list(saved["log_window"])
-        self._rng_of_last_run = saved["rng"][self.parallel.rank]
-
-    def _restore_rng(self) -> None:
-        if self._rng_of_last_run is not None:
-            restore_rng_state(self._rng_of_last_run)
-            self._rng_of_last_run = None
+        self.bad_steps.count = saved["skipped_steps"]
 
     def _log_losses(self) -> None:
         """Mean losses since the last line, with learning rates and speed, to log and terminal."""
-        clips_per_step = self.config.data.batch_size * self.parallel.world_size
+        means = self.window.take_mean()
+        speed = self.clock.lap(self.step, self.total_steps, self.global_batch_size)
+        if not means:  # every step was skipped, which has been said
+            return
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         self.log.training_line(
             {
                 "step": self.step,
                 "epoch": (self.step - 1) // self.steps_per_epoch,
-                **self.window.take_mean(),
-                "lr": self._learning_rates["main"],
-                "lr_backbone": self._learning_rates["backbone"],
-                "lr_linear_proj": self._learning_rates["linear_proj"],
-                **self.clock.lap(self.step, self.total_steps, clips_per_step),
+                **means,
+                "lr": rates["main"],
+                "lr_backbone": rates["backbone"],
+                "lr_linear_proj": rates["linear_proj"],
+                **speed,
+                "skipped_steps": self.bad_steps.count,
                 "memory_gb": memory_gb(self.device),
             }
         )
@@ -326,10 +336,22 @@ class Trainer:
             return {}
         with self.clock.paused():
             metrics = self.validation_set.score(
-                self.model, self.classes, self.config.eval, self.parallel, self.config.output
+                self.replica.plain_copy(),
+                self.classes,
+                self.config.eval,
+                self.parallel,
+                self.config.output,
             )
-        if not metrics:
+        ap = self.parallel.gather(metrics.get("AP"))[0]
+        if ap is None:
             return {}
+        if self.best.improves(ap):
+            self.best = BestScore(self.step, ap)
+            self.checkpoints.protected = self.step
+            export_weights(self.config.output / BEST_WEIGHTS_NAME, self.replica, self.classes)
+        if not self.parallel.is_main:
+            return {}
+        self.best.write(self.config.output)
         metrics |= {
             "step": self.step,
             "seed": self.config.seed,
@@ -345,48 +367,67 @@ class Trainer:
         return metrics
 
     def _announce(self) -> None:
+        config = self.config
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         logger.info(
-            "%s, %d classes, %.2f M trained parameters; %d process(es) on %s, %d thread(s), fp32",
-            self.config.model.backbone,
+            "%s, %d classes, %.2f M trained parameters; %d process(es) on %s (%s), %d thread(s), "
+            "%s",
+            config.model.backbone,
             self.classes.num_classes,
             trained / 1e6,
             self.parallel.world_size,
             self.device,
+            self.replica.mode,
             torch.get_num_threads(),
+            config.precision,
         )
         logger.info(
-            "%s at step %d of %d (%d per epoch); output: %s",
+            "%s at step %d of %d (%d per epoch); %d clips per step, %d per process in %d "
+            "micro-batch(es); output: %s",
             "continuing" if self.step else "starting",
             self.step,
             self.total_steps,
             self.steps_per_epoch,
-            self.config.output,
+            self.global_batch_size,
+            self.global_batch_size // self.parallel.world_size,
+            self.micro_batches,
+            config.output,
         )
 
     def _keep_progress(self) -> str:
         """Save what has been learned, where this process can do so alone; what to do next."""
-        if self.parallel.world_size == 1 and self.step != self._last_saved:
-            self.window.fetch()
-            self.save()
-        if self._last_saved is None:
+        if self.parallel.world_size == 1:
+            self._save_now()
+        self.checkpoints.wait()
+        if self.checkpoints.last_step is None:
             return "No checkpoint had been written yet"
         return (
-            f"{self.checkpoint_path} holds step {self._last_saved}; mend the file, or take its "
-            "video out of the annotations, and continue with --resume"
+            f"{self.checkpoints.path(self.checkpoints.last_step)} holds step "
+            f"{self.checkpoints.last_step}; mend the file, or take its video out of the "
+            "annotations, and continue with --resume"
         )
 
+    def _where_to_go_on(self) -> str:
+        step = self.checkpoints.last_step
+        if step is None:
+            return "No checkpoint had been written yet"
+        return f"The checkpoint of step {step} is complete; continue with --resume"
+
     def _advice(self) -> str:
-        if self._last_saved is None:
+        self.checkpoints.wait()
+        step = self.checkpoints.last_step
+        if step is None:
             return "No checkpoint had been written; try a smaller --optim.lr or more warm-up steps"
         return (
-            f"{self.checkpoint_path} still holds the sound weights of step {self._last_saved}; "
+            f"{self.checkpoints.path(step)} still holds the sound weights of step {step}; "
             "start from them with --weights, --no-drop-class-heads, a smaller --optim.lr and "
             "another --output"
         )
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def _with_global_batch(config: TrainConfig, size: int) -> TrainConfig:
+    return replace(config, data=replace(config.data, global_batch_size=size))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

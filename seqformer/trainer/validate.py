@@ -69,9 +69,7 @@ class ValidationSet:
         parallel: Parallel,
         output: Path,
     ) -> dict[str, Any]:
-        """Write results.json and print the AP table. The model is in eval mode afterwards.
-
-        All processes take part.
+        """Write results.json and print the AP table. All processes take part.
 
         Returns: on rank 0 the metrics, plain types, AP in 0..1; empty elsewhere, and where there
             are no instances to score against.

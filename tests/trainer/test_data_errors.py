@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.synthetic import make_synthetic_dataset
+from seqformer.trainer.checkpoint import complete_checkpoints, read_run
 from seqformer.trainer.cli import run
-from seqformer.trainer.trainer import DataError, train
+from seqformer.trainer.errors import DataError
+from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
 
@@ -39,9 +40,9 @@ def test_truncated_frame_is_named_and_the_steps_so_far_are_saved(config, workers
         train(config)
     message = str(caught.value)
     assert ".jpg" in message and "\n" not in message and "Traceback" not in message
-    saved = config.output / "checkpoint.pth"
-    if saved.exists():  # unless the very first batch was hit
-        step = torch.load(saved, weights_only=True)["step"]
+    saved = complete_checkpoints(config.output)
+    if saved:  # unless the very first batch was hit
+        step = read_run(saved[-1])["step"]
         assert f"holds step {step}" in message and "--resume" in message
 
 

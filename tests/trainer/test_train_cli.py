@@ -73,7 +73,7 @@ def test_help_of_the_script_does_not_import_torch():
 
 
 def test_script_refuses_a_used_folder_in_one_sentence(tmp_path):
-    (tmp_path / "checkpoint.pth").touch()
+    (tmp_path / "log.jsonl").touch()
     result = run_script("r50", "--output", str(tmp_path))
     assert result.returncode == 1
     assert "already holds a run" in result.stderr and "Traceback" not in result.stderr

@@ -6,32 +6,26 @@ import math
 import pytest
 import torch
 
-from seqformer.criterion import SetCriterion
-from seqformer.model import build_model_from_config
-from seqformer.trainer import step, trainer
-from seqformer.trainer.optim import build_optimizer
+from seqformer.model import model_from_checkpoint
+from seqformer.trainer import assemble, step, trainer
+from seqformer.trainer.bad_steps import NonFiniteLossError
+from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.progress import (
-    NonFiniteLossError,
+    LossWindow,
     RunLog,
     memory_gb,
     plot_losses,
     read_training_lines,
 )
-from seqformer.trainer.step import training_step
 from seqformer.trainer.trainer import train
-from tests.trainer.tiny import (
-    TinyLoader,
-    build_tiny_loader,
-    make_batch,
-    tiny_config,
-    tiny_model_config,
-)
+from tests.trainer.one_step import build_step, take_step
+from tests.trainer.tiny import TinyLoader, build_tiny_loader, make_batch, tiny_config
 
 
 def test_run_leaves_log_config_and_checkpoint(tiny_data, tmp_path):
     assert train(tiny_config(tmp_path / "run", max_steps=5, log_every=2)) == {}
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    assert files == {"log.jsonl", "config.json", "checkpoint.pth"}
+    assert files == {"log.jsonl", "config.json", "checkpoints", "model.safetensors"}
     records = read_training_lines(tmp_path / "run/log.jsonl")
     assert [r["step"] for r in records] == [2, 4, 5]
     assert [r["epoch"] for r in records] == [0, 1, 1]
@@ -59,45 +53,61 @@ def test_same_seed_same_losses_other_seed_other_losses(tiny_data, tmp_path):
     assert a == b != c
 
 
-def test_batch_without_any_instance_trains_every_parameter():
-    torch.manual_seed(0)
-    model = build_model_from_config(tiny_model_config())
-    batch = make_batch(0, 0, range(0, 1))
-    assert len(batch.targets[0]["labels"]) == 0
-    optimizer = build_optimizer(model, tiny_config(None).optim)
-    losses = training_step(model, SetCriterion(), optimizer, batch, torch.tensor(1.0), 1.0)
-    assert math.isfinite(losses["loss"])
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert missing == []
-
-
 class BrokenLoader(TinyLoader):
-    """One batch has an image that is not a number."""
+    """The second batch of every epoch but the first has an image that is not a number."""
 
     def _batches(self):
-        for number, batch in enumerate(super()._batches()):
-            if (self.epoch, number) == (1, 1):
+        for number, batch in enumerate(super()._batches(), start=self.start_step):
+            if self.epoch >= 1 and number == 1:
                 batch.images[0, 0, 0, 0, 0] = math.nan
             yield batch
 
 
-def test_broken_batch_stops_the_run_and_spares_the_checkpoint(tmp_path, monkeypatch):
+@pytest.fixture
+def broken_data(tiny_data, monkeypatch):
     def build(config, seed, rank, world_size):
-        return BrokenLoader(config.batch_size), build_tiny_loader(config, seed, 0, 1)[1]
+        return BrokenLoader(config), build_tiny_loader(config, seed, 0, 1)[1]
 
     monkeypatch.setattr(trainer, "build_train_loader", build)
-    with pytest.raises(NonFiniteLossError, match=r"step 5: .*clip 10100; clip 10101.*of step 3"):
-        train(tiny_config(tmp_path / "run", max_steps=9, log_every=10))
-    saved = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
-    assert saved["step"] == 3
-    assert all(v.isfinite().all() for v in saved["model"].values())
 
 
-@pytest.mark.parametrize("checkpoint_every", [2, 1000])
-def test_exploding_step_is_named_although_it_is_noticed_later(
-    tiny_data, tmp_path, monkeypatch, checkpoint_every
-):
-    """The gradient of step 2 is infinite, so step 3 cannot be matched; nothing looked before."""
+def test_bad_steps_are_skipped_written_down_and_in_the_end_too_many(broken_data, tmp_path):
+    config = tiny_config(tmp_path / "run", max_steps=20, max_skipped_steps=2)
+    reason = r"step 11: .*clip 30100; clip 30101. 3 step\(s\) were skipped.*allows 2.*step_0000000"
+    with pytest.raises(NonFiniteLossError, match=reason):
+        train(config)
+    lines = (config.output / "skipped_steps.jsonl").read_text().splitlines()
+    skipped = [json.loads(line) for line in lines]
+    assert [s["step"] for s in skipped] == [5, 8, 11]
+    assert skipped[0]["clips"] == ["clip 10100", "clip 10101"]
+    assert "the loss is not finite (loss_bbox" in skipped[0]["reason"]
+    records = read_training_lines(config.output / "log.jsonl")
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 6, 7, 9, 10]
+    assert records[-1]["skipped_steps"] == 2
+    model, _ = model_from_checkpoint(config.output / "checkpoints/step_00000009")
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_skipped_step_changes_neither_weights_nor_moments():
+    step_ = build_step(Parallel(), "none", dtype=torch.float32)
+    take_step(step_, 1, clips=2)
+
+    def state():
+        moments = [t for s in step_.optimizer.state.values() for t in s.values()]
+        return [t.clone() for t in (*step_.replica.model.parameters(), *moments)]
+
+    before = state()
+    batch = make_batch(0, 0, range(1, 3))
+    batch.images[0, 0] = math.nan
+    losses = step_([batch], 3.0)
+    assert losses["skipped"] == 1 and not losses["grad_norm"].isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+    step_([make_batch(0, 0, range(1, 3))], 3.0)
+    assert not all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+
+
+def test_exploding_gradient_is_named_although_the_loss_is_sound(tiny_data, tmp_path, monkeypatch):
+    """The gradient of step 2 is infinite; nobody looks before step 9."""
 
     def exploding(parameters, max_norm):
         exploding.steps += 1
@@ -108,30 +118,52 @@ def test_exploding_step_is_named_although_it_is_noticed_later(
     exploding.steps = 0
     clip_gradients = step.clip_gradients
     monkeypatch.setattr(step, "clip_gradients", exploding)
-    config = tiny_config(
-        tmp_path / "run", max_steps=9, log_every=100, checkpoint_every=checkpoint_every
-    )
-    with pytest.raises(NonFiniteLossError, match=r"step 2: the gradient.*clip 100; clip 101\. No"):
+    config = tiny_config(tmp_path / "run", max_steps=9, log_every=100)
+    with pytest.raises(NonFiniteLossError, match=r"step 2: the gradient.*clip 100; clip 101"):
         train(config)
-    assert not (tmp_path / "run/checkpoint.pth").exists()
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_weights_that_an_update_broke_are_not_saved(tiny_data, tmp_path, monkeypatch):
     """Loss and gradient of step 2 are sound; the update itself overflows."""
 
-    def overflowing(*arguments):
-        losses = step.training_step(*arguments)
-        overflowing.steps += 1
-        if overflowing.steps == 2:
-            arguments[0].level_embed.data.fill_(math.inf)
-        return losses
+    class Overflowing(step.TrainingStep):
+        steps = 0
 
-    overflowing.steps = 0
-    monkeypatch.setattr(trainer, "training_step", overflowing)
+        def __call__(self, *arguments):
+            losses = super().__call__(*arguments)
+            self.steps += 1
+            if self.steps == 2:
+                self.replica.model.level_embed.data.fill_(math.inf)
+            return losses
+
+    monkeypatch.setattr(assemble, "TrainingStep", Overflowing)
     with pytest.raises(NonFiniteLossError, match=r"step 2: the update made weights.*of step 1"):
         train(tiny_config(tmp_path / "run", max_steps=9, checkpoint_every=1))
-    saved = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
-    assert saved["step"] == 1
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000001"]
+
+
+def skip_together(parallel):
+    """Rank 1 alone has a broken clip."""
+    step_ = build_step(parallel, dtype=torch.float32)
+    before = [p.clone() for p in step_.replica.model.parameters()]
+    batch = make_batch(0, 0, range(parallel.rank + 1, parallel.rank + 2))
+    if parallel.rank == 1:
+        batch.images[:] = math.nan
+    losses = step_([batch], 2.0)
+    window = LossWindow(parallel)
+    window.add(7, [f"clip of {parallel.rank}"], losses)
+    same = [
+        torch.equal(a, b) for a, b in zip(before, step_.replica.model.parameters(), strict=True)
+    ]
+    return all(same), window.fetch()
+
+
+@pytest.mark.distributed
+def test_processes_skip_together_and_name_the_guilty_clip(gang):
+    for unchanged, (bad, sound) in gang.run(2, skip_together):
+        assert unchanged and sound == 0
+        assert [(b.step, b.clips, b.is_loss_finite) for b in bad] == [(7, ["clip of 1"], False)]
 
 
 def test_loss_curve_is_a_picture_of_the_training_lines(tmp_path):

@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.model import load_checkpoint
+from seqformer.trainer.checkpoint import complete_checkpoints, step_of
+from seqformer.trainer.errors import SetupError
 from seqformer.trainer.progress import read_training_lines
-from seqformer.trainer.trainer import SetupError, train
+from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
 
@@ -87,3 +91,36 @@ def test_validation_set_without_instances_gives_results_but_no_ap(drawn, tmp_pat
     assert train(replace(config, data=replace(config.data, val_annotations=bare))) == {}
     assert (tmp_path / "run/results.json").exists()
     assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.distributed
+def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, tmp_path):
+    """Three videos for two processes, so that one predicts more often than the other."""
+    content = json.loads(drawn.val_annotations.read_text())
+    first = content["videos"][0]
+    content["videos"].append(first | {"id": 99})
+    content["annotations"] += [
+        a | {"id": 1000 + a["id"], "video_id": 99}
+        for a in content["annotations"]
+        if a["video_id"] == first["id"]
+    ]
+    three = tmp_path / "three.json"
+    three.write_text(json.dumps(content))
+    config = config_for(drawn, tmp_path / "run", max_steps=4, eval_every_epochs=1, parallel="fsdp")
+    data = replace(config.data, val_annotations=three, batch_size=1, global_batch_size=2)
+    config = replace(config, data=data, keep_checkpoints=1)
+    gang.run_alone(2, train_in_session, config)
+    records = [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
+    scores = {r["step"]: r["validation"]["AP"] for r in records if "validation" in r}
+    assert list(scores) == [3, 4]
+    best = json.loads((config.output / "best.json").read_text())
+    assert best["ap"] == max(scores.values())
+    kept = [step_of(path) for path in complete_checkpoints(config.output)]
+    assert kept == sorted({best["step"], 4})
+    wanted = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
+    found = load_checkpoint(config.output / "best.safetensors").state
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def train_in_session(session, config):
+    train(config, **session)

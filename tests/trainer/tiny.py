@@ -35,6 +35,7 @@ def tiny_config(output: Path, **changes: Any) -> TrainConfig:
         output=output,
         device="cpu",
         max_steps=4,
+        max_skipped_steps=0,
         log_every=1,
         checkpoint_every=1000,
         model=tiny_model_config(),
@@ -44,12 +45,12 @@ def tiny_config(output: Path, **changes: Any) -> TrainConfig:
     return replace(config, **changes)
 
 
-def make_clip(seed: int, num_instances: int) -> tuple[torch.Tensor, ClipTargets]:
+def make_clip(seed: int, num_instances: int, frames: int = T) -> tuple[torch.Tensor, ClipTargets]:
     """Images [T, 3, H, W] and targets of one unpadded clip."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(T, 3, H, W, generator=generator)
-    centre = 0.3 + 0.4 * torch.rand(num_instances, T, 2, generator=generator)
-    size = 0.2 + 0.2 * torch.rand(num_instances, T, 2, generator=generator)
+    images = torch.randn(frames, 3, H, W, generator=generator)
+    centre = 0.3 + 0.4 * torch.rand(num_instances, frames, 2, generator=generator)
+    size = 0.2 + 0.2 * torch.rand(num_instances, frames, 2, generator=generator)
     y = (torch.arange(H) + 0.5)[:, None] / H
     x = (torch.arange(W) + 0.5) / W
     inside = ((x - centre[..., 0, None, None]).abs() < size[..., 0, None, None] / 2) & (
@@ -60,10 +61,10 @@ def make_clip(seed: int, num_instances: int) -> tuple[torch.Tensor, ClipTargets]
     return images, {"labels": labels, "boxes": boxes, "masks": inside, "size": (H, W)}
 
 
-def make_batch(epoch: int, batch: int, clips: range) -> ClipBatch:
+def make_batch(epoch: int, batch: int, clips: range, frames: int = T) -> ClipBatch:
     """Clips of one step; every third clip of a run has no instance at all."""
     numbers = [10_000 * epoch + 100 * batch + clip for clip in clips]
-    made = [make_clip(number, number % 3) for number in numbers]
+    made = [make_clip(number, number % 3, frames) for number in numbers]
     return ClipBatch(
         images=torch.stack([images for images, _ in made]),
         padding_mask=torch.zeros(len(made), H, W, dtype=torch.bool),
@@ -80,34 +81,36 @@ class TinyLoader:
     """
 
     def __init__(
-        self, batch_size: int, rank: int = 0, world_size: int = 1, length: int = 3
+        self, config: DataConfig, rank: int = 0, world_size: int = 1, length: int = 3
     ) -> None:
         self.batch_sampler = self
-        self.length = length
-        self.clips = range(rank * batch_size, (rank + 1) * batch_size)
-        self.world_size = world_size
-        self.epoch = self.start_batch = 0
+        self.steps_per_epoch = length
+        self.global_batch_size = config.global_batch_size or config.batch_size * world_size
+        share = self.global_batch_size // world_size
+        clips = range(rank * share, (rank + 1) * share)
+        self.parts = [clips[i : i + config.batch_size] for i in range(0, share, config.batch_size)]
+        self.micro_batches = len(self.parts)
+        self.is_noisy = world_size == self.micro_batches == 1
+        self.epoch = self.start_step = 0
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        self.epoch, self.start_batch = epoch, start_batch
-
-    def __len__(self) -> int:
-        return self.length
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[ClipBatch]:
         torch.randint(100, ())
         return self._batches()
 
     def _batches(self) -> Iterator[ClipBatch]:
-        for index in range(self.start_batch, self.length):
-            batch = make_batch(self.epoch, index, self.clips)
-            if self.world_size == 1:
-                batch.images += 0.1 * torch.randn(())
-            yield batch
+        for step in range(self.start_step, self.steps_per_epoch):
+            for clips in self.parts:
+                batch = make_batch(self.epoch, step, clips)
+                if self.is_noisy:
+                    batch.images += 0.1 * torch.randn(())
+                yield batch
 
 
 def build_tiny_loader(
     config: DataConfig, seed: int, rank: int, world_size: int
 ) -> tuple[TinyLoader, ClassMap]:
     """In place of `seqformer.data.loader.build_train_loader`."""
-    return TinyLoader(config.batch_size, rank, world_size), CLASSES
+    return TinyLoader(config, rank, world_size), CLASSES

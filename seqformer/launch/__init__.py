@@ -1,0 +1,1 @@
+"""Ready-to-run examples; copy one, change the paths. They are shell scripts, not imported."""

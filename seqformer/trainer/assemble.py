@@ -1,0 +1,95 @@
+"""From a config to everything that takes a step: model, engine, optimiser, in this order.
+
+Weights first, on every process the same; then what changes how parts run; then DDP or FSDP, which
+must see the parts as they will run; then the optimiser, which must see the parameters as they will
+be kept.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from seqformer.config import TrainConfig
+from seqformer.criterion import SetCriterion
+from seqformer.model import (
+    SeqFormer,
+    build_model_from_config,
+    load_backbone_weights,
+    load_weights,
+)
+from seqformer.trainer.optim import build_optimizer
+from seqformer.trainer.parallel import Parallel, Replica, build_replica
+from seqformer.trainer.precision import Precision, keep_float32_islands, use_tf32
+from seqformer.trainer.regions import apply_regions
+from seqformer.trainer.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What takes the steps of a run."""
+
+    model: SeqFormer
+    precision: Precision
+    replica: Replica
+    optimizer: torch.optim.Optimizer
+    step: TrainingStep
+
+
+def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assembly:
+    """Build the model under its engine, and what trains it.
+
+    Args:
+        config: the run; its number of classes is that of the data.
+        parallel: the processes.
+        is_new: whether to start from the weights that the config names.
+
+    Raises: ValueError or FileNotFoundError saying what to change.
+    """
+    seed_all(config.seed)
+    model = build_model_from_config(config.model)
+    if is_new and config.weights is not None:
+        load_weights(model, config.weights, drop_class_heads=config.drop_class_heads)
+    elif is_new and config.backbone_weights is not None:
+        load_backbone_weights(model, config.backbone_weights)
+    model.to(parallel.device)
+    is_sharded = parallel.world_size > 1 and config.parallel in ("fsdp", "hsdp")
+    precision = Precision(config.precision, parallel.device, caches_weights=not is_sharded)
+    use_tf32(config.tf32)
+    if precision.low is not None:
+        keep_float32_islands(model)
+    apply_regions(
+        model,
+        recompute=config.recompute,
+        compile=config.compile,
+        channels_last=config.channels_last,
+    )
+    replica = build_replica(
+        model,
+        config.parallel,
+        parallel,
+        low_precision=precision.low,
+        reshard=config.reshard,
+        replicas=config.hsdp_replicas,
+    )
+    optimizer = build_optimizer(model, config.optim)
+    step = TrainingStep(
+        replica,
+        SetCriterion.from_config(config.loss),
+        optimizer,
+        precision,
+        clip_max_norm=config.optim.clip_max_norm,
+        frame_chunk=config.frame_chunk,
+    )
+    return Assembly(model, precision, replica, optimizer, step)
+
+
+def seed_all(seed: int, step: int = 0, rank: int = 0) -> None:
+    """Every generator of this process, for one step."""
+    number = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)

@@ -1,0 +1,71 @@
+"""A run's weights as one safetensors file, which the predictor and `--weights` read.
+
+`python -m seqformer.trainer.export CHECKPOINT_FOLDER FILE.safetensors` makes one from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch.distributed.tensor import DTensor
+
+from seqformer.config import ModelConfig, config_to_dict
+from seqformer.model import load_checkpoint, to_published
+from seqformer.structures import ClassMap
+from seqformer.trainer.checkpoint import write_atomically
+from seqformer.trainer.parallel import Replica
+
+
+def export_weights(path: Path, replica: Replica, classes: ClassMap) -> None:
+    """Gather the weights and write them, atomically, on rank 0. All processes take part."""
+    whole = {}
+    for name, tensor in to_published(replica.model).items():
+        gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if replica.parallel.is_main:
+            whole[name] = gathered.cpu()
+    if replica.parallel.is_main:
+        _write(path, whole, replica.model.config, classes)
+    replica.parallel.barrier()
+
+
+def export_checkpoint(checkpoint: Path, path: Path) -> None:
+    """Write the weights of a checkpoint folder as one file.
+
+    Raises: FileNotFoundError or ValueError naming the folder when it is none of ours.
+    """
+    found = load_checkpoint(checkpoint)
+    if found.classes is None or found.model_config is None:
+        raise ValueError(f"{checkpoint} does not say which model and classes it belongs to")
+    _write(path, found.state, found.model_config, found.classes)
+
+
+def _write(
+    path: Path, state: dict[str, torch.Tensor], config: ModelConfig, classes: ClassMap
+) -> None:
+    metadata = {
+        "model_config": json.dumps(config_to_dict(config)),
+        "classes": json.dumps(classes.to_dict()),
+    }
+    # Box heads stand in the file twice, as published; safetensors refuses shared memory.
+    separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    content = safetensors.torch.save(separate, metadata=metadata)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def main() -> None:
+    """The command line."""
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m seqformer.trainer.export CHECKPOINT_FOLDER FILE.safetensors")
+    checkpoint, path = map(Path, sys.argv[1:])
+    try:
+        export_checkpoint(checkpoint, path)
+    except (ValueError, OSError) as error:
+        sys.exit(f"export: {error}")
+
+
+if __name__ == "__main__":
+    main()

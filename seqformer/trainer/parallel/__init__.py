@@ -1,0 +1,24 @@
+"""Several processes as one trainer: the only package that knows torch.distributed."""
+
+from .replica import Replica, build_replica
+from .session import (
+    LostProcessError,
+    Parallel,
+    Rendezvous,
+    communication_errors,
+    local_rendezvous,
+    parallel_session,
+    rank_from_environment,
+)
+
+__all__ = [
+    "LostProcessError",
+    "Parallel",
+    "Rendezvous",
+    "Replica",
+    "build_replica",
+    "communication_errors",
+    "local_rendezvous",
+    "parallel_session",
+    "rank_from_environment",
+]

@@ -1,0 +1,224 @@
+"""This process among its peers: meeting them, agreeing with them, and losing them.
+
+One process is the ordinary case and uses no process group. Several meet at torchrun's address, or
+at a `Rendezvous` on this machine. Beside the group that carries gradients there are two of gloo: on
+`control` the hosts agree once per step without waiting for their GPUs, on `storage` a background
+thread writes checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run ended, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where processes of one machine meet: a port of localhost, served by whoever made it.
+
+    A shared file would do as well, but for its end: processes that close such a store race for
+    removing the file, and the loser can wait for it until the store's timeout.
+    """
+
+    port: int
+    store: dist.TCPStore | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"port": self.port, "store": None}  # the server stays with its maker
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    def connect(self, timeout: timedelta) -> dist.TCPStore:
+        """A store of this process: the server itself, or a connection to it."""
+        return self.store or dist.TCPStore("127.0.0.1", self.port, is_master=False, timeout=timeout)
+
+
+def local_rendezvous() -> Rendezvous:
+    """A meeting point on a free port, for one session; keep it until every process has left."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return Rendezvous(store.port, store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """This process among its peers.
+
+    Attributes:
+        rank: 0 .. world_size - 1; rank 0 logs and writes.
+        world_size: number of processes.
+        device: where this process computes.
+        nodes: machines; their processes have consecutive ranks.
+        control: gloo group for the hosts' agreements; None for one process.
+        storage: gloo group of the thread that writes checkpoints; None for one process.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    nodes: int = 1
+    control: dist.ProcessGroup | None = None
+    storage: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and writes files."""
+        return self.rank == 0
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over the processes, in place and on the device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.world_size
+        return tensor
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """Largest over the processes, in place and on the device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
+    def host_sum(self, *numbers: float) -> list[float]:
+        """Sums over the processes of numbers that the hosts know; no device waits."""
+        if self.world_size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The (picklable) values of all processes by rank, on every process."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.world_size > 1:
+            dist.barrier(group=self.control)
+
+
+@contextmanager
+def communication_errors() -> Iterator[None]:
+    """Inside, the failure of a collective becomes a LostProcessError.
+
+    torch has no type of its own for gloo's failures, so they are told by their text.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        known = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
+        if isinstance(error, LostProcessError) or not (
+            isinstance(error, dist.DistError) or any(word in text for word in known)
+        ):
+            raise
+        hung = "imed out" in text or "timeout" in text
+        happened = "did not answer in time" if hung else "ended"
+        raise LostProcessError(
+            f"another process of this run {happened}; its own message says why "
+            f"({text.splitlines()[0][:160]})"
+        ) from error
+
+
+def rank_from_environment() -> int:
+    """This process's rank as torchrun says it; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def parallel_session(
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    rendezvous: Rendezvous | None = None,
+    timeout_minutes: float = 30.0,
+) -> Iterator[Parallel]:
+    """Join the other processes for the length of the block: nccl on GPUs, gloo on the CPU.
+
+    Args:
+        device: auto takes the GPU where there is one.
+        rank: default torchrun's.
+        world_size: default torchrun's.
+        rendezvous: where the processes of one machine meet; default torchrun's address.
+        timeout_minutes: a collective that takes longer ends the run.
+
+    Raises: ValueError when the device is absent or there are more processes than GPUs.
+    """
+    rank = rank_from_environment() if rank is None else rank
+    world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", rank)))
+    if world_size == 1:
+        yield Parallel(device=chosen)
+        return
+    timeout = timedelta(minutes=timeout_minutes)
+    if rendezvous is not None:
+        _stay_on_this_machine()
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        store=None if rendezvous is None else rendezvous.connect(timeout),
+        init_method="env://" if rendezvous is None else None,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=chosen if chosen.type == "cuda" else None,
+    )
+    try:
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        yield Parallel(
+            rank=rank,
+            world_size=world_size,
+            device=chosen,
+            nodes=max(1, world_size // per_node),
+            control=dist.new_group(backend="gloo", timeout=timeout),
+            storage=dist.new_group(backend="gloo", timeout=timeout),
+        )
+    except LostProcessError:
+        # NCCL's own end waits for everyone, the lost process included; the program ends anyway.
+        if chosen.type == "cpu":
+            dist.destroy_process_group()
+        raise
+    except BaseException:
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _stay_on_this_machine() -> None:
+    """Let gloo use the loopback device, where it is known by this name."""
+    if Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _device(choice: str, local_rank: int) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch finds no CUDA device; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
+            "start as many processes as there are GPUs (torchrun --nproc-per-node)"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

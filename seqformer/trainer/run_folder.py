@@ -1,0 +1,138 @@
+"""Whose folder it is: may a run begin here, or go on from what lies here?
+
+All of it is decided from small files, before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from seqformer.config import TrainConfig, config_to_dict
+from seqformer.trainer.checkpoint import FOLDER_NAME, complete_checkpoints
+from seqformer.trainer.progress import LOG_NAME
+
+# What may differ between a run and its continuation: where files lie, how long the run is, how
+# often it reports, and how it is executed. Anything else would silently be another run. (The number
+# of classes follows the data, whose class map is compared by itself.)
+_MAY_CHANGE = {
+    "output",
+    "max_steps",
+    "epochs",
+    "resume",
+    "auto_resume",
+    "weights",
+    "drop_class_heads",
+    "backbone_weights",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "eval_every_epochs",
+    "max_skipped_steps",
+    "timeout_minutes",
+    "parallel",
+    "reshard",
+    "hsdp_replicas",
+    "precision",
+    "tf32",
+    "frame_chunk",
+    "recompute",
+    "channels_last",
+    "compile",
+    "memory_report",
+    "profile",
+    "tensorboard",
+    "eval",
+    "processes",
+    "model.num_classes",
+    "data.batch_size",
+    "data.global_batch_size",
+    "data.train_images",
+    "data.train_annotations",
+    "data.val_images",
+    "data.val_annotations",
+    "data.num_workers",
+    "data.cache_frames",
+}
+
+
+def is_restart() -> bool:
+    """Whether torchrun or SLURM started this process again after a failure or preemption."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(int(os.environ.get(name, "0")) > 0 for name in counts)
+
+
+def prepare_output(config: TrainConfig) -> Path | None:
+    """Make sure the run may write to its output folder.
+
+    Returns: the checkpoint to go on from; None to begin.
+    Raises: ValueError when the folder holds another run and it may not be continued;
+        FileNotFoundError when `resume` is on and there is no checkpoint; OSError (in words) when
+        the folder cannot be written.
+    """
+    output = config.output
+    found = complete_checkpoints(output)
+    if config.resume and not found:
+        raise FileNotFoundError(
+            f"--resume, but {output / FOLDER_NAME} holds no checkpoint; "
+            "give the folder of the run as --output, or start anew without --resume"
+        )
+    may_continue = config.resume or config.auto_resume or is_restart()
+    if not may_continue:
+        traces = [name for name in (FOLDER_NAME, LOG_NAME) if (output / name).exists()]
+        if traces:
+            raise ValueError(
+                f"{output} already holds a run ({', '.join(traces)}); "
+                "continue it with --resume, or choose another --output"
+            )
+    probe = output / f".write_test_{os.getpid()}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = f"cannot write to the output folder {output} ({error.strerror})"
+        raise OSError(f"{reason}; choose another --output") from error
+    return found[-1] if found else None
+
+
+def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+    """Refuse to continue a checkpoint under settings that make it another run.
+
+    Args:
+        config: the settings of now.
+        saved: `run.json` of the checkpoint.
+        path: the checkpoint.
+
+    Raises: ValueError naming each differing setting with both values.
+    """
+    now, then = _flat(config_to_dict(config)), _flat(saved["args"])
+    differing = [
+        f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+        and name not in _MAY_CHANGE
+        and name.split(".")[0] not in _MAY_CHANGE
+    ]
+    asked = config.data.global_batch_size
+    if asked and asked != saved["global_batch_size"]:
+        differing.append(
+            f"data.global_batch_size was {saved['global_batch_size']} and is now {asked}"
+        )
+    if differing:
+        raise ValueError(
+            f"{path} belongs to a run with other settings: {'; '.join(differing)}. Resume with the "
+            "old settings, or start a new run from its weights with --weights and another --output"
+        )
+
+
+def _flat(state: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
