@@ -99,7 +99,6 @@ def backward(
         "grad_points": grad_points,
         "grad_weights": grad_weights,
         "grad_reference": grad_reference,
-        "one": 1,
     }
     flags = {
         "NEEDS_VALUE": needs_value,
@@ -139,7 +138,7 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
     # Four floats are what one reduction instruction adds at most.
     vec = 1 if tile.scalar else 4
     layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec)
-    return _variant(backward_kernel, arguments, sizes | layout | {"SCALAR": tile.scalar}, tile)
+    return _variant(backward_kernel, arguments, sizes | layout, tile)
 
 
 def _variant(
@@ -164,14 +163,9 @@ def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int) -> dict[st
     """The tile of a program: powers of two that cover D channels (see msda_triton)."""
     padded = 1 << (D - 1).bit_length()
     vec = min(vec, padded)
-    per_lane = min(max(channels_per_lane, vec, padded // 32), padded)
-    lanes = padded // per_lane
-    return {
-        "BQ": num_warps * 32 // lanes,
-        "NA": per_lane // vec,
-        "LANES": lanes,
-        "VEC": vec,
-    }
+    vectors = min(max(channels_per_lane // vec, 1), padded // vec, 4)
+    lanes = padded // (vec * vectors)
+    return {"BQ": max(num_warps * 32 // lanes, 1), "NA": vectors, "LANES": lanes, "VEC": vec}
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
@@ -355,7 +349,7 @@ def _case(
             variant=forward_variant(arguments | {"output": dtype}, sizes, tile),
             is_model=is_model,
         )
-    arguments |= {"grad_output": dtype, "one": 1, "fixed_scale": real}
+    arguments |= {"grad_output": dtype, "fixed_scale": real}
     arguments |= {"grad_value": torch.int64 if is_fixed else real}
     arguments |= dict.fromkeys(("grad_points", "grad_weights", "grad_reference"), real)
     flags = {"NEEDS_VALUE": True, "NEEDS_SAMPLES": True, "NEEDS_REFERENCE": needs_reference}

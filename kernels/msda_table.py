@@ -42,7 +42,7 @@ BACKWARD = {
     75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     86: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    90: Tile(num_warps=4, channels_per_lane=8),
+    90: Tile(num_warps=4, channels_per_lane=8, max_registers=104),
 }
 
 FEW_ROWS = 65_536

@@ -4,14 +4,11 @@ Letters
     B images, S tokens, M heads, D channels per head, Q queries, L levels, P points per level.
     A *row* is one (image, query, head): it takes L*P samples, each blended from four cells
     (*corners*) of a level, each a vector of D channels.
-    A program handles BQ rows of one image and one head. Its tile is [NA, BQ, LANES, VEC]:
-        VEC    neighbouring channels that a lane loads at once,
-        LANES  lanes that share a row,
-        NA     such vectors per lane, kept in registers;
-    channel = na * (LANES * VEC) + lane * VEC + v. What belongs to a row (positions, weights) is
-    [1, BQ, LANES, 1]: every lane works it out for itself, and nothing is exchanged. The shapes are
-    written out in full because Triton then gives both the same threads; [BQ] vectors would be
-    passed around through shared memory.
+    A program handles BQ rows of one image and one head. LANES lanes share a row; each works out the
+    row's samples for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring
+    channels: channel = n * (LANES * VEC) + lane * VEC + v. Tensors are [R, VEC], R = BQ * LANES, or
+    [R, 1] for what belongs to a row, so that every version of Triton gives an entry of R to a
+    lane; other shapes are at times moved through shared memory. NA is written out (at most 4).
 
 Position of a sample, in cells of its level, along x (y alike): x = slope * point + base with
     LOCATIONS  slope = W,               base = -0.5           (a point is a share of the level)
@@ -41,17 +38,17 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def place(pid, Q, M: tl.constexpr, BQ: tl.constexpr, LANES: tl.constexpr):
-    """Program number -> image, head, queries per row, and whether the rows exist.
+    """Program number -> image, head, and [R, 1] each: query, whether it exists, lane of the row.
 
     Query blocks run fastest and images slowest, so that the programs in flight share a few (image,
     head) slices of value, which stay in cache. Rows past the end repeat the last query.
     """
     blocks = tl.cdiv(Q, BQ)
-    each_lane = tl.zeros([1, 1, LANES, 1], tl.int32)
-    q = (pid % blocks) * BQ + tl.arange(0, BQ)[None, :, None, None] + each_lane
+    r = tl.arange(0, BQ * LANES)[:, None]
+    q = (pid % blocks) * BQ + r // LANES
     head = (pid // blocks) % M
     image = pid // (blocks * M)
-    return image, head, tl.minimum(q, Q - 1), q < Q
+    return image, head, tl.minimum(q, Q - 1), q < Q, r % LANES
 
 
 @triton.jit
@@ -62,15 +59,6 @@ def largest_logit(weights, exists, L: tl.constexpr, P: tl.constexpr):
         for p in tl.static_range(P):
             largest = tl.maximum(largest, tl.load(weights + level * P + p).to(tl.float32))
     return largest * LOG2_E
-
-
-@triton.jit
-def channels(NA: tl.constexpr, LANES: tl.constexpr, VEC: tl.constexpr, lane_stride):
-    """Channel numbers in two parts: [1, 1, LANES, VEC] of the lane, [NA, 1, 1, 1] of its vectors,
-    which are constants and end up inside the load instructions."""
-    lane = tl.arange(0, LANES)[None, None, :, None] * lane_stride
-    lane += tl.arange(0, VEC)[None, None, None, :]
-    return lane, tl.arange(0, NA)[:, None, None, None] * (LANES * VEC)
 
 
 @triton.jit
@@ -145,25 +133,75 @@ def steps(height, width, stride: tl.constexpr, NARROW: tl.constexpr):
 
 
 @triton.jit
-def read(pointer, mask, WHOLE: tl.constexpr):
-    """Vectors of channels; `mask` matters only where the tile has more channels than D."""
+def read(pointer, channel, D: tl.constexpr, WHOLE: tl.constexpr):
+    """Vectors of channels [R, VEC]; WHOLE says that a row has no channels beyond D."""
     if WHOLE:
         return tl.load(pointer)
-    return tl.load(pointer, mask=mask, other=0)
+    return tl.load(pointer, mask=channel < D, other=0)
 
 
 @triton.jit
-def _blend(even, odd, share, pointer, mask, WHOLE: tl.constexpr, PAIRED: tl.constexpr):
-    """Add share * vector. Two bf16 read as one word are a shift and a mask away from two floats,
-    cheaper than the conversion; channels of even and of odd number then have an accumulator each.
-    Unpaired, all are in `even`."""
-    vector = read(pointer, mask, WHOLE)
+def _even(pair):
+    """The first of two bf16 in a word, as float32."""
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _odd(pair):
+    return (pair & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _blend(
+    a,
+    b,
+    c,
+    d,
+    share,
+    pointer,
+    channel,
+    D: tl.constexpr,
+    NA: tl.constexpr,
+    STEP: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PAIRED: tl.constexpr,
+):
+    """Add share * corner to the accumulators [R, VEC].
+
+    They are those of vectors 0 to 3; PAIRED, of the even channels of vectors 0 and 1, then of the
+    odd ones: two bf16 read as one word are a shift and a mask away from two floats, which is
+    cheaper than the conversion.
+    """
+    first = read(pointer, channel, D, WHOLE)
     if PAIRED:
-        even += share * (vector << 16).to(tl.float32, bitcast=True)
-        odd += share * (vector & -65536).to(tl.float32, bitcast=True)
+        a += share * _even(first)
+        c += share * _odd(first)
+        if NA > 1:
+            second = read(pointer + STEP, channel + STEP, D, WHOLE)
+            b += share * _even(second)
+            d += share * _odd(second)
     else:
-        even += share * vector.to(tl.float32)
-    return even, odd
+        a += share * first.to(tl.float32)
+        if NA > 1:
+            b += share * read(pointer + STEP, channel + STEP, D, WHOLE).to(tl.float32)
+        if NA > 2:
+            c += share * read(pointer + 2 * STEP, channel + 2 * STEP, D, WHOLE).to(tl.float32)
+            d += share * read(pointer + 3 * STEP, channel + 3 * STEP, D, WHOLE).to(tl.float32)
+    return a, b, c, d
+
+
+@triton.jit
+def _store_pairs(output, even, odd, channel, exists, D: tl.constexpr, VEC: tl.constexpr):
+    """Even and odd channels side by side; `channel` is that of the first pair, [R, 1]."""
+    both = tl.reshape(tl.join(even, odd), [even.shape[0], 2 * VEC])
+    channel = 2 * channel + tl.arange(0, 2 * VEC)[None, :]
+    tl.store(output + channel, both.to(output.dtype.element_ty), mask=exists & (channel < 2 * D))
+
+
+@triton.jit
+def _store(output, blended, channel, exists, D: tl.constexpr):
+    mask = exists & (channel < D)
+    tl.store(output + channel, blended.to(output.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"])
@@ -194,7 +232,7 @@ def forward_kernel(
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
-    image, head, q, exists = place(tl.program_id(0), Q, M, BQ, LANES)
+    image, head, q, exists, lane = place(tl.program_id(0), Q, M, BQ, LANES)
     row = (image // share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
@@ -204,15 +242,17 @@ def forward_kernel(
         total = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
         valid += (image // share_valid) * (L * 2)
-    lane, vector = channels(NA, LANES, VEC, VEC)
-    WHOLE: tl.constexpr = NA * LANES * VEC == D
-    real = lane + vector < D
+    STEP: tl.constexpr = LANES * VEC
+    WHOLE: tl.constexpr = NA * STEP == D
+    channel = lane * VEC + tl.arange(0, VEC)[None, :]
     if PAIRED:
         value = value.to(tl.pointer_type(tl.int32), bitcast=True)
-    cells = value + image.to(tl.int64) * S * (M * D) + head * D + lane
+    cells = value + image.to(tl.int64) * S * (M * D) + head * D + channel
 
-    even = tl.zeros([NA, BQ, LANES, VEC], tl.float32)
-    odd = tl.zeros([NA, BQ, LANES, VEC], tl.float32)
+    a = tl.zeros(channel.shape, tl.float32)
+    b = tl.zeros(channel.shape, tl.float32)
+    c = tl.zeros(channel.shape, tl.float32)
+    d = tl.zeros(channel.shape, tl.float32)
     for level in range(L):
         height, width, start, valid_height, valid_width = level_size(
             levels, valid, level, HAS_VALID
@@ -237,23 +277,29 @@ def forward_kernel(
             cell_y, from_north, from_south = corners(y, last_y, step_y)
             west, east = hat(from_west), hat(from_east)
             north, south = weight * hat(from_north), weight * hat(from_south)
-            upper = level_cells + element(cell_x, cell_y, width, M * D, LARGE) + vector
-            lower = upper + down
-            even, odd = _blend(even, odd, north * west, upper, real, WHOLE, PAIRED)
-            even, odd = _blend(even, odd, north * east, upper + right, real, WHOLE, PAIRED)
-            even, odd = _blend(even, odd, south * west, lower, real, WHOLE, PAIRED)
-            even, odd = _blend(even, odd, south * east, lower + right, real, WHOLE, PAIRED)
+            nw = level_cells + element(cell_x, cell_y, width, M * D, LARGE)
+            sw = nw + down
+            a, b, c, d = _blend(a, b, c, d, north * west, nw, channel, D, NA, STEP, WHOLE, PAIRED)
+            a, b, c, d = _blend(
+                a, b, c, d, north * east, nw + right, channel, D, NA, STEP, WHOLE, PAIRED
+            )
+            a, b, c, d = _blend(a, b, c, d, south * west, sw, channel, D, NA, STEP, WHOLE, PAIRED)
+            a, b, c, d = _blend(
+                a, b, c, d, south * east, sw + right, channel, D, NA, STEP, WHOLE, PAIRED
+            )
     if KIND != LOCATIONS:
         # The softmax's division, once for all samples of the row.
-        even *= 1.0 / total
-        odd *= 1.0 / total
-    output += image.to(tl.int64) * Q * M * (2 * D if PAIRED else D)
+        scale = 1.0 / total
+        a, b, c, d = a * scale, b * scale, c * scale, d * scale
+    output += (image.to(tl.int64) * Q * M + (q * M + head)) * (2 * D if PAIRED else D)
     if PAIRED:
-        both = tl.reshape(tl.join(even, odd), [NA, BQ, LANES, 2 * VEC])
-        lane, vector = channels(NA, LANES, 2 * VEC, 2 * VEC)
-        target = output + (q.to(tl.int64) * M + head) * (2 * D) + (lane + vector)
-        mask = exists & (lane + vector < 2 * D)
-        tl.store(target, both.to(output.dtype.element_ty), mask=mask)
+        _store_pairs(output, a, c, lane * VEC, exists, D, VEC)
+        if NA > 1:
+            _store_pairs(output, b, d, lane * VEC + STEP, exists, D, VEC)
     else:
-        target = output + (q.to(tl.int64) * M + head) * D + (lane + vector)
-        tl.store(target, even.to(output.dtype.element_ty), mask=exists & real)
+        _store(output, a, channel, exists, D)
+        if NA > 1:
+            _store(output, b, channel + STEP, exists, D)
+        if NA > 2:
+            _store(output, c, channel + 2 * STEP, exists, D)
+            _store(output, d, channel + 3 * STEP, exists, D)

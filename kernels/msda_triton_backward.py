@@ -17,9 +17,8 @@ of a lane, combined to the three sums that are needed, and only these are summed
 
 Adding to value is what binds on a GPU, and the layout follows it. Compute capability 9.0 adds four
 neighbouring floats of a lane in one instruction (VEC = 4). Earlier ones add one float per lane and
-instruction, so neighbouring lanes take neighbouring channels (SCALAR, VEC = 1) and eight of them
-fill a 32-byte sector; the compiler is kept from seeing that vectors of four could be loaded, since
-it would then move every corner from one layout to the other through shared memory.
+instruction, so there neighbouring lanes take neighbouring channels (VEC = 1), and eight of them
+fill a 32-byte sector.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from .msda_triton import (
     BOXES,
     LOCATIONS,
     LOG2_E,
-    channels,
     corners,
     element,
     hat,
@@ -65,29 +63,83 @@ def _hat_slope(distance):
 
 
 @triton.jit
-def _dot(a, b):
-    """Sum over the channels that a lane holds: [NA, BQ, LANES, VEC] -> [1, BQ, LANES, 1]."""
-    return tl.sum(tl.sum(a * b, axis=3, keep_dims=True), axis=0, keep_dims=True)
+def _grad(pointer, channel, exists, D: tl.constexpr):
+    """A vector of the output's gradient [R, VEC], zero where there is no row or no channel."""
+    return tl.load(pointer + channel, mask=exists & (channel < D), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _over_lanes(x):
-    """Sum over the lanes of a row, on each of them."""
-    return tl.broadcast_to(tl.sum(x, axis=2, keep_dims=True), x.shape)
+def _dot(
+    a,
+    b,
+    c,
+    d,
+    pointer,
+    channel,
+    D: tl.constexpr,
+    NA: tl.constexpr,
+    STEP: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    """<gradient, corner> over the channels that a lane holds, [R, 1]."""
+    products = a * read(pointer, channel, D, WHOLE).to(tl.float32)
+    if NA > 1:
+        products += b * read(pointer + STEP, channel + STEP, D, WHOLE).to(tl.float32)
+    if NA > 2:
+        products += c * read(pointer + 2 * STEP, channel + 2 * STEP, D, WHOLE).to(tl.float32)
+        products += d * read(pointer + 3 * STEP, channel + 3 * STEP, D, WHOLE).to(tl.float32)
+    return tl.sum(products, axis=1, keep_dims=True)
 
 
 @triton.jit
-def _scatter(pointer, share, grad, fixed_scale, mask, WHOLE: tl.constexpr, FIXED: tl.constexpr):
-    """Add share * grad to a cell. In whole numbers (FIXED) the sum does not depend on the order."""
-    mask = share != 0.0 if WHOLE else mask & (share != 0.0)
+def _over_lanes(x, LANES: tl.constexpr):
+    """Sum over the lanes of a row, on each of them: [R, 1] -> [R, 1]."""
+    if LANES == 1:
+        return x
+    rows: tl.constexpr = x.shape[0] // LANES
+    sums = tl.sum(tl.reshape(x, [rows, LANES]), axis=1, keep_dims=True)
+    return tl.reshape(tl.broadcast_to(sums, [rows, LANES]), x.shape)
+
+
+@triton.jit
+def _add(
+    pointer, share, grad, factor, channel, D: tl.constexpr, WHOLE: tl.constexpr, FIXED: tl.constexpr
+):
     part = share * grad
     if FIXED:
-        part = (part * fixed_scale).to(tl.int64)
+        # Whole numbers: their sum does not depend on the order.
+        part = (part * factor).to(tl.int64)
+    mask = share != 0.0 if WHOLE else (share != 0.0) & (channel < D)
     # Relaxed, and the result unused: a reduction, which nobody waits for.
     tl.atomic_add(pointer, part, mask=mask, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid", "one"])
+@triton.jit
+def _scatter(
+    a,
+    b,
+    c,
+    d,
+    share,
+    pointer,
+    factor,
+    channel,
+    D: tl.constexpr,
+    NA: tl.constexpr,
+    STEP: tl.constexpr,
+    WHOLE: tl.constexpr,
+    FIXED: tl.constexpr,
+):
+    """Add share * gradient to a corner."""
+    _add(pointer, share, a, factor, channel, D, WHOLE, FIXED)
+    if NA > 1:
+        _add(pointer + STEP, share, b, factor, channel + STEP, D, WHOLE, FIXED)
+    if NA > 2:
+        _add(pointer + 2 * STEP, share, c, factor, channel + 2 * STEP, D, WHOLE, FIXED)
+        _add(pointer + 3 * STEP, share, d, factor, channel + 3 * STEP, D, WHOLE, FIXED)
+
+
+@triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"])
 def backward_kernel(
     value,  # inputs as in forward_kernel
     points,
@@ -106,7 +158,6 @@ def backward_kernel(
     share_points,
     share_reference,
     share_valid,
-    one,  # 1, which the compiler must not know
     M: tl.constexpr,
     D: tl.constexpr,
     L: tl.constexpr,
@@ -119,13 +170,12 @@ def backward_kernel(
     NEEDS_SAMPLES: tl.constexpr,
     NEEDS_REFERENCE: tl.constexpr,  # only with NEEDS_SAMPLES
     FIXED: tl.constexpr,
-    SCALAR: tl.constexpr,
     BQ: tl.constexpr,
     NA: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
-    image, head, q, exists = place(tl.program_id(0), Q, M, BQ, LANES)
+    image, head, q, exists, lane = place(tl.program_id(0), Q, M, BQ, LANES)
     row = (image // share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
@@ -139,12 +189,17 @@ def backward_kernel(
     grad_points += own_row * (L * P * 2)
     grad_weights += own_row * (L * P)
     grad_reference += own_row * (L * KIND)
-    lane, vector = channels(NA, LANES, VEC, one * VEC if SCALAR else VEC)
-    WHOLE: tl.constexpr = NA * LANES * VEC == D
-    real = lane + vector < D
-    cells = image.to(tl.int64) * S * (M * D) + head * D + lane
-    grad = tl.load(grad_output + own_row * D + (lane + vector), mask=exists & real, other=0.0)
-    grad = grad.to(tl.float32)
+    STEP: tl.constexpr = LANES * VEC
+    WHOLE: tl.constexpr = NA * STEP == D
+    channel = lane * VEC + tl.arange(0, VEC)[None, :]
+    cells = image.to(tl.int64) * S * (M * D) + head * D + channel
+    a = _grad(grad_output + own_row * D, channel, exists, D)
+    b, c, d = a, a, a
+    if NA > 1:
+        b = _grad(grad_output + own_row * D, channel + STEP, exists, D)
+    if NA > 2:
+        c = _grad(grad_output + own_row * D, channel + 2 * STEP, exists, D)
+        d = _grad(grad_output + own_row * D, channel + 3 * STEP, exists, D)
     factor = tl.load(fixed_scale) if FIXED else 1.0
 
     for level in range(L):
@@ -180,27 +235,28 @@ def backward_kernel(
                 hat(from_north),
                 hat(from_south),
             )
-            nw = level_cells + element(cell_x, cell_y, width, M * D, LARGE) + vector
+            nw = level_cells + element(cell_x, cell_y, width, M * D, LARGE)
             ne, sw = nw + right, nw + down
             se = sw + right
             if NEEDS_VALUE:
                 up, low = weight * north, weight * south
-                _scatter(grad_value + nw, up * west, grad, factor, real, WHOLE, FIXED)
-                _scatter(grad_value + ne, up * east, grad, factor, real, WHOLE, FIXED)
-                _scatter(grad_value + sw, low * west, grad, factor, real, WHOLE, FIXED)
-                _scatter(grad_value + se, low * east, grad, factor, real, WHOLE, FIXED)
+                g = grad_value
+                _scatter(a, b, c, d, up * west, g + nw, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                _scatter(a, b, c, d, up * east, g + ne, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                _scatter(a, b, c, d, low * west, g + sw, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                _scatter(a, b, c, d, low * east, g + se, factor, channel, D, NA, STEP, WHOLE, FIXED)
             if NEEDS_SAMPLES:
-                dot_nw = _dot(grad, read(value + nw, real, WHOLE).to(tl.float32))
-                dot_ne = _dot(grad, read(value + ne, real, WHOLE).to(tl.float32))
-                dot_sw = _dot(grad, read(value + sw, real, WHOLE).to(tl.float32))
-                dot_se = _dot(grad, read(value + se, real, WHOLE).to(tl.float32))
+                dot_nw = _dot(a, b, c, d, value + nw, channel, D, NA, STEP, WHOLE)
+                dot_ne = _dot(a, b, c, d, value + ne, channel, D, NA, STEP, WHOLE)
+                dot_sw = _dot(a, b, c, d, value + sw, channel, D, NA, STEP, WHOLE)
+                dot_se = _dot(a, b, c, d, value + se, channel, D, NA, STEP, WHOLE)
                 at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
                 at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
-                d_weight = _over_lanes(west * at_west + east * at_east)
+                d_weight = _over_lanes(west * at_west + east * at_east, LANES)
                 d_x = _hat_slope(from_west) * at_west + _hat_slope(from_east) * at_east
                 d_y = _hat_slope(from_north) * at_north + _hat_slope(from_south) * at_south
-                d_x = weight * _over_lanes(d_x)
-                d_y = weight * _over_lanes(d_y)
+                d_x = weight * _over_lanes(d_x, LANES)
+                d_y = weight * _over_lanes(d_y, LANES)
                 tl.store(grad_points + 2 * k, slope_x * d_x, mask=exists)
                 tl.store(grad_points + 2 * k + 1, slope_y * d_y, mask=exists)
                 tl.store(grad_weights + k, d_weight, mask=exists)
