@@ -18,7 +18,7 @@ from torch import Tensor
 MAX_PROGRAMS = 2**31 - 1
 """Largest grid along its first axis, the only one that is used."""
 
-FAMILIES = (70, 75, 80, 86, 90)
+FAMILIES = (70, 75, 80, 90)
 """Compute capabilities that launch tables are written for; others use the nearest one below."""
 
 
@@ -82,7 +82,7 @@ class Case:
 
 
 def family(capability: int) -> int:
-    """The launch-table family of a compute capability (86 for 89, 90 for 100)."""
+    """The launch-table family of a compute capability (80 for 86 and 89)."""
     return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import pytest
 import torch
 from torch import Tensor
 
 import kernels
-import kernels.msda_launch
 from tests.kernels.tolerances import assert_near
 
 Shapes = tuple[tuple[int, int], ...]
+
+launch = import_module(f"{kernels.msda_ops.__package__}.msda_launch")
+"""The launcher of the operators, whose package may go by `kernels` or `seqformer.kernels`."""
 
 IMPLEMENTATIONS = ("triton", "cpu", "bags")
 """The kernels (interpreted without a GPU), the compiled CPU path, the CPU path in plain PyTorch."""

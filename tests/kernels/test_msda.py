@@ -15,6 +15,7 @@ from tests.kernels.msda_problems import (
     Problem,
     compare,
     implementation,
+    launch,
     rounded,
     run,
 )
@@ -107,13 +108,13 @@ def test_many_levels_and_points(name, kind):
 @pytest.mark.parametrize("kind", [0, 2, 4])
 def test_several_programs_per_slice(kind, monkeypatch):
     """Programs of one warp: the queries of an image fall into blocks, the last one incomplete."""
-    monkeypatch.setattr(kernels.msda_launch.msda_table, "INTERPRETER_WARPS", 1)
+    monkeypatch.setattr(launch.msda_table, "INTERPRETER_WARPS", 1)
     compare("triton", Problem(Q=37, D=32, kind=kind, share=1 + (kind > 0), is_padded=kind > 0))
 
 
 @pytest.mark.parametrize("family", [70, 80, 90])
 def test_layout_of_every_family(family, monkeypatch):
-    monkeypatch.setattr(kernels.msda_launch, "capability_of", lambda device: family)
+    monkeypatch.setattr(launch, "capability_of", lambda device: family)
     compare("triton", Problem(D=32, kind=4))
     compare("triton", Problem(D=24, kind=2))
 
@@ -121,8 +122,8 @@ def test_layout_of_every_family(family, monkeypatch):
 @pytest.mark.parametrize("name", ["triton", "cpu"])
 def test_large_offsets_arithmetic(name, monkeypatch):
     """The 64-bit branch of the kernels on a small problem."""
-    original = kernels.msda_launch._sizes
-    monkeypatch.setattr(kernels.msda_launch, "_sizes", lambda *a: original(*a) | {"LARGE": True})
+    original = launch._sizes
+    monkeypatch.setattr(launch, "_sizes", lambda *a: original(*a) | {"LARGE": True})
     compare(name, Problem(D=8, kind=2))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from tests.kernels.msda_problems import Problem, implementation
+from tests.kernels.msda_problems import Problem, implementation, launch
 
 SHAPES = ((5, 7), (3, 4))
 
@@ -76,8 +76,8 @@ def test_switching_the_backend_reaches_compiled_code():
     first = compiled(*leaves)
     with kernels.use_backend("triton"), pytest.MonkeyPatch.context() as patch:
         seen = []
-        original = kernels.msda_launch.forward
-        patch.setattr(kernels.msda_launch, "forward", lambda *a: seen.append(1) or original(*a))
+        original = launch.forward
+        patch.setattr(launch, "forward", lambda *a: seen.append(1) or original(*a))
         torch.testing.assert_close(compiled(*leaves), first)
         assert len(seen) == 2
 
@@ -225,7 +225,7 @@ def test_a_failing_kernel_is_an_error(monkeypatch):
     def broken(*args):
         raise RuntimeError("no registers left")
 
-    monkeypatch.setattr(kernels.msda_launch, "forward", broken)
+    monkeypatch.setattr(launch, "forward", broken)
     leaves = float32(Problem())
     with kernels.use_backend("triton"), pytest.raises(RuntimeError, match="no registers left"):
         kernels.ms_deform_attn_fused(leaves[0], Problem().shapes, *leaves[1:])
