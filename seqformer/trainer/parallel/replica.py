@@ -189,12 +189,17 @@ def _shard(
     # The model adds to what its layers return, never in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     model = doors.model
-    for unit in (*_stages(model.backbone), *model.encoder.layers, *model.decoder.layers):
+    for unit in units_of(model):
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     for layer in model.decoder.layers:
         for door in ("box_stream", "instance_stream"):
             register_fsdp_forward_method(layer, door)
     fully_shard(doors, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
+
+
+def units_of(model: SeqFormer) -> list[nn.Module]:
+    """What FSDP gathers at a time: backbone stages and transformer layers, inner ones first."""
+    return [*_stages(model.backbone), *model.encoder.layers, *model.decoder.layers]
 
 
 def _stages(backbone: nn.Module) -> list[nn.Module]:
