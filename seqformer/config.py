@@ -94,6 +94,10 @@ class AugmentConfig:
     crop_max: int = 600
     """Largest crop side in pixels."""
 
+    def without_colours(self) -> AugmentConfig:
+        """The same geometry alone."""
+        return replace(self, photometric=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -103,6 +107,23 @@ class DataConfig:
     """Folder that the training annotation's `file_names` are relative to."""
     train_annotations: Path = Path("data/ytvis2019/annotations/instances_train_sub.json")
     """Training annotation file in YouTube-VIS layout."""
+    more_images: tuple[Path, ...] = ()
+    """Image folders of further video sets to train on jointly."""
+    more_annotations: tuple[Path, ...] = ()
+    """Their annotation files, one per folder; categories with the same id must be the same."""
+    coco_images: Path | None = None
+    """Folder of still images (train2017) that become pseudo-videos; none trains on videos alone."""
+    coco_annotations: Path | None = None
+    """Annotation file of the still images, as `python -m seqformer.data.coco_to_ytvis` makes it."""
+    coco_categories: Literal["as_is", "2019", "2019_published", "2021", "ovis"] = "as_is"
+    """Category map for a file that has COCO's own ids (only of mapped categories). as_is: the file
+    has the ids of the videos' categories."""
+    sampling_weights: tuple[float, ...] = ()
+    """Shares of the sets in an epoch: training set, further sets, still images. Empty: every frame
+    and every still image once, as published."""
+    annotation_cache: Path | None = Path("~/.cache/seqformer")
+    """Folder for a compact form of the annotation files that all processes of a machine share;
+    none makes a temporary one for each training process."""
     val_images: Path | None = None
     """Frames folder of the validation set; none means no validation during training."""
     val_annotations: Path | None = None
@@ -123,6 +144,9 @@ class DataConfig:
     """Decoding processes per training process; 0 decodes in the training process."""
     cache_frames: bool = False
     """Keep decoded frames and masks in memory (small sets only)."""
+    max_broken_share: float = 0.01
+    """Broken files and annotations are skipped with a warning. A process stops the run when they
+    are more than this share of the clips it drew, counted as at least 1000 (or one per item)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -133,8 +157,32 @@ class DataConfig:
             raise ValueError(
                 f"data.global_batch_size must be at least 0, got {self.global_batch_size}"
             )
+        self._check_sets()
+        if not 0.0 <= self.max_broken_share <= 1.0:
+            raise ValueError(f"data.max_broken_share must be in 0..1, got {self.max_broken_share}")
         if (self.val_images is None) != (self.val_annotations is None):
             raise ValueError("give both --data.val-images and --data.val-annotations, or neither")
+
+    def _check_sets(self) -> None:
+        if len(self.more_images) != len(self.more_annotations):
+            raise ValueError(
+                f"data.more_images has {len(self.more_images)} folders but data.more_annotations "
+                f"{len(self.more_annotations)} files; give one folder per file"
+            )
+        if (self.coco_images is None) != (self.coco_annotations is None):
+            raise ValueError(
+                "give both --data.coco-images and --data.coco-annotations, or None for both"
+            )
+        num_sets = 1 + len(self.more_images) + (self.coco_images is not None)
+        if self.sampling_weights and (
+            len(self.sampling_weights) != num_sets
+            or min(self.sampling_weights) < 0
+            or sum(self.sampling_weights) <= 0
+        ):
+            raise ValueError(
+                f"data.sampling_weights {self.sampling_weights} must be {num_sets} numbers >= 0, "
+                "one per set (training set, further sets, still images), not all 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +393,8 @@ def config_from_dict(cls: type, state: dict) -> Any:
         if kind is not None:
             value = config_from_dict(kind, value)
         elif isinstance(value, list):
-            value = tuple(value)
+            is_path = "Path" in str(known[name].type)
+            value = tuple(Path(v) if is_path else v for v in value)
         elif isinstance(value, str) and "Path" in str(known[name].type):
             value = Path(value)
         values[name] = value
@@ -366,7 +415,12 @@ def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
     return replace(
         TrainConfig(
             model=ModelConfig(backbone=backbone, dropout=0.1, drop_path=0.3 if swin else 0.0),
-            data=DataConfig(class_layout="published", global_batch_size=16),
+            data=DataConfig(
+                class_layout="published",
+                global_batch_size=16,
+                coco_images=Path("data/coco/train2017"),
+                coco_annotations=Path("data/coco/annotations/coco_keepfor_ytvis2019.json"),
+            ),
         ),
         **changes,
     )
@@ -440,12 +494,19 @@ def _mini() -> TrainConfig:
 def presets() -> dict[str, tuple[str, TrainConfig]]:
     """name -> (one line of help, config)."""
     r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
-    r50_ablation = replace(r50_ablation, optim=OptimConfig(lr_drop_epochs=(2, 10)))
+    r50_ablation = replace(
+        r50_ablation,
+        optim=OptimConfig(lr_drop_epochs=(2, 10)),
+        data=replace(r50_ablation.data, coco_images=None, coco_annotations=None),
+    )
     return {
         "demo": ("Minutes on a CPU: synthetic videos, small model, AP and pictures", _demo()),
         "mini": ("The demo's model on your own data, from scratch", _mini()),
         "r50_ablation": ("ResNet-50, YouTube-VIS only (paper's ablations)", r50_ablation),
-        "r50": ("ResNet-50", _published("resnet50", output=Path("runs/r50"))),
+        "r50": (
+            "ResNet-50, YouTube-VIS and COCO jointly, as all below",
+            _published("resnet50", output=Path("runs/r50")),
+        ),
         "r101": ("ResNet-101", _published("resnet101", output=Path("runs/r101"))),
         "x101": (
             "ResNeXt-101 32x8d",

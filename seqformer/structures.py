@@ -36,12 +36,14 @@ class ClipBatch:
         padding_mask: [B, H, W] bool, True on padding (frames of a clip share their size).
         targets: one `ClipTargets` per clip.
         ids: one readable origin per clip ("video 12, frames 3 5 9"), for messages.
+        broken: what was wrong with items that were skipped on the way.
     """
 
     images: Tensor
     padding_mask: Tensor
     targets: list[ClipTargets]
     ids: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch with every tensor on `device`."""

@@ -1,159 +1,75 @@
-"""From an annotation file to batches: data set of clips, padding, and the training loader."""
+"""From annotation files to batches: class map, padding, and the training loader."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import numpy as np
+import cv2
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from seqformer.config import DataConfig
-from seqformer.data.sampling import ClipBatchSampler, ItemKey, item_generator, sample_frames
-from seqformer.data.transforms import Clip, augment, to_tensors
-from seqformer.data.ytvis import (
-    Instance,
-    Video,
-    YTVISAnnotations,
-    decode_mask,
-    load_annotation_file,
-    read_video_frame,
-)
-from seqformer.structures import ClassMap, ClipBatch, ClipTargets
+from seqformer.data.clips import ClipSet, JointClips, Sample, StillClips, VideoClips
+from seqformer.data.coco import load_coco_file
+from seqformer.data.sampling import ClipBatchSampler
+from seqformer.data.ytvis import AnnotationSet, load_annotation_file
+from seqformer.structures import ClassMap, ClipBatch
 
 logger = logging.getLogger(__name__)
 
 PAD_TO = 32
 """Batches are padded to multiples of this many pixels."""
-MAX_TRIES = 100
-"""Items drawn in the place of one that shows no instance, before giving up."""
-
-Sample = tuple[Tensor, ClipTargets, str]
-"""images [T, 3, H, W], targets, id"""
+LEAST_CLIPS_COUNTED = 1000
+"""Before so many clips are drawn, a share of broken ones would say little."""
 
 
 def build_class_map(
-    annotations: YTVISAnnotations, layout: Literal["from_data", "published"]
+    annotations: AnnotationSet | Sequence[AnnotationSet],
+    layout: Literal["from_data", "published"],
 ) -> ClassMap:
-    """Outputs of the classifier for the categories of a file.
+    """Outputs of the classifier for the categories of one or more video sets.
 
-    Raises: ValueError when the ids do not fit the published layout.
+    Raises: ValueError when the ids do not fit the published layout, or stand for different things.
     """
-    if layout == "published":
-        return ClassMap.published(annotations.categories)
-    return ClassMap.from_categories(annotations.categories)
-
-
-class YTVISClips(Dataset[Sample]):
-    """Augmented training clips, one item per frame of every video.
-
-    Indexed by (epoch, item), so that each epoch sees other neighbours and another augmentation, and
-    the same ones whenever it is repeated. An item that shows no instance gives way to another one.
-    """
-
-    def __init__(
-        self,
-        annotations: YTVISAnnotations,
-        images: Path,
-        classes: ClassMap,
-        config: DataConfig,
-        seed: int,
-    ) -> None:
-        self.images, self.config, self.seed = images, config, seed
-        self.source = annotations.path
-        self.videos = annotations.videos
-        self.index_of = classes.index_of
-        self.trained = [[i for i in video.instances if not i.is_crowd] for video in self.videos]
-        self.items = [(v, f) for v, video in enumerate(self.videos) for f in range(video.length)]
-        if not any(self.trained):
-            raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
-        self._check_images()
-        self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, key: ItemKey) -> Sample:
-        """One clip with at least one instance.
-
-        Raises: FileNotFoundError or ValueError naming the broken frame or annotation.
-        """
-        epoch, item = key
-        rng = item_generator(self.seed, epoch, item)
-        for _ in range(MAX_TRIES):
-            number, frame = self.items[item]
-            video = self.videos[number]
-            frames = sample_frames(
-                frame, video.length, self.config.num_frames, self.config.frame_range, rng
-            )
-            if self._shows_instance(number, frames):
-                clip = augment(self.load_clip(number, frames), self.config.augment, rng)
-                if len(clip.labels):
-                    images, targets = to_tensors(clip)
-                    shown = " ".join(map(str, frames))
-                    return images, targets, f"video {video.id}, frames {shown}"
-            item = int(rng.integers(len(self.items)))
-        raise ValueError(
-            f"{self.source}: {MAX_TRIES} clips in a row showed no instance; annotate more frames "
-            "or make the crops of data.augment larger"
-        )
-
-    def load_clip(self, number: int, frames: Sequence[int]) -> Clip:
-        """Frames of the video at position `number` with all its instances, not augmented."""
-        instances = self.trained[number]
-        decoded = {f: self._load_frame(number, f) for f in dict.fromkeys(frames)}
-        boxes = np.stack([instance.boxes_xyxy[list(frames)] for instance in instances])
-        return Clip(
-            frames=np.stack([decoded[f][0] for f in frames]),
-            labels=np.array([self.index_of[i.category_id] for i in instances], np.int64),
-            boxes_xyxy=boxes,
-            masks=np.stack([decoded[f][1] for f in frames], axis=1),
-        )
-
-    def _load_frame(self, number: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """One frame [H, W, 3] uint8 and its masks [N, H, W] bool."""
-        if (number, frame) in self._cache:
-            return self._cache[number, frame]
-        video = self.videos[number]
-        image = read_video_frame(self.images, video, frame)
-        masks = np.stack([self._decode(i, video, frame) for i in self.trained[number]])
-        if self.config.cache_frames:
-            self._cache[number, frame] = image, masks
-        return image, masks
-
-    def _decode(self, instance: Instance, video: Video, frame: int) -> np.ndarray:
-        try:
-            return decode_mask(instance.segmentations[frame], video.height, video.width)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.source}: annotation {instance.annotation_id}, frame {frame}: the "
-                f"segmentation {error}"
-            ) from None
-
-    def _shows_instance(self, number: int, frames: Sequence[int]) -> bool:
-        """Whether a box has an area; without one, augmentation would leave nothing."""
-        boxes = [instance.boxes_xyxy[list(frames)] for instance in self.trained[number]]
-        return any((box[:, 2:] > box[:, :2]).all(axis=1).any() for box in boxes)
-
-    def _check_images(self) -> None:
-        """Find wrong paths before the first epoch: the folder and one frame of each video."""
-        if not self.images.is_dir():
-            raise FileNotFoundError(
-                f"image folder {self.images} does not exist; set --data.train-images to the folder "
-                f"that the file_names of {self.source} are relative to"
-            )
-        for video in self.videos:
-            path = self.images / video.file_names[0]
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"frame {path} of video {video.id} does not exist; set --data.train-images to "
-                    f"the folder that the file_names of {self.source} are relative to"
+    sets = [annotations] if isinstance(annotations, AnnotationSet) else annotations
+    categories: dict[int, dict] = {}
+    for one in sets:
+        for category in one.categories:
+            known = categories.setdefault(category["id"], category)
+            if _plain(known["name"]) != _plain(category["name"]):
+                raise ValueError(
+                    f"category {category['id']} is {known['name']!r} in {sets[0].path} but "
+                    f"{category['name']!r} in {one.path}; sets trained on jointly must agree"
                 )
+    if layout == "published":
+        return ClassMap.published(list(categories.values()))
+    return ClassMap.from_categories(list(categories.values()))
+
+
+def check_still_categories(still: AnnotationSet, classes: ClassMap) -> None:
+    """Find still images that were mapped to the categories of another video set.
+
+    Raises: ValueError when most names differ; a few are only warned of (spellings vary).
+    """
+    names = dict(zip(classes.ids, classes.names, strict=True))
+    shared = [c for c in still.categories if c["id"] in names]
+    other = [c for c in shared if _plain(c["name"]) != _plain(names[c["id"]])]
+    if not other:
+        return
+    listed = ", ".join(f"{c['id']} ({c['name']}, not {names[c['id']]})" for c in other[:3])
+    message = f"{still.path} has other names for {len(other)} categories of the videos: {listed}"
+    if 2 * len(other) > len(shared):
+        raise ValueError(
+            f"{message}; map COCO to the edition that the videos are of "
+            "(`python -m seqformer.data.coco_to_ytvis --categories`, or --data.coco-categories)"
+        )
+    logger.warning("%s", message)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ")
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:
@@ -161,26 +77,65 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
 
     Targets keep the size of their clip.
     """
-    sizes = [images.shape[-2:] for images, _, _ in samples]
+    sizes = [sample.images.shape[-2:] for sample in samples]
     height, width = (-(-max(sides) // PAD_TO) * PAD_TO for sides in zip(*sizes, strict=True))
+    images = torch.zeros(len(samples), *samples[0].images.shape[:2], height, width)
     padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
-    for mask, (h, w) in zip(padding_mask, sizes, strict=True):
+    for sample, padded, mask, (h, w) in zip(samples, images, padding_mask, sizes, strict=True):
+        padded[..., :h, :w] = sample.images
         mask[:h, :w] = False
-    padded = [
-        F.pad(images, (0, width - w, 0, height - h))
-        for (images, _, _), (h, w) in zip(samples, sizes, strict=True)
-    ]
     return ClipBatch(
-        images=torch.stack(padded),
+        images=images,
         padding_mask=padding_mask,
-        targets=[targets for _, targets, _ in samples],
-        ids=[name for _, _, name in samples],
+        targets=[sample.targets for sample in samples],
+        ids=[sample.id for sample in samples],
+        broken=[message for sample in samples for message in sample.broken],
     )
+
+
+class ClipLoader(DataLoader[ClipBatch]):
+    """Batches of one training process; warns of broken items, and stops when they are too many.
+
+    Attributes:
+        num_drawn: clips so far, broken ones included.
+        num_broken: broken ones among them.
+    """
+
+    def __init__(self, clips: JointClips, max_broken_share: float, **options) -> None:
+        super().__init__(clips, **options)
+        # A DataLoader guards its attributes by a flag that subclasses share; these are new ones.
+        self.max_broken_share = max_broken_share
+        self.num_drawn = self.num_broken = 0
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        """The batches from the sampler's position on.
+
+        Raises: ValueError, when the batch is taken, if too many items are broken or no clip with
+            an instance can be found.
+        """
+        return self._checked(super().__iter__())  # workers start now, not at the first batch
+
+    def _checked(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        for batch in batches:
+            self.num_drawn += len(batch.ids) + len(batch.broken)
+            self.num_broken += len(batch.broken)
+            for message in batch.broken:
+                logger.warning("skipped: %s", message)
+            least = min(LEAST_CLIPS_COUNTED, len(self.dataset))
+            if batch.broken and self.num_broken > self.max_broken_share * max(
+                self.num_drawn, least
+            ):
+                raise ValueError(
+                    f"{self.num_broken} of {self.num_drawn} clips could not be read, more than "
+                    f"data.max_broken_share {self.max_broken_share:g} allows; the last one: "
+                    f"{batch.broken[-1]}"
+                )
+            yield batch
 
 
 def build_train_loader(
     config: DataConfig, seed: int, rank: int = 0, world_size: int = 1
-) -> tuple[DataLoader[ClipBatch], ClassMap]:
+) -> tuple[ClipLoader, ClassMap]:
     """Loader of one training process, and what the outputs of the classifier stand for.
 
     Call `loader.batch_sampler.set_epoch(epoch, start_step)` before each pass. A step takes
@@ -189,12 +144,19 @@ def build_train_loader(
 
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
-    annotations = load_annotation_file(config.train_annotations, require_annotations=True)
-    classes = build_class_map(annotations, config.class_layout)
-    clips = YTVISClips(annotations, config.train_images, classes, config, seed)
+    # OpenCV's threads would not survive the fork of the workers, and one core per worker is enough.
+    cv2.setNumThreads(0)
+    sets, classes = load_sets(config)
+    clips = JointClips(sets, seed)
     global_batch_size = config.global_batch_size or config.batch_size * world_size
     sampler = ClipBatchSampler(
-        len(clips), global_batch_size, seed, rank, world_size, micro_batch_size=config.batch_size
+        [len(one) for one in sets],
+        global_batch_size,
+        seed,
+        rank,
+        world_size,
+        micro_batch_size=config.batch_size,
+        weights=config.sampling_weights,
     )
     if sampler.steps_per_epoch == 0:
         setting = "global-batch-size" if config.global_batch_size else "batch-size"
@@ -204,16 +166,19 @@ def build_train_loader(
             f"--data.{setting} or add videos"
         )
     if rank == 0:
-        logger.info(
-            "%d videos, %d frames, %d instances, %d classes from %s",
-            len(clips.videos),
-            len(clips),
-            sum(map(len, clips.trained)),
-            classes.num_classes,
-            config.train_annotations,
-        )
-    loader = DataLoader(
+        for one in sets:
+            kind = "frames" if isinstance(one, VideoClips) else "still images"
+            logger.info(
+                "%d %s, %d instances from %s",
+                len(one),
+                kind,
+                one.annotations.num_instances,
+                one.source,
+            )
+        logger.info("%d classes", classes.num_classes)
+    loader = ClipLoader(
         clips,
+        config.max_broken_share,
         batch_sampler=sampler,
         num_workers=config.num_workers,
         collate_fn=collate,
@@ -224,3 +189,25 @@ def build_train_loader(
         generator=torch.Generator().manual_seed(seed),
     )
     return loader, classes
+
+
+def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
+    """The video sets, then the still images, and the classes of the videos.
+
+    Raises: FileNotFoundError or ValueError saying which file or setting to change.
+    """
+    files = [config.train_annotations, *config.more_annotations]
+    videos = [load_annotation_file(f, True, config.annotation_cache) for f in files]
+    classes = build_class_map(videos, config.class_layout)
+    folders = [config.train_images, *config.more_images]
+    sets: list[ClipSet] = [
+        VideoClips(one, folder, classes, config)
+        for one, folder in zip(videos, folders, strict=True)
+    ]
+    if config.coco_annotations is not None and config.coco_images is not None:
+        still = load_coco_file(
+            config.coco_annotations, config.coco_categories, config.annotation_cache
+        )
+        check_still_categories(still, classes)
+        sets.append(StillClips(still, config.coco_images, classes, config))
+    return sets, classes

@@ -6,7 +6,8 @@ batches depend neither on the number of workers nor on what was loaded before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -14,13 +15,48 @@ from torch.utils.data import Sampler
 _ORDER, _ITEM = 0, 1
 """Keep the random streams of the order and of the items apart."""
 
-ItemKey = tuple[int, int]
-"""(epoch, item): all that a dataset needs to make one clip."""
+
+class ItemKey(NamedTuple):
+    """All that a dataset needs to make one clip.
+
+    `repeat` counts earlier visits to the item in the same epoch, which weights can lead to.
+    """
+
+    epoch: int
+    item: int
+    repeat: int = 0
 
 
-def item_generator(seed: int, epoch: int, item: int) -> np.random.Generator:
+def item_generator(seed: int, epoch: int, item: int, repeat: int = 0) -> np.random.Generator:
     """Where all randomness of one clip comes from."""
-    return np.random.default_rng([seed, epoch, _ITEM, item])
+    return np.random.default_rng([seed, epoch, _ITEM, item, *([repeat] if repeat else [])])
+
+
+def epoch_order(
+    sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int
+) -> np.ndarray:
+    """Which items an epoch visits, in order: [sum of sizes, 2], (item, repeat).
+
+    Args:
+        sizes: items of each set; they are counted through.
+        weights: share of each set in the epoch, up to a common factor. A set that is due more
+            often than it has items is gone through again and again, one that is due less often is
+            visited in part. Empty: every item once, as in the published concatenation.
+    """
+    rng = np.random.default_rng([seed, epoch, _ORDER])
+    total = sum(sizes)
+    if not weights:
+        return np.stack([rng.permutation(total), np.zeros(total, np.int64)], axis=1)
+    exact = np.array(weights, float) / sum(weights) * total
+    counts = exact.astype(int)
+    largest_rest = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
+    counts[largest_rest] += 1
+    visits = []
+    for first, size, count in zip(np.cumsum([0, *sizes]), sizes, counts, strict=False):
+        for repeat in range(-(-count // size)):
+            items = rng.permutation(size)[: count - repeat * size]
+            visits.append(np.stack([first + items, np.full(len(items), repeat)], axis=1))
+    return rng.permutation(np.concatenate(visits))
 
 
 def sample_frames(
@@ -65,15 +101,17 @@ class ClipBatchSampler(Sampler[list[ItemKey]]):
 
     def __init__(
         self,
-        num_items: int,
+        sizes: Sequence[int],
         global_batch_size: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         micro_batch_size: int | None = None,
+        weights: Sequence[float] = (),
     ) -> None:
         """
         Args:
+            sizes: items of each set, see `epoch_order`, which also explains `weights`.
             global_batch_size: clips of one step over all processes, a multiple of `world_size`.
             micro_batch_size: largest number of clips that are loaded (and trained on) at once;
                 default the whole part of the process.
@@ -89,11 +127,12 @@ class ClipBatchSampler(Sampler[list[ItemKey]]):
                 f"{world_size} processes; make --data.global-batch-size a multiple of the "
                 "processes, or start another number of them"
             )
-        self.num_items, self.global_batch_size, self.seed = num_items, global_batch_size, seed
+        self.sizes, self.weights = tuple(sizes), tuple(weights)
+        self.global_batch_size, self.seed = global_batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.share = share
         self.micro_batches = -(-share // (micro_batch_size or share))
-        self.steps_per_epoch = num_items // global_batch_size
+        self.steps_per_epoch = sum(sizes) // global_batch_size
         self.epoch = self.start_step = 0
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -107,9 +146,9 @@ class ClipBatchSampler(Sampler[list[ItemKey]]):
         return self.steps_per_epoch * self.micro_batches
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
-        order = np.random.default_rng([self.seed, self.epoch, _ORDER]).permutation(self.num_items)
+        order = epoch_order(self.sizes, self.weights, self.seed, self.epoch)
         epoch = self.epoch
         for step in range(self.start_step, self.steps_per_epoch):
             first = step * self.global_batch_size + self.rank * self.share
             for part in np.array_split(order[first : first + self.share], self.micro_batches):
-                yield [(epoch, int(item)) for item in part]
+                yield [ItemKey(epoch, item, repeat) for item, repeat in part.tolist()]

@@ -7,30 +7,28 @@ any box are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from seqformer.boxes import xyxy_to_cxcywh
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+from seqformer.data.colours import ColourChange
+from seqformer.data.masks import ClipMasks
+from seqformer.data.resize import Window, needed, resize_image, resize_part
 from seqformer.structures import ClipTargets
 
-BRIGHTNESS = 32.0
-"""Largest shift in grey levels."""
-CONTRAST = SATURATION = (0.5, 1.5)
-"""Range of the factor."""
-HUE = 18.0
-"""Largest turn in degrees."""
-COLOUR_PROB = 0.5
-"""Of each of brightness, contrast, saturation, hue and channel order."""
-CHANNEL_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-_ROWS = 32
-"""Rows whose colours are turned together, so that they stay in the processor's cache."""
 MIN_BOX = 1e-6
 """Lower bound of every box coordinate in targets; an absent box is four times this."""
+_GREY = torch.arange(256) / 255
+_NORMALISED = [
+    ((_GREY - mean) / std).numpy() for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
+]
+"""What each of the 256 values of a channel becomes."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +36,37 @@ class Clip:
     """A clip during augmentation.
 
     Attributes:
-        frames: [T, H, W, 3] uint8 RGB.
+        frames: T times [H, W, 3] uint8 RGB.
         labels: [N] int64, output index of the class.
         boxes_xyxy: [N, T, 4] float32 in pixels; without area where absent.
-        masks: [N, T, H, W] bool.
+        masks: of N instances in T frames of H x W pixels, not decoded.
     """
 
-    frames: np.ndarray
+    frames: Sequence[np.ndarray]
     labels: np.ndarray
     boxes_xyxy: np.ndarray
-    masks: np.ndarray
+    masks: ClipMasks
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        return self.frames.shape[1:3]
+        return self.masks.size
 
 
 def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip:
     """The whole recipe; the result may have no instance left."""
     if rng.random() < config.flip_prob:
         clip = flip(clip)
-    if config.photometric:
-        clip = replace(clip, frames=distort_colours(clip.frames, rng))
+    changes = [ColourChange.draw(rng) for _ in clip.frames] if config.photometric else None
     if rng.random() < config.crop_prob:
-        clip = resize(clip, *resized_size(*clip.size, _choose(config.crop_resize_short_sides, rng)))
-        height, width = (_crop_side(side, config, rng) for side in clip.size)
-        top = int(rng.integers(clip.size[0] - height + 1))
-        left = int(rng.integers(clip.size[1] - width + 1))
-        clip = crop(clip, top, left, height, width)
+        size = resized_size(*clip.size, _choose(config.crop_resize_short_sides, rng))
+        height, width = (_crop_side(side, config, rng) for side in size)
+        top = int(rng.integers(size[0] - height + 1))
+        left = int(rng.integers(size[1] - width + 1))
+        clip = resize_and_crop(clip, size, (top, left, height, width), changes)
+    elif changes is not None:
+        changed = [c.apply(f) for c, f in zip(changes, clip.frames, strict=True)]
+        clip = replace(clip, frames=changed)
     short_side = _choose(config.short_sides, rng)
     clip = resize(clip, *resized_size(*clip.size, short_side, config.max_long_side))
     return drop_lost(clip)
@@ -77,7 +77,10 @@ def flip(clip: Clip) -> Clip:
     boxes = clip.boxes_xyxy.copy()
     boxes[..., [0, 2]] = clip.size[1] - boxes[..., [2, 0]]
     return replace(
-        clip, frames=clip.frames[:, :, ::-1], boxes_xyxy=boxes, masks=clip.masks[..., ::-1]
+        clip,
+        frames=[cv2.flip(frame, 1) for frame in clip.frames],
+        boxes_xyxy=boxes,
+        masks=clip.masks.take(columns=slice(None, None, -1)),
     )
 
 
@@ -98,33 +101,57 @@ def resized_size(
 
 def resize(clip: Clip, height: int, width: int) -> Clip:
     """Resize frames bilinearly with antialiasing and masks to the nearest pixel; scale boxes."""
-    old_height, old_width = clip.size
-    if (height, width) == (old_height, old_width):
+    if (height, width) == clip.size:
         return clip
-    frames = np.empty((len(clip.frames), height, width, 3), np.uint8)
-    for t, frame in enumerate(clip.frames):
-        image = Image.fromarray(np.ascontiguousarray(frame))
-        frames[t] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    rows, columns = _nearest(old_height, height), _nearest(old_width, width)
-    scale = np.array([width / old_width, height / old_height] * 2, np.float32)
-    return replace(
-        clip,
-        frames=frames,
-        boxes_xyxy=clip.boxes_xyxy * scale,
-        masks=clip.masks[..., rows[:, None], columns],
-    )
+    frames = [resize_image(frame, (height, width)) for frame in clip.frames]
+    return replace(_resize_targets(clip, height, width), frames=frames)
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
     """Cut out a window; boxes are clipped to it."""
     rows, columns = slice(top, top + height), slice(left, left + width)
+    frames = [frame[rows, columns] for frame in clip.frames]
+    return replace(_crop_targets(clip, top, left, height, width), frames=frames)
+
+
+def resize_and_crop(
+    clip: Clip,
+    size: tuple[int, int],
+    window: Window,
+    changes: Sequence[ColourChange] | None = None,
+) -> Clip:
+    """`crop(resize(clip, *size), *window)` after changes of colour, only where the window looks.
+
+    Args:
+        size: (height, width) after the resize.
+        changes: one per frame.
+    """
+    part = needed(clip.size, size, window)
+    frames = [frame[part] for frame in clip.frames]
+    if changes is not None:
+        frames = [change.apply(frame) for change, frame in zip(changes, frames, strict=True)]
+    resized = [resize_part(frame, clip.size, size, window) for frame in frames]
+    clip = _crop_targets(_resize_targets(clip, *size), *window)
+    return replace(clip, frames=resized)
+
+
+def _resize_targets(clip: Clip, height: int, width: int) -> Clip:
+    old_height, old_width = clip.masks.size
+    scale = np.array([width / old_width, height / old_height] * 2, np.float32)
+    return replace(
+        clip,
+        boxes_xyxy=clip.boxes_xyxy * scale,
+        masks=clip.masks.take(_nearest(old_height, height), _nearest(old_width, width)),
+    )
+
+
+def _crop_targets(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
     corner = np.array([left, top, left, top], np.float32)
     limit = np.array([width, height, width, height], np.float32)
     return replace(
         clip,
-        frames=clip.frames[:, rows, columns],
         boxes_xyxy=np.clip(clip.boxes_xyxy - corner, 0, limit),
-        masks=clip.masks[..., rows, columns],
+        masks=clip.masks.take(slice(top, top + height), slice(left, left + width)),
     )
 
 
@@ -140,127 +167,28 @@ def drop_lost(clip: Clip) -> Clip:
         clip,
         labels=clip.labels[keep],
         boxes_xyxy=np.where(is_valid[..., None], clip.boxes_xyxy, 0)[keep],
-        masks=clip.masks[keep],
+        masks=clip.masks.keep(keep),
     )
 
 
 def to_tensors(clip: Clip) -> tuple[Tensor, ClipTargets]:
-    """Normalised images [T, 3, H, W] float32 and the targets of the clip."""
+    """Normalised images [T, 3, H, W] float32 and the targets of the clip, masks decoded.
+
+    Raises: ValueError naming an annotation whose mask is broken.
+    """
     height, width = clip.size
-    frames = torch.from_numpy(np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2)))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    images = frames.float().div_(255).sub_(mean).div_(std)
+    images = torch.empty(len(clip.frames), 3, height, width)
+    for image, frame in zip(images.numpy(), clip.frames, strict=True):
+        for plane, pixels, table in zip(image, cv2.split(frame), _NORMALISED, strict=True):
+            cv2.LUT(pixels, table, dst=plane)
     boxes = xyxy_to_cxcywh(torch.from_numpy(clip.boxes_xyxy.astype(np.float32)))
     boxes = boxes / torch.tensor([width, height, width, height], dtype=torch.float32)
     return images, ClipTargets(
         labels=torch.from_numpy(clip.labels.astype(np.int64)),
         boxes=boxes.clamp(min=MIN_BOX),
-        masks=torch.from_numpy(np.ascontiguousarray(clip.masks)),
+        masks=torch.from_numpy(clip.masks.decode()),
         size=(height, width),
     )
-
-
-@dataclass(frozen=True)
-class ColourChange:
-    """What happens to the colours of one frame; None leaves that step out.
-
-    Attributes:
-        brightness: added to all channels.
-        contrast: factor of all channels.
-        contrast_first: whether contrast comes before saturation and hue, or after them.
-        saturation: factor.
-        hue: turn in degrees.
-        channels: new order of the channels.
-    """
-
-    brightness: float | None = None
-    contrast: float | None = None
-    contrast_first: bool = True
-    saturation: float | None = None
-    hue: float | None = None
-    channels: tuple[int, int, int] | None = None
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> ColourChange:
-        """Each step with probability `COLOUR_PROB`."""
-        is_on = rng.random(5) < COLOUR_PROB
-        brightness, contrast, saturation, hue = rng.uniform(
-            (-BRIGHTNESS, CONTRAST[0], SATURATION[0], -HUE),
-            (BRIGHTNESS, CONTRAST[1], SATURATION[1], HUE),
-        ).tolist()
-        contrast_first = bool(rng.random() < 0.5)
-        channels = CHANNEL_ORDERS[rng.integers(len(CHANNEL_ORDERS))]
-        return cls(
-            brightness=brightness if is_on[0] else None,
-            contrast=contrast if is_on[1] else None,
-            contrast_first=contrast_first,
-            saturation=saturation if is_on[2] else None,
-            hue=hue if is_on[3] else None,
-            channels=channels if is_on[4] else None,
-        )
-
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """A changed copy of one frame [H, W, 3] uint8.
-
-        parity: values are cut to integers and wrap around beyond 0..255, as the published cast of
-        the float result does; nothing is clipped.
-        """
-        planes = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32)
-        if self.brightness is not None:
-            planes += np.float32(self.brightness)
-        if self.contrast is not None and self.contrast_first:
-            planes *= np.float32(self.contrast)
-        if self.saturation is not None or self.hue is not None:
-            saturation = 1.0 if self.saturation is None else self.saturation
-            planes = turn_colours(planes, saturation, self.hue or 0.0)
-        if self.contrast is not None and not self.contrast_first:
-            planes *= np.float32(self.contrast)
-        if self.channels is not None:
-            planes = planes[list(self.channels)]
-        return np.ascontiguousarray(planes.astype(np.int32).astype(np.uint8).transpose(1, 2, 0))
-
-
-def distort_colours(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change the colours of every frame on its own: [T, H, W, 3] uint8 -> the same."""
-    return np.stack([ColourChange.draw(rng).apply(frame) for frame in frames])
-
-
-def turn_colours(planes: np.ndarray, saturation: float, hue: float) -> np.ndarray:
-    """Scale the saturation and turn the hue in HSV space, in any range of values, unclipped.
-
-    parity: the published code hands RGB to a conversion that expects BGR, so a positive `hue`
-    turns the other way round (red becomes pink, not orange).
-
-    Args:
-        planes: [3, H, W] float32 RGB.
-        saturation: factor; the product may exceed 1, which makes dark channels negative.
-        hue: degrees, within one turn either way.
-    """
-    changed = np.empty_like(planes)
-    for first in range(0, planes.shape[1], _ROWS):
-        rows = slice(first, first + _ROWS)
-        blue, green, red = planes[:, rows]  # parity: see above
-        value = np.maximum(np.maximum(blue, green), red)
-        spread = value - np.minimum(np.minimum(blue, green), red)
-        inverse = np.float32(1) / (spread + np.finfo(np.float32).eps)
-        angle = np.where(
-            value == red,
-            (green - blue) * inverse,
-            np.where(value == green, (blue - red) * inverse + 2, (red - green) * inverse + 4),
-        )  # in sixths of a turn
-        angle += np.float32(hue / 60)
-        angle += 6 * (angle < 0).view(np.int8)
-        angle -= 6 * (angle >= 6).view(np.int8)
-        # Saturation is spread / |value|; colours hold only its product with value.
-        depth = spread * np.sign(value) * np.float32(saturation)
-        value -= depth
-        for plane, share in (
-            (0, 2 - np.abs(angle - 4)),
-            (1, 2 - np.abs(angle - 2)),
-            (2, np.abs(angle - 3) - 1),
-        ):
-            changed[plane, rows] = value + depth * np.clip(share, 0, 1)
-    return changed
 
 
 def _nearest(old: int, new: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from seqformer.data.ytvis import YTVISAnnotations, read_frame
+from seqformer.data.frames import read_frame
+from seqformer.data.ytvis import AnnotationSet
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif"})
@@ -123,7 +124,7 @@ def find_videos(path: Path) -> list[VideoSource]:
     return _with_unique_names([open_video(p, index) for index, p in enumerate(videos, start=1)])
 
 
-def listed_videos(annotations: YTVISAnnotations, images: Path) -> list[VideoSource]:
+def listed_videos(annotations: AnnotationSet, images: Path) -> list[VideoSource]:
     """The videos of an annotation file, whose frames lie under `images`."""
     return _with_unique_names(
         [

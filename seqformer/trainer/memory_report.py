@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -204,6 +204,13 @@ class _Fused(torch.autograd.Function):
         return None, None, None, *gradients
 
 
+def _autocast(device: str, *arguments: Any, **options: Any) -> AbstractContextManager[None]:
+    """In the place of torch.autocast, which does not know the meta device: where the model switches
+    it off, this leaves a mark that `_gpu_operators` looks for."""
+    is_island = device == "meta" and options.get("enabled") is False
+    return torch._C.DisableTorchFunction() if is_island else nullcontext()
+
+
 @contextmanager
 def _gpu_operators(
     ledger: Ledger, low: torch.dtype | None, alive_before_backward: list[int]
@@ -213,7 +220,7 @@ def _gpu_operators(
     torch does not have for the meta device."""
 
     def cast(value: Any) -> Any:
-        # The float32 islands switch torch's functions off, see `keep_float32_islands`.
+        # Where autocast is off, see `_autocast`.
         keep = low is None or torch._C._is_torch_function_all_disabled()
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(low) if is_float and not keep else value
@@ -238,7 +245,8 @@ def _gpu_operators(
 
     replaced = [
         (torch.autograd, "backward", noting),
-        (kernels, "ms_deform_attn", partial(fused, is_attention=False)),
+        (torch, "autocast", lambda run: _autocast),
+        (kernels, "ms_deform_attn_fused", partial(fused, is_attention=False)),
         (kernels, "dynamic_mask_head", partial(fused, is_attention=False)),
         (F, "scaled_dot_product_attention", partial(fused, is_attention=True)),
         (F, "linear", casting),

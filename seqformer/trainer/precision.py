@@ -89,14 +89,8 @@ def _keep_float32(module: nn.Module, compute: Callable[..., Tensor]) -> None:
 
 
 def _in_float32(compute: Callable[..., Tensor], module: nn.Module, x: Tensor) -> Tensor:
-    with _without_autocast(x.device.type):
+    with torch.autocast(x.device.type, enabled=False):
         return compute(module, x.float())
-
-
-def _without_autocast(device: str) -> AbstractContextManager[None]:
-    if device == "meta":  # has no autocast of its own; the memory report stands in with a mode
-        return torch._C.DisableTorchFunction()
-    return torch.autocast(device, enabled=False)
 
 
 # Under FSDP's policy the gathered weights themselves can be in the low format.

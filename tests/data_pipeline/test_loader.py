@@ -13,8 +13,11 @@ from PIL import Image
 
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data import loader as loader_module
-from seqformer.data.loader import YTVISClips, build_train_loader, collate
+from seqformer.data import clips as clips_module
+from seqformer.data.clips import JointClips, Sample, VideoClips
+from seqformer.data.loader import build_class_map, build_train_loader, collate
+from seqformer.data.sampling import ItemKey
+from seqformer.data.ytvis import load_annotation_file
 from seqformer.structures import ClipBatch
 
 PLAIN = AugmentConfig(
@@ -29,6 +32,7 @@ def config_of(small, **changes) -> DataConfig:
     config = DataConfig(
         train_images=small.images,
         train_annotations=small.annotations,
+        annotation_cache=None,
         num_frames=3,
         num_workers=0,
         augment=STRONG,
@@ -105,7 +109,7 @@ def test_cache_changes_nothing(small):
     for epoch in (0, 1, 0):
         cached.batch_sampler.set_epoch(epoch)
         assert_equal_batches(list(cached), batches_of(config, epoch))
-    assert len(cached.dataset._cache) == 12
+    assert len(cached.dataset.sets[0]._cache) == 12
 
 
 def test_epochs_differ_and_repeat_with_persistent_workers(small):
@@ -167,7 +171,7 @@ def test_clip_without_instance_gives_way_to_another(small):
 
 
 def test_endless_search_for_an_instance_ends(small, monkeypatch):
-    monkeypatch.setattr(loader_module, "MAX_TRIES", 3)
+    monkeypatch.setattr(clips_module, "MAX_TRIES", 3)
     for annotation in small.content["annotations"]:
         annotation["bboxes"] = [None] * 6
     small.save()
@@ -228,7 +232,7 @@ def test_broken_mask_names_annotation_and_frame(small, one_line):
 def test_later_frame_missing_is_named(small, num_workers):
     small.content["videos"][0]["file_names"][3] = "v11/gone.jpg"
     small.save()
-    with pytest.raises(FileNotFoundError, match=r"v11/gone\.jpg does not exist"):
+    with pytest.raises(ValueError, match=r"v11/gone\.jpg does not exist"):
         batches_of(config_of(small, num_workers=num_workers, num_frames=5))
 
 
@@ -240,12 +244,13 @@ def test_published_layout_keeps_category_ids(small):
 
 
 def test_items_are_all_frames_of_all_videos(small):
-    annotations = loader_module.load_annotation_file(small.annotations)
-    classes = loader_module.build_class_map(annotations, "from_data")
-    clips = YTVISClips(annotations, small.images, classes, config_of(small, augment=PLAIN), seed=0)
+    annotations = load_annotation_file(small.annotations)
+    classes = build_class_map(annotations, "from_data")
+    videos = VideoClips(annotations, small.images, classes, config_of(small, augment=PLAIN))
+    clips = JointClips([videos], seed=0)
     assert len(clips) == 12
     for item in range(12):
-        video, frames = clips[0, item][2].removeprefix("video ").split(", frames ")
+        video, frames = clips[ItemKey(0, item)].id.removeprefix("video ").split(", frames ")
         assert int(video) == (11, 5)[item // 6]
         assert str(item % 6) in frames.split()
 
@@ -254,7 +259,7 @@ def test_items_are_all_frames_of_all_videos(small):
 @given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=3))
 def test_collate_pads_right_and_bottom_to_32(sizes):
     samples = [
-        (torch.full((2, 3, h, w), i + 1.0), {"size": (h, w)}, str(i))
+        Sample(torch.full((2, 3, h, w), i + 1.0), {"size": (h, w)}, str(i))
         for i, (h, w) in enumerate(sizes)
     ]
     batch = collate(samples)

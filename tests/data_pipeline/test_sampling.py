@@ -92,21 +92,21 @@ def test_generators_differ_by_each_of_seed_epoch_and_item():
 
 
 def test_epoch_visits_every_item_once_and_drops_the_rest():
-    sampler = ClipBatchSampler(num_items=11, global_batch_size=3, seed=0)
+    sampler = ClipBatchSampler(sizes=[11], global_batch_size=3, seed=0)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 3
-    assert all(epoch == 0 for batch in batches for epoch, _ in batch)
-    items = [item for batch in batches for _, item in batch]
+    assert all(key.epoch == 0 and key.repeat == 0 for batch in batches for key in batch)
+    items = [key.item for batch in batches for key in batch]
     assert len(set(items)) == 9 and set(items) <= set(range(11))
     sampler.set_epoch(1)
-    assert [[item for _, item in b] for b in sampler] != [[item for _, item in b] for b in batches]
+    assert [[key.item for key in b] for b in sampler] != [[key.item for key in b] for b in batches]
     sampler.set_epoch(0)
     assert list(sampler) == batches
-    assert list(ClipBatchSampler(num_items=11, global_batch_size=3, seed=1)) != batches
+    assert list(ClipBatchSampler(sizes=[11], global_batch_size=3, seed=1)) != batches
 
 
 def test_restart_inside_an_epoch_gives_the_remaining_batches():
-    sampler = ClipBatchSampler(num_items=20, global_batch_size=2, seed=5)
+    sampler = ClipBatchSampler(sizes=[20], global_batch_size=2, seed=5)
     sampler.set_epoch(3)
     whole = list(sampler)
     for start in (0, 4, 10):
@@ -120,9 +120,9 @@ def test_restart_inside_an_epoch_gives_the_remaining_batches():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 5, 12, None])
 def test_a_step_holds_the_same_items_for_any_number_of_processes(world_size, micro_batch_size):
-    alone = list(ClipBatchSampler(num_items=50, global_batch_size=12, seed=1))
+    alone = list(ClipBatchSampler(sizes=[50], global_batch_size=12, seed=1))
     samplers = [
-        ClipBatchSampler(50, 12, 1, rank, world_size, micro_batch_size)
+        ClipBatchSampler([50], 12, 1, rank, world_size, micro_batch_size)
         for rank in range(world_size)
     ]
     (micro_batches,) = {sampler.micro_batches for sampler in samplers}
@@ -137,11 +137,11 @@ def test_a_step_holds_the_same_items_for_any_number_of_processes(world_size, mic
 
 def test_written_by_two_processes_read_by_three_and_one():
     """(epoch, step) is the whole position: the rest of the epoch is the same items."""
-    whole = list(ClipBatchSampler(num_items=40, global_batch_size=6, seed=7))
+    whole = list(ClipBatchSampler(sizes=[40], global_batch_size=6, seed=7))
     for world_size in (1, 2, 3):
         rest = []
         for rank in range(world_size):
-            sampler = ClipBatchSampler(40, 6, 7, rank, world_size, micro_batch_size=2)
+            sampler = ClipBatchSampler([40], 6, 7, rank, world_size, micro_batch_size=2)
             sampler.set_epoch(0, start_step=4)
             batches = list(sampler)
             count = sampler.micro_batches
@@ -153,9 +153,9 @@ def test_written_by_two_processes_read_by_three_and_one():
 @pytest.mark.parametrize(("global_batch", "world_size"), [(6, 4), (2, 3), (0, 1)])
 def test_a_batch_that_cannot_be_shared_is_refused(global_batch, world_size):
     with pytest.raises(ValueError, match=r"cannot be shared evenly by \d processes"):
-        ClipBatchSampler(10, global_batch, seed=0, world_size=world_size)
+        ClipBatchSampler([10], global_batch, seed=0, world_size=world_size)
 
 
 def test_rank_must_fit():
     with pytest.raises(ValueError, match="rank"):
-        ClipBatchSampler(10, 2, seed=0, rank=2, world_size=2)
+        ClipBatchSampler([10], 2, seed=0, rank=2, world_size=2)

@@ -1,0 +1,299 @@
+"""Annotations of a data set as a dozen flat arrays, in memory or in a file that processes share.
+
+Python objects cost a hundred bytes for each box and mask, and every loading process would copy
+them page by page, because reading an object changes its reference count. The arrays are read only:
+forked workers share their memory, and when they come from a file (`save_arena`, `open_arena`) all
+processes of a machine do. Masks, the bulk of it, stay in the file and are read one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save
+
+from seqformer.data.segmentation import Segmentation, unpack_segmentation
+
+
+class Arrays(NamedTuple):
+    """V videos with F frames, A instances with E entries (one per frame of their video).
+
+    `*_starts[i] : *_starts[i + 1]` is the range of the i-th owner.
+    """
+
+    video_ids: np.ndarray
+    """[V] int64"""
+    sizes: np.ndarray
+    """[V, 2] int32, (height, width)"""
+    frame_starts: np.ndarray
+    """[V + 1] int64: frames of a video"""
+    name_starts: np.ndarray
+    """[F + 1] int64: characters of a file name"""
+    names: np.ndarray
+    """uint8, UTF-8"""
+    instance_starts: np.ndarray
+    """[V + 1] int64: instances of a video"""
+    annotation_ids: np.ndarray
+    """[A] int64"""
+    category_ids: np.ndarray
+    """[A] int64"""
+    is_crowd: np.ndarray
+    """[A] bool"""
+    entry_starts: np.ndarray
+    """[A + 1] int64: entries of an instance"""
+    boxes_xyxy: np.ndarray
+    """[E, 4] float32, pixels, inside the frame; zeros where missing"""
+    segmentation_starts: np.ndarray
+    """[E + 1] int64: bytes of a packed segmentation"""
+
+
+class FilePart:
+    """Bytes of a file, read when they are sliced. Works across forks and pickling."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.path, self.offset = path, offset
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __getitem__(self, span: slice) -> bytes:
+        data = os.pread(self._file, span.stop - span.start, self.offset + span.start)
+        if len(data) < span.stop - span.start:
+            raise OSError(f"{self.path} has become shorter; delete it, it is made again")
+        return data
+
+    def __reduce__(self) -> tuple:
+        if self.path.is_file():
+            return FilePart, (self.path, self.offset)
+        size = os.fstat(self._file).st_size - self.offset  # a temporary file, for spawned workers
+        return bytes, (self[0:size],)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """The arrays, the packed segmentations, and what else the file says (`extra`, plain JSON)."""
+
+    arrays: Arrays
+    segmentations: bytes | FilePart
+    extra: dict[str, Any]
+
+    def segmentation(self, entry: int) -> Segmentation:
+        """Of one instance in one frame."""
+        start, stop = self.arrays.segmentation_starts[entry : entry + 2].tolist()
+        return unpack_segmentation(self.segmentations[start:stop]) if stop > start else None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A view of one annotated object of a video of L frames."""
+
+    arena: Arena
+    index: int
+
+    @property
+    def annotation_id(self) -> int:
+        """As in the file."""
+        return int(self.arena.arrays.annotation_ids[self.index])
+
+    @property
+    def category_id(self) -> int:
+        """As in the file (COCO: mapped)."""
+        return int(self.arena.arrays.category_ids[self.index])
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it stands for several objects; such are never trained on."""
+        return bool(self.arena.arrays.is_crowd[self.index])
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """[L, 4] float32 in pixels, clipped to the frame; zeros where missing."""
+        start, stop = self.arena.arrays.entry_starts[self.index : self.index + 2]
+        return self.arena.arrays.boxes_xyxy[start:stop]
+
+    def segmentation(self, frame: int) -> Segmentation:
+        """The mask in one frame, not decoded."""
+        return self.arena.segmentation(int(self.arena.arrays.entry_starts[self.index]) + frame)
+
+    @property
+    def segmentations(self) -> tuple[Segmentation, ...]:
+        """L of them."""
+        return tuple(map(self.segmentation, range(len(self.boxes_xyxy))))
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A view of one video; its instances are in the order of the file."""
+
+    arena: Arena
+    index: int
+
+    @property
+    def id(self) -> int:
+        """As in the file."""
+        return int(self.arena.arrays.video_ids[self.index])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.arena.arrays.sizes[self.index, 0])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.arena.arrays.sizes[self.index, 1])
+
+    @property
+    def length(self) -> int:
+        """L, number of frames."""
+        start, stop = self.arena.arrays.frame_starts[self.index : self.index + 2]
+        return int(stop - start)
+
+    def file_name(self, frame: int) -> str:
+        """Of one frame, relative to the image folder."""
+        arrays = self.arena.arrays
+        number = int(arrays.frame_starts[self.index]) + frame
+        start, stop = arrays.name_starts[number : number + 2]
+        return arrays.names[start:stop].tobytes().decode("utf-8")
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """L of them."""
+        return tuple(map(self.file_name, range(self.length)))
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """All of them, crowds included."""
+        start, stop = self.arena.arrays.instance_starts[self.index : self.index + 2]
+        return tuple(Instance(self.arena, int(i)) for i in range(start, stop))
+
+
+class Videos(Sequence[Video]):
+    """The videos of an arena, in the order of the file."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+
+    def __len__(self) -> int:
+        return len(self.arena.arrays.video_ids)
+
+    def __getitem__(self, index: int) -> Video:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} videos, no number {index}")
+        return Video(self.arena, index % len(self))
+
+    def __iter__(self) -> Iterator[Video]:
+        return (Video(self.arena, index) for index in range(len(self)))
+
+
+class ArenaBuilder:
+    """Collects videos, then instances in any order, and lays them flat."""
+
+    def __init__(self) -> None:
+        self.videos: list[tuple[int, int, int, int]] = []  # id, height, width, length
+        self.names: list[bytes] = []
+        self.instances: list[tuple[int, int, int, bool]] = []  # video, id, category, crowd
+        self.boxes: list[np.ndarray] = []
+        self.packed: list[list[bytes]] = []
+
+    def add_video(self, video_id: int, height: int, width: int, file_names: Sequence[str]) -> None:
+        """The next video."""
+        self.videos.append((video_id, height, width, len(file_names)))
+        self.names += [name.encode("utf-8") for name in file_names]
+
+    def add_instance(
+        self,
+        video: int,
+        annotation_id: int,
+        category_id: int,
+        is_crowd: bool,
+        boxes_xyxy: np.ndarray,
+        packed: list[bytes],
+    ) -> None:
+        """An instance of the video at position `video`: L boxes and L packed segmentations."""
+        self.instances.append((video, annotation_id, category_id, is_crowd))
+        self.boxes.append(boxes_xyxy)
+        self.packed.append(packed)
+
+    def build(self, extra: dict[str, Any]) -> Arena:
+        """Everything so far; instances in the order of their videos, then of the file."""
+        videos = np.array(self.videos, np.int64).reshape(-1, 4)
+        instances = np.array(self.instances, np.int64).reshape(-1, 4)
+        order = np.argsort(instances[:, 0], kind="stable")
+        instances = instances[order]
+        packed = [entry for i in order for entry in self.packed[i]]
+        boxes = [np.zeros((0, 4), np.float32), *(self.boxes[i] for i in order)]
+        arrays = Arrays(
+            video_ids=videos[:, 0].copy(),
+            sizes=videos[:, 1:3].astype(np.int32),
+            frame_starts=_starts(videos[:, 3]),
+            name_starts=_starts([len(name) for name in self.names]),
+            names=np.frombuffer(b"".join(self.names), np.uint8),
+            instance_starts=_starts(np.bincount(instances[:, 0], minlength=len(videos))),
+            annotation_ids=instances[:, 1].copy(),
+            category_ids=instances[:, 2].copy(),
+            is_crowd=instances[:, 3].astype(bool),
+            entry_starts=_starts([len(self.boxes[i]) for i in order]),
+            boxes_xyxy=np.concatenate(boxes).astype(np.float32),
+            segmentation_starts=_starts([len(entry) for entry in packed]),
+        )
+        return Arena(arrays, b"".join(packed), extra)
+
+
+def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
+
+
+def save_arena(arena: Arena, path: Path) -> None:
+    """Write one safetensors file; it appears under its name only when it is complete.
+
+    Raises: OSError when the folder cannot be written or the disk is full.
+    """
+    tensors = {**arena.arrays._asdict(), "segmentations": np.frombuffer(arena.segmentations, "u1")}
+    tensors["is_crowd"] = tensors["is_crowd"].view(np.uint8)
+    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(save(tensors, metadata={"extra": json.dumps(arena.extra)}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def open_arena(path: Path) -> Arena:
+    """Map a file of `save_arena` into memory; segmentations are read from it one by one.
+
+    Raises: OSError or ValueError when it is missing or not such a file.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if length > path.stat().st_size:
+            raise ValueError(f"{path} is not a complete annotation cache; delete it")
+        header = json.loads(file.read(length))
+    start = 8 + length
+    arrays = {}
+    for name in Arrays._fields:
+        dtype = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
+        entry = header[name]
+        first, last = entry["data_offsets"]
+        arrays[name] = np.zeros(entry["shape"], dtype[entry["dtype"]])
+        if last > first:
+            arrays[name] = np.memmap(
+                path, dtype[entry["dtype"]], "r", start + first, tuple(entry["shape"])
+            ).view(np.ndarray)
+    arrays["is_crowd"] = arrays["is_crowd"].view(bool)
+    segmentations = FilePart(path, start + header["segmentations"]["data_offsets"][0])
+    return Arena(Arrays(**arrays), segmentations, json.loads(header["__metadata__"]["extra"]))

@@ -1,0 +1,281 @@
+"""Sets of training clips: videos, still images made into pseudo-videos, and several sets together.
+
+Whatever a clip draws comes from one generator seeded by (seed, epoch, item), so that its content
+depends neither on the process that makes it nor on what was made before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seqformer.config import DataConfig
+from seqformer.data.frames import read_video_frame
+from seqformer.data.masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
+from seqformer.data.pseudo_clips import pseudo_video
+from seqformer.data.sampling import ItemKey, item_generator, sample_frames
+from seqformer.data.transforms import Clip, augment, to_tensors
+from seqformer.data.ytvis import AnnotationSet
+from seqformer.structures import ClassMap, ClipTargets
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIES = 100
+"""Items drawn in the place of one that shows no instance or is broken, before giving up."""
+MAX_PSEUDO_INSTANCES = 25
+"""Pseudo-videos with more instances than this are not trained on, as published."""
+
+
+class Sample(NamedTuple):
+    """One clip, ready to be collated."""
+
+    images: Tensor
+    """[T, 3, H, W] float32, normalised."""
+    targets: ClipTargets
+    id: str
+    """Readable origin: "video 12, frames 3 5 9"."""
+    broken: tuple[str, ...] = ()
+    """What was wrong with the items drawn before this one."""
+
+
+class ClipSet(Protocol):
+    """Items of one source, each of which can be made into a clip."""
+
+    source: Path
+    """Annotation file, for messages."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+        ...
+
+    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+        """An augmented clip and its name; None where no instance is left to train on.
+
+        Raises: FileNotFoundError, OSError or ValueError naming a broken file or annotation.
+        """
+        ...
+
+
+class VideoClips:
+    """Clips of videos, one item per frame of every video."""
+
+    def __init__(
+        self, annotations: AnnotationSet, images: Path, classes: ClassMap, config: DataConfig
+    ) -> None:
+        """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
+        self.source, self.images, self.config = annotations.path, images, config
+        self.annotations = annotations
+        self.arrays = annotations.arena.arrays
+        self.labels = _labels(annotations, classes)
+        if self.arrays.is_crowd.all():
+            raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
+        _check_images(annotations, images)
+        self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        """Number of frames of all videos."""
+        return int(self.arrays.frame_starts[-1])
+
+    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+        """The clip around one frame. See `ClipSet`."""
+        number = int(np.searchsorted(self.arrays.frame_starts, item, "right")) - 1
+        video = self.annotations.videos[number]
+        frames = sample_frames(
+            item - int(self.arrays.frame_starts[number]),
+            video.length,
+            self.config.num_frames,
+            self.config.frame_range,
+            rng,
+        )
+        instances = self._trained(number)
+        boxes = self._boxes(instances, frames)
+        if not (boxes[..., 2:] > boxes[..., :2]).all(axis=-1).any():
+            return None  # augmentation would leave nothing
+        masks, images = self._pixels(number, instances, frames)
+        clip = Clip(
+            frames=images,
+            labels=self.labels[instances],
+            boxes_xyxy=boxes,
+            masks=ClipMasks.of(masks),
+        )
+        clip = augment(clip, self.config.augment, rng)
+        shown = " ".join(map(str, frames))
+        return (clip, f"video {video.id}, frames {shown}") if len(clip.labels) else None
+
+    def _trained(self, number: int) -> np.ndarray:
+        """Instances of a video that are no crowds."""
+        instances = np.arange(*self.arrays.instance_starts[number : number + 2])
+        return instances[~self.arrays.is_crowd[instances]]
+
+    def _boxes(self, instances: np.ndarray, frames: Sequence[int]) -> np.ndarray:
+        """[N, T, 4]"""
+        entries = self.arrays.entry_starts[instances][:, None] + np.array(frames)
+        return self.arrays.boxes_xyxy[entries]
+
+    def _pixels(
+        self, number: int, instances: np.ndarray, frames: Sequence[int]
+    ) -> tuple[MaskSource, list[np.ndarray]]:
+        """Masks and images of the sampled frames; a frame that occurs twice is decoded once."""
+        if self.config.cache_frames:
+            cached = {f: self._cached_frame(number, instances, f) for f in dict.fromkeys(frames)}
+            masks = DenseMasks([cached[f][1] for f in frames])
+            return masks, [cached[f][0] for f in frames]
+        images = {f: self._image(number, f) for f in dict.fromkeys(frames)}
+        return self._packed(number, instances, frames), [images[f] for f in frames]
+
+    def _image(self, number: int, frame: int) -> np.ndarray:
+        return read_video_frame(self.images, self.annotations.videos[number], frame)
+
+    def _packed(self, number: int, instances: np.ndarray, frames: Sequence[int]) -> PackedMasks:
+        video = self.annotations.videos[number]
+        return packed_masks(self.annotations, instances, frames, video.height, video.width)
+
+    def _cached_frame(
+        self, number: int, instances: np.ndarray, frame: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One image and its masks [N, H, W]."""
+        if (number, frame) not in self._cache:
+            masks = ClipMasks.of(self._packed(number, instances, [frame])).decode()[:, 0]
+            self._cache[number, frame] = self._image(number, frame), masks
+        return self._cache[number, frame]
+
+
+class StillClips:
+    """Pseudo-videos of still images, one item per image."""
+
+    def __init__(
+        self, annotations: AnnotationSet, images: Path, classes: ClassMap, config: DataConfig
+    ) -> None:
+        """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
+        self.source, self.images = annotations.path, images
+        self.annotations = annotations
+        self.arrays = annotations.arena.arrays
+        self.labels = _labels(annotations, classes)
+        self.num_frames = config.num_frames
+        # Colours have been changed already.
+        self.augment = config.augment.without_colours()
+        _check_images(annotations, images, most=100)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.arrays.video_ids)
+
+    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+        """The pseudo-video of one image. See `ClipSet`."""
+        image = self.annotations.videos[item]
+        instances = np.arange(*self.arrays.instance_starts[item : item + 2])
+        packed = packed_masks(self.annotations, instances, [0], image.height, image.width)
+        frames, boxes, masks = pseudo_video(
+            read_video_frame(self.images, image, 0),
+            ClipMasks.of(packed).decode()[:, 0],
+            self.num_frames,
+            rng,
+        )
+        clip = Clip(frames, self.labels[instances], boxes, ClipMasks.of(masks))
+        clip = augment(clip, self.augment, rng)
+        is_kept = 0 < len(clip.labels) <= MAX_PSEUDO_INSTANCES
+        return (clip, f"image {image.id}") if is_kept else None
+
+
+class JointClips(Dataset[Sample]):
+    """Items of one or more sets, counted through in the order of the sets.
+
+    An item that shows no instance, or whose file is broken, gives way to another one of its set.
+    """
+
+    def __init__(self, sets: Sequence[ClipSet], seed: int) -> None:
+        self.sets, self.seed = sets, seed
+        self.starts = np.cumsum([0, *map(len, sets)])
+
+    def __len__(self) -> int:
+        """Number of items of all sets."""
+        return int(self.starts[-1])
+
+    def __getitem__(self, key: ItemKey) -> Sample:
+        """One clip with at least one instance.
+
+        Raises: ValueError when there is none to be found.
+        """
+        rng = item_generator(self.seed, *key)
+        number = int(np.searchsorted(self.starts, key.item, "right")) - 1
+        clips, item = self.sets[number], key.item - int(self.starts[number])
+        broken: list[str] = []
+        for _ in range(MAX_TRIES):
+            try:
+                made = clips.make(item, rng)
+                if made is not None:
+                    clip, name = made
+                    return Sample(*to_tensors(clip), name, tuple(broken))
+            except (ValueError, OSError) as error:
+                broken.append(str(error))
+            item = int(rng.integers(len(clips)))
+        if broken:
+            raise ValueError(
+                f"{clips.source}: {len(broken)} of {MAX_TRIES} items in a row are broken; "
+                f"the last one: {broken[-1]}"
+            )
+        raise ValueError(
+            f"{clips.source}: {MAX_TRIES} clips in a row showed no instance; annotate more frames "
+            "or make the crops of data.augment larger"
+        )
+
+
+def packed_masks(
+    annotations: AnnotationSet,
+    instances: np.ndarray,
+    frames: Sequence[int],
+    height: int,
+    width: int,
+) -> PackedMasks:
+    """The masks of some instances of one video in some of its frames."""
+    arena = annotations.arena
+    first = arena.arrays.entry_starts[instances].tolist()
+
+    def describe(n: int, t: int) -> str:
+        annotation = arena.arrays.annotation_ids[instances[n]]
+        return f"{annotations.path}: annotation {annotation}, frame {frames[t]}"
+
+    return PackedMasks(
+        (len(instances), len(frames), height, width),
+        lambda n, t: arena.segmentation(first[n] + frames[t]),
+        describe,
+    )
+
+
+def _labels(annotations: AnnotationSet, classes: ClassMap) -> np.ndarray:
+    """[A] output index of each instance. Raises: ValueError for a category without an output."""
+    ids, inverse = np.unique(annotations.arena.arrays.category_ids, return_inverse=True)
+    index_of = classes.index_of
+    unknown = [int(i) for i in ids if int(i) not in index_of]
+    if unknown:
+        names = {c["id"]: c["name"] for c in annotations.categories}
+        listed = ", ".join(f"{i} ({names[i]})" for i in unknown[:5])
+        raise ValueError(
+            f"{annotations.path} has instances of categories which the videos do not have: "
+            f"{listed}; map its categories to those of the videos first"
+        )
+    return np.array([index_of[int(i)] for i in ids], np.int64)[inverse]
+
+
+def _check_images(annotations: AnnotationSet, images: Path, most: int | None = None) -> None:
+    """Find wrong paths before the first epoch: the folder and the first frame of the videos."""
+    if not images.is_dir():
+        raise FileNotFoundError(
+            f"image folder {images} does not exist; set it to the folder that the file names in "
+            f"{annotations.path} are relative to (--data.train-images, --data.coco-images)"
+        )
+    videos = annotations.videos
+    for number in range(len(videos) if most is None else min(most, len(videos))):
+        path = images / videos[number].file_name(0)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"frame {path} of video {videos[number].id} does not exist; give the folder that "
+                f"the file names in {annotations.path} are relative to (--data.train-images, "
+                "--data.coco-images)"
+            )
