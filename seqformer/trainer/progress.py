@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seqformer.trainer.bad_steps import BadStep
+from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.tensorboard import Board
 
@@ -226,7 +227,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
             continue
         if record.get("step", 0) <= step:
             kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept))
+    text = "".join(line + "\n" for line in kept)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_training_lines(path: Path) -> list[dict]:

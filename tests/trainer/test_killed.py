@@ -13,7 +13,7 @@ import torch
 
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints
+from seqformer.trainer.checkpoint import complete_checkpoints, step_of
 from seqformer.trainer.progress import read_training_lines
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +60,10 @@ def losses(output: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in read_training_lines(output / "log.jsonl")]
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def newest(output: Path) -> int:
+    """Step of the newest checkpoint."""
+    found = complete_checkpoints(output)
+    return step_of(found[-1]) if found else 0
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> None:
@@ -78,13 +80,13 @@ def test_killed_twenty_times_equals_uninterrupted_bit_for_bit(data, tmp_path):
     assert [step for step, _ in losses(whole)] == list(range(1, STEPS + 1))
 
     moments = random.Random(0)
-    log = part / "log.jsonl"
-    for _ in range(KILLS):
-        before = size(log)
+    for kill in range(KILLS):
         process = start([sys.executable, *arguments(data, part)])
-        # The log shrinks when a run goes on (lines after the checkpoint are dropped), then grows.
-        wait_for(lambda before=before: size(log) != before, process)
-        time.sleep(moments.uniform(0, 0.4))
+        if kill % 4 == 3:  # while it starts, or reads its checkpoint
+            time.sleep(moments.uniform(0, 8))
+        else:  # while it trains and writes
+            wait_for(lambda before=newest(part): newest(part) > before, process)
+            time.sleep(moments.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         for path in complete_checkpoints(part):
@@ -106,7 +108,7 @@ def test_torchrun_restarts_a_run_that_lost_a_process(data, tmp_path):
     command = [argument for argument in arguments(data, part) if argument != "--auto-resume"]
     process = start([*launcher, *command, "--parallel", "fsdp"])
     for steps in (5, 20):
-        wait_for(lambda n=steps: size(part / "log.jsonl") and len(losses(part)) >= n, process)
+        wait_for(lambda n=steps: newest(part) >= n, process)
         os.kill(children(process.pid)[-1], signal.SIGKILL)
     finish(process)
     assert [step for step, _ in losses(part)] == list(range(1, STEPS + 1))
