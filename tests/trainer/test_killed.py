@@ -85,7 +85,8 @@ def test_killed_twenty_times_equals_uninterrupted_bit_for_bit(data, tmp_path):
         if kill % 4 == 3:  # while it starts, or reads its checkpoint
             time.sleep(moments.uniform(0, 8))
         else:  # while it trains and writes
-            wait_for(lambda before=newest(part): newest(part) > before, process)
+            before = newest(part)
+            wait_for(lambda before=before: newest(part) > before, process)
             time.sleep(moments.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.communicate()
