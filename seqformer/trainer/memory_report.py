@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seqformer._kernels import kernels
 from seqformer.config import TrainConfig
@@ -37,6 +37,8 @@ from seqformer.trainer.step import TrainingStep
 INSTANCES = 10
 """Instances per clip that the report assumes."""
 META = torch.device("meta")
+KERNELS = ("ms_deform_attn_fused", "dynamic_mask_head")
+"""What the model and the criterion call in training."""
 
 
 @dataclass(frozen=True)
@@ -180,22 +182,23 @@ class Ledger(TorchDispatchMode):
 
 
 class _Fused(torch.autograd.Function):
-    """Stands for a fused operator: keeps inputs and output, makes nothing in between."""
+    """Stands for a fused operator: keeps inputs and perhaps output, makes nothing in between."""
 
     @staticmethod
     def forward(
-        ctx: Any, ledger: Ledger, run: Callable[..., Tensor], keeps_output: bool, *args: Any
-    ) -> Tensor:
+        ctx: Any, ledger: Ledger, run: Callable[..., Any], keeps_output: bool, *leaves: Any
+    ) -> Any:
         with ledger.paused():
-            shaped = run(*args)
-        output = torch.empty_like(shaped)
-        tensors = [a for a in args if isinstance(a, Tensor)]
-        ctx.save_for_backward(*tensors, *([output] if keeps_output else []))
-        ctx.is_tensor = [isinstance(a, Tensor) for a in args]
-        return output
+            shaped = run(*leaves)
+        is_tuple = isinstance(shaped, tuple)
+        outputs = tuple(map(torch.empty_like, shaped if is_tuple else (shaped,)))
+        ctx.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        ctx.save_for_backward(*tensors, *(outputs if keeps_output else ()))
+        return outputs if is_tuple else outputs[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         gradients: list[Tensor | None] = []
         for is_tensor, needed in zip(ctx.is_tensor, ctx.needs_input_grad[3:], strict=True):
@@ -228,11 +231,16 @@ def _gpu_operators(
     def casting(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args: run(*map(cast, args))
 
-    def fused(run: Callable[..., Tensor], *, is_attention: bool) -> Callable[..., Tensor]:
-        def call(*args: Any, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
-            masks = () if attn_mask is None else (attn_mask,)
-            args = tuple(map(cast, (*args, *masks))) if is_attention else args
-            return _Fused.apply(ledger, lambda *a: run(*a, **options), is_attention, *args)
+    def fused(run: Callable[..., Any], *, is_attention: bool) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            leaves, structure = tree_flatten((args, kwargs))
+
+            def rebuilt(*leaves: Any) -> Any:
+                args, kwargs = tree_unflatten(leaves, structure)
+                return run(*args, **kwargs)
+
+            leaves = map(cast, leaves) if is_attention else leaves
+            return _Fused.apply(ledger, rebuilt, is_attention, *leaves)
 
         return call
 
@@ -246,8 +254,7 @@ def _gpu_operators(
     replaced = [
         (torch.autograd, "backward", noting),
         (torch, "autocast", lambda run: _autocast),
-        (kernels, "ms_deform_attn_fused", partial(fused, is_attention=False)),
-        (kernels, "dynamic_mask_head", partial(fused, is_attention=False)),
+        *((kernels, name, partial(fused, is_attention=False)) for name in KERNELS),
         (F, "scaled_dot_product_attention", partial(fused, is_attention=True)),
         (F, "linear", casting),
         (F, "conv2d", casting),
