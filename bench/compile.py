@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).parent / "results" / "compile.json"
+_VOLTA_HAS_NO = re.compile(r"\b\w*mma\.\w+|\b\w+(\.\w+)*\.bf16\w*")
+"""Tensor-core products as Triton emits them, and bf16 arithmetic: a kernel for a V100 that needs
+either would run on emulation, so it counts as broken."""
 TARGETS = ("70", "75", "80", "86", "89", "90", "100", "gfx942")
 
 
@@ -95,6 +98,8 @@ def compile_row(name: str, target: str) -> Row:
         return Row(**row, error=str(error).strip().splitlines()[-1])
     if target.startswith("gfx"):
         return Row(**row, **_amd_resources(kernel.asm["amdgcn"]))
+    if int(target) < 80 and (broken := _VOLTA_HAS_NO.search(kernel.asm["ptx"])):
+        return Row(**row, error=f"uses {broken.group(0)}, which GPUs before sm_80 do not have")
     return Row(**row, **_nvidia_resources(kernel, target, variant))
 
 

@@ -134,7 +134,7 @@ def run(options: Options) -> Path:
     output = options.output or options.source.with_name(name)
     if output.resolve() == options.source.resolve():
         raise ValueError(f"--output {output} is the source itself; choose another name")
-    print(f"reading {options.source} (COCO's training file takes about 3 GB of memory)")
+    print(f"reading {options.source} (COCO's training file takes about 4 GB of memory)")
     gc.disable()  # millions of new objects and no garbage
     content = read_json(options.source)
     if options.like:

@@ -103,7 +103,6 @@ class ClipLoader(DataLoader[ClipBatch]):
 
     def __init__(self, clips: JointClips, max_broken_share: float, **options) -> None:
         super().__init__(clips, **options)
-        # A DataLoader guards its attributes by a flag that subclasses share; these are new ones.
         self.max_broken_share = max_broken_share
         self.num_drawn = self.num_broken = 0
 

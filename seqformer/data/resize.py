@@ -41,9 +41,11 @@ def needed(
     """Rows and columns of an image of size `old` which the window of its resize is made of."""
     spans = []
     for old_side, new_side, first, count in _sides(old, size, window):
-        starts, weights = _weights(old_side, new_side)
-        stops = starts + (weights > 0).sum(axis=1)
-        spans.append(slice(int(starts[first]), int(stops[first + count - 1])))
+        if old_side == new_side:
+            spans.append(slice(first, first + count))
+        else:
+            starts, stops, _ = _weights(old_side, new_side)
+            spans.append(slice(int(starts[first]), int(stops[first + count - 1])))
     return spans[0], spans[1]
 
 
@@ -83,18 +85,17 @@ def _blend(part: np.ndarray, old: int, new: int, first: int, count: int) -> np.n
 @lru_cache(maxsize=64)
 def _matrix(old: int, new: int, first: int, count: int) -> csr_matrix:
     """[count, n] int32 weights of the n old cells that are needed."""
-    starts, weights = _weights(old, new)
-    starts, weights = starts[first : first + count], weights[first : first + count]
+    starts, stops, weights = (part[first : first + count] for part in _weights(old, new))
     is_used = weights > 0
     indices = (starts[:, None] + np.arange(weights.shape[1]) - starts[0])[is_used]
     pointers = np.append(0, np.cumsum(is_used.sum(axis=1)))
-    shape = count, int(indices.max()) + 1
+    shape = count, int(stops[-1] - starts[0])
     return csr_matrix((weights[is_used], indices.astype(np.int32), pointers), shape)
 
 
 @lru_cache(maxsize=256)
-def _weights(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """First old cell of each new one [new], and the weights from there on [new, k] int32.
+def _weights(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First old cell of each new one and the one after its last [new], weights [new, k] int32.
 
     A new cell blends the old ones around its centre with a triangle, as wide as the two cells
     beside it, or as two new cells where these are larger.
@@ -110,4 +111,4 @@ def _weights(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     # One by one, as Pillow adds them; NumPy's sum may group them in another way.
     total = np.add.accumulate(triangle, axis=1)[:, -1:]
     weights = (0.5 + triangle / total * (1 << _BITS)).astype(np.int32)
-    return starts, weights
+    return starts, stops, weights

@@ -243,11 +243,24 @@ def read_segmentation(segmentation: Any, height: int, width: int, where: str) ->
     counts = segmentation["counts"]
     if isinstance(counts, str) and counts:
         return counts
-    if isinstance(counts, list) and all(type(run) is int for run in counts):
-        if any(abs(run) > height * width for run in counts):
-            raise ValueError(f"{where} has a run longer than the frame has pixels")
-        return np.array(counts, np.int64)
-    raise ValueError(f"{where} has counts that are neither a text nor a list of integers")
+    runs = _plain_runs(counts)
+    if runs is None:
+        raise ValueError(f"{where} has counts that are neither a text nor a list of integers")
+    if runs.size and max(runs.max(), -runs.min()) > height * width:
+        raise ValueError(f"{where} has a run longer than the frame has pixels")
+    return runs
+
+
+def _plain_runs(counts: Any) -> np.ndarray | None:
+    """[R] int64; None for what is no list of integers."""
+    if not isinstance(counts, list):
+        return None
+    try:
+        runs = np.array(counts)
+    except ValueError:  # lists of different lengths
+        return None
+    is_good = runs.ndim == 1 and (runs.dtype.kind == "i" or not runs.size)
+    return runs.astype(np.int64) if is_good else None
 
 
 def _is_number(value: Any) -> bool:

@@ -86,7 +86,7 @@ def _measure(config: DataConfig, num_workers: int, connection) -> None:
     config = replace(config, num_workers=num_workers)
     loader, _ = build_train_loader(config, seed=0)
     batches = iter(loader)
-    for _ in range(min(60, len(loader))):
+    for _ in range(min(30, len(loader))):
         next(batches)
     connection.send([pss_mb(worker.pid) for worker in active_children()])
     del batches  # ends the workers

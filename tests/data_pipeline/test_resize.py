@@ -54,6 +54,15 @@ def test_equals_one_call_of_pillow_at_real_sizes(old, new):
     np.testing.assert_array_equal(resize_image(image, new), np.asarray(theirs))
 
 
+@pytest.mark.parametrize(("old", "new", "first"), [(85, 71, 36), (71, 85, 0), (1, 9, 4)])
+def test_a_weight_that_rounds_to_zero_keeps_its_place(old, new, first):
+    image = noise(old, old)
+    np.testing.assert_array_equal(
+        resize_image(image, (new, new), (first, 0, 1, new)),
+        pillow(image, new, new)[first : first + 1],
+    )
+
+
 def test_extremes_neither_wrap_nor_darken():
     for value in (0, 255):
         image = np.full((31, 17, 3), value, np.uint8)

@@ -146,7 +146,10 @@ def test_written_by_two_processes_read_by_three_and_one():
             batches = list(sampler)
             count = sampler.micro_batches
             rest.append([batches[i : i + count] for i in range(0, len(batches), count)])
-        steps = [[key for part in step for batch in part for key in batch] for step in zip(*rest)]  # noqa: B905
+        steps = [
+            [key for part in step for batch in part for key in batch]
+            for step in zip(*rest, strict=True)
+        ]
         assert steps == whole[4:]
 
 

@@ -67,6 +67,14 @@ def test_packing_loses_nothing(segmentation):
         assert unpacked == segmentation
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 1_000_000), min_size=1, max_size=30))
+def test_plain_runs_are_compressed_as_pycocotools_does(runs):
+    rle = {"size": [1, sum(runs)], "counts": runs}
+    expected = coco_mask.frPyObjects(rle, 1, sum(runs))["counts"].decode()
+    assert unpack_segmentation(pack_segmentation(np.array(runs), 1, sum(runs))) == expected
+
+
 def test_unsound_runs_are_kept_and_refused_later():
     packed = pack_segmentation(np.array([2, 3]), 4, 5)
     with pytest.raises(ValueError, match="runs of 5 pixels"):
