@@ -8,6 +8,8 @@ OUTPUT=${OUTPUT:-runs/r50}
 python train.py r50 \
     --data.train-images "$DATA/ytvis2019/train/JPEGImages" \
     --data.train-annotations "$DATA/ytvis2019/annotations/instances_train_sub.json" \
+    --data.coco-images "$DATA/coco/train2017" \
+    --data.coco-annotations "$DATA/coco/annotations/coco_keepfor_ytvis2019.json" \
     --weights "$DATA/r50_coco.pth" \
     --data.batch-size 1 \
     --precision bf16 \

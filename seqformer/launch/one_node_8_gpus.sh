@@ -10,6 +10,8 @@ torchrun --standalone --nproc-per-node 8 --max-restarts 3 \
     train.py r50 \
     --data.train-images "$DATA/ytvis2019/train/JPEGImages" \
     --data.train-annotations "$DATA/ytvis2019/annotations/instances_train_sub.json" \
+    --data.coco-images "$DATA/coco/train2017" \
+    --data.coco-annotations "$DATA/coco/annotations/coco_keepfor_ytvis2019.json" \
     --weights "$DATA/r50_coco.pth" \
     --data.batch-size 2 \
     --precision bf16 \

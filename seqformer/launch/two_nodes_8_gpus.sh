@@ -12,6 +12,8 @@ torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 \
     train.py swin_l \
     --data.train-images "$DATA/ytvis2019/train/JPEGImages" \
     --data.train-annotations "$DATA/ytvis2019/annotations/instances_train_sub.json" \
+    --data.coco-images "$DATA/coco/train2017" \
+    --data.coco-annotations "$DATA/coco/annotations/coco_keepfor_ytvis2019.json" \
     --weights "$DATA/swin_l_coco.pth" \
     --parallel hsdp \
     --precision bf16 \

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +28,11 @@ from seqformer.inference.sources import listed_videos
 from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors
-from seqformer.trainer.parallel import LostProcessError, local_rendezvous
+from seqformer.trainer.parallel import (
+    LostProcessError,
+    local_rendezvous,
+    rank_from_environment,
+)
 from seqformer.trainer.progress import setup_logging
 from seqformer.trainer.run_folder import prepare_output
 from seqformer.trainer.trainer import train
@@ -42,19 +46,25 @@ DRAWN_MIN_SCORE = 0.3
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """The whole demo. Returns: the metrics that are also in metrics.json; empty when it was asked
-    to stop."""
+    """The whole demo, on processes of its own or on those that torchrun started.
+
+    Returns: the metrics that are also in metrics.json; empty when it was asked to stop.
+    """
     started = time.perf_counter()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     with setup_errors():
         prepare_output(config)
-        processes, threads = choose_processes(config)
+        processes, threads = choose_processes(
+            replace(config, processes=launched) if launched > 1 else config
+        )
     torch.set_num_threads(threads)
     config = _with_data(replace(config, processes=processes))
-    with _peers(config, processes, threads) as session:
+    with nullcontext({}) if launched > 1 else _peers(config, processes, threads) as session:
         with setup_errors():
-            _make_data(config)
+            if rank_from_environment() == 0:  # the others wait for it in `train`
+                _make_data(config)
         metrics = train(config, **session)
-    if not metrics:  # stopped by a signal
+    if not metrics:  # stopped by a signal, or not rank 0
         return {}
     _draw(config)
     metrics["wall_seconds"] = round(time.perf_counter() - started, 1)

@@ -24,3 +24,19 @@ def setup_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
+
+
+@contextmanager
+def dead_loader_workers() -> Iterator[None]:
+    """Inside, the death of a decoding process, which torch reports wherever training is just then,
+    becomes a DataError."""
+    try:
+        yield
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if not first_line.startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a decoding process ended ({first_line.rstrip('. ')}), mostly for lack of memory; "
+            "lower --data.num-workers"
+        ) from error

@@ -21,7 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seqformer.trainer.bad_steps import BadStep
+from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Parallel
+from seqformer.trainer.tensorboard import Board
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +138,18 @@ class RunLog:
         total_steps: length of the run.
         first_step: step the run starts from; later lines of an earlier attempt are dropped.
         enabled: whether this process logs.
+        board: where training lines go too.
     """
 
-    def __init__(self, output: Path, total_steps: int, first_step: int, enabled: bool) -> None:
-        self.path = output / LOG_NAME
+    def __init__(
+        self,
+        output: Path,
+        total_steps: int,
+        first_step: int,
+        enabled: bool,
+        board: Board | None = None,
+    ) -> None:
+        self.path, self._board = output / LOG_NAME, board
         self.total_steps = total_steps
         self.enabled = enabled
         self._bar: tqdm | None = None
@@ -167,6 +177,8 @@ class RunLog:
         if not self.enabled:
             return
         self.line(record)
+        if self._board is not None:
+            self._board.scalars(record)
         parts = " ".join(
             f"{short} {record[name]:.3f}" for name, short in _SHORT.items() if name in record
         )
@@ -190,6 +202,8 @@ class RunLog:
         """End the progress line."""
         if self._bar is not None:
             self._bar.close()
+        if self._board is not None:
+            self._board.close()
 
 
 _SHORT = {
@@ -213,7 +227,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
             continue
         if record.get("step", 0) <= step:
             kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept))
+    text = "".join(line + "\n" for line in kept)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_training_lines(path: Path) -> list[dict]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.profiler import record_function
 
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.loader import build_train_loader
@@ -23,7 +24,6 @@ from seqformer.inference.results import write_json
 from seqformer.structures import ClassMap, ClipBatch
 from seqformer.trainer.assemble import assemble, seed_all
 from seqformer.trainer.bad_steps import BadSteps, NonFiniteLossError
-from seqformer.trainer.best import BestScore
 from seqformer.trainer.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -31,8 +31,9 @@ from seqformer.trainer.checkpoint import (
     optimizer_tensors,
     read_run,
 )
-from seqformer.trainer.errors import DataError, setup_errors
+from seqformer.trainer.errors import DataError, dead_loader_workers, setup_errors
 from seqformer.trainer.export import export_weights
+from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.optim import apply_schedule
 from seqformer.trainer.parallel import (
     LostProcessError,
@@ -40,16 +41,17 @@ from seqformer.trainer.parallel import (
     communication_errors,
     parallel_session,
 )
+from seqformer.trainer.profile import StepProfiler
 from seqformer.trainer.progress import LOG_NAME, Clock, LossWindow, RunLog, memory_gb, plot_losses
 from seqformer.trainer.run_folder import check_same_run, prepare_output
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.step import is_finite
-from seqformer.trainer.validate import ValidationSet
+from seqformer.trainer.tensorboard import Board
+from seqformer.trainer.validate import SCORES, Validator
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
-BEST_WEIGHTS_NAME = "best.safetensors"
 
 
 def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
@@ -59,8 +61,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
         config: the run.
         session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
 
-    Returns: the metrics of the last validation; empty without a validation set, and when the run
-        was asked to stop.
+    Returns: the metrics of the last validation; empty without a validation set, when the run was
+        asked to stop, and after a memory report or a profile.
     Raises: SetupError when the run cannot begin; NonFiniteLossError when the loss breaks down;
         DataError when a clip cannot be read; CheckpointError when the disk is full;
         LostProcessError when another process ended or hangs.
@@ -68,6 +70,9 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         with setup_errors():
+            if config.memory_report:
+                logger.info("%s", memory_report(config))
+                return {}
             found = prepare_output(config)
             session.setdefault("timeout_minutes", config.timeout_minutes)
             parallel = stack.enter_context(parallel_session(config.device, **session))
@@ -117,11 +122,12 @@ class Trainer:
         self.micro_batches = sampler.micro_batches
         self.steps_per_epoch = sampler.steps_per_epoch
         self.total_steps = config.max_steps or config.epochs * self.steps_per_epoch
-        self.validation_set = ValidationSet.from_config(config.data)
         self.config = replace(
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
+        self.board = Board(config.output) if config.tensorboard and parallel.is_main else None
+        self.validator = Validator(config, self.classes, parallel, self.board)
         assembly = assemble(self.config, parallel, is_new=saved is None)
         self.model, self.replica = assembly.model, assembly.replica
         self.optimizer, self.precision = assembly.optimizer, assembly.precision
@@ -136,22 +142,25 @@ class Trainer:
             scales_loss=self.precision.scaler.is_enabled(),
         )
         self.checkpoints = Checkpoints(config.output, parallel, config.keep_checkpoints)
-        self.best = BestScore.read(config.output)
-        self.checkpoints.protected = self.best.step
+        self.checkpoints.protected = self.validator.best.step
+        self.profiler = StepProfiler(
+            config.output, self.device, enabled=config.profile, rank=parallel.rank
+        )
         if found is not None:
             self._restore(found, saved)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, then validate. Returns: the metrics; empty without any, and
         when the run was asked to stop."""
-        if self.parallel.is_main:
-            write_json(self.config.output / "config.json", config_to_dict(self.config))
+        config, is_main = self.config, self.parallel.is_main
+        if is_main:
+            write_json(config.output / "config.json", config_to_dict(config))
         self.parallel.barrier()
         self._announce()
-        self.log = RunLog(self.config.output, self.total_steps, self.step, self.parallel.is_main)
+        self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.board)
         self.clock.start(self.step)
         try:
-            with communication_errors():
+            with communication_errors(), dead_loader_workers(), self.profiler:
                 metrics = self._train_to_the_end()
                 self.checkpoints.wait()
         except NonFiniteLossError as error:
@@ -169,11 +178,6 @@ class Trainer:
     def _train_to_the_end(self) -> dict[str, Any]:
         while self.step < self.total_steps:
             if not self._train_epoch(*divmod(self.step, self.steps_per_epoch)):
-                logger.info(
-                    "stopped after step %d as asked (%s); continue with --resume",
-                    self.step,
-                    self._stop.received or "by another process",
-                )
                 return {}
             if self.step < self.total_steps and self._is_validation_due():
                 self._validate()
@@ -198,8 +202,15 @@ class Trainer:
             )
             if asked_to_stop:  # on any process: all of them save
                 self._save_now()
+                logger.info(
+                    "stopped after step %d as asked (%s); continue with --resume",
+                    self.step,
+                    self._stop.received or "by another process",
+                )
                 return False
             self._train_on(micro_batches, num_instances)
+            if self.profiler.has_seen_enough():
+                return False
             at_end = self.step == self.total_steps
             is_logging = self.step % self.config.log_every == 0
             is_saving = at_end or 0 in (
@@ -221,7 +232,7 @@ class Trainer:
 
     def _next(self, batches: Iterator[ClipBatch]) -> list[ClipBatch]:
         """This process's micro-batches of the next step; counts the time spent waiting for them."""
-        with self.clock.waiting():
+        with self.clock.waiting(), record_function("step/data"):
             try:
                 return [next(batches) for _ in range(self.micro_batches)]
             except (ValueError, OSError) as error:
@@ -332,38 +343,22 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         """Score the validation set, where there is one; rank 0 writes metrics.json."""
-        if self.validation_set is None:
-            return {}
         with self.clock.paused():
-            metrics = self.validation_set.score(
-                self.replica.plain_copy(),
-                self.classes,
-                self.config.eval,
-                self.parallel,
-                self.config.output,
-            )
-        ap = self.parallel.gather(metrics.get("AP"))[0]
-        if ap is None:
-            return {}
-        if self.best.improves(ap):
-            self.best = BestScore(self.step, ap)
-            self.checkpoints.protected = self.step
-            export_weights(self.config.output / BEST_WEIGHTS_NAME, self.replica, self.classes)
-        if not self.parallel.is_main:
-            return {}
-        self.best.write(self.config.output)
-        metrics |= {
-            "step": self.step,
-            "seed": self.config.seed,
-            "train_seconds": round(self.clock.seconds(), 1),
-            "processes": self.parallel.world_size,
-            "threads": torch.get_num_threads(),
-            "device": str(self.device),
-            "config": config_to_dict(self.config),
-        }
-        write_json(self.config.output / "metrics.json", metrics)
-        scores = {name: metrics[name] for name in ("AP", "AP50", "AP75")}
-        self.log.line({"step": self.step, "validation": scores})
+            metrics = self.validator.score(self.replica, self.step)
+        self.checkpoints.protected = self.validator.best.step
+        if metrics:
+            metrics |= {
+                "step": self.step,
+                "seed": self.config.seed,
+                "train_seconds": round(self.clock.seconds(), 1),
+                "processes": self.parallel.world_size,
+                "threads": torch.get_num_threads(),
+                "device": str(self.device),
+                "config": config_to_dict(self.config),
+            }
+            write_json(self.config.output / "metrics.json", metrics)
+            scores = {name: metrics[name] for name in SCORES}
+            self.log.line({"step": self.step, "validation": scores})
         return metrics
 
     def _announce(self) -> None:
@@ -403,7 +398,7 @@ class Trainer:
             return "No checkpoint had been written yet"
         return (
             f"{self.checkpoints.path(self.checkpoints.last_step)} holds step "
-            f"{self.checkpoints.last_step}; mend the file, or take its video out of the "
+            f"{self.checkpoints.last_step}; mend what is broken, or take its video out of the "
             "annotations, and continue with --resume"
         )
 

@@ -1,4 +1,5 @@
-"""Validation during training: whole videos through the predictor, scored as a benchmark would.
+"""Validation during training: whole videos through the predictor, scored as a benchmark would;
+the weights with the best AP are exported.
 
 The processes share the videos; rank 0 writes results.json and scores it.
 """
@@ -12,16 +13,23 @@ from typing import Any
 
 from torch import nn
 
-from seqformer.config import DataConfig, EvalConfig
+from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.ytvis import load_annotation_file
 from seqformer.evaluation import evaluate, format_table
 from seqformer.inference import Predictor
-from seqformer.inference.results import write_json
+from seqformer.inference.results import load_results, write_json
 from seqformer.inference.sources import VideoSource, listed_videos
 from seqformer.structures import ClassMap
-from seqformer.trainer.parallel import Parallel
+from seqformer.trainer.best import BestScore
+from seqformer.trainer.export import export_weights
+from seqformer.trainer.parallel import Parallel, Replica
+from seqformer.trainer.tensorboard import Board
 
 logger = logging.getLogger(__name__)
+
+BEST_WEIGHTS_NAME = "best.safetensors"
+SCORES = ("AP", "AP50", "AP75")
+"""What the log and TensorBoard show of the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +39,13 @@ class ValidationSet:
     Attributes:
         annotations: the annotation file.
         videos: what it lists.
+        names: category id -> name.
         has_instances: whether there is anything to score against.
     """
 
     annotations: Path
     videos: list[VideoSource]
+    names: dict[int, str]
     has_instances: bool
 
     @classmethod
@@ -58,6 +68,7 @@ class ValidationSet:
         return cls(
             annotations=config.val_annotations,
             videos=videos,
+            names={c["id"]: c["name"] for c in content.categories},
             has_instances=any(video.instances for video in content.videos),
         )
 
@@ -93,3 +104,53 @@ class ValidationSet:
         metrics = evaluate(self.annotations, results)
         logger.info("%s", format_table(metrics))
         return metrics.to_dict()
+
+
+class Validator:
+    """Scores a run now and then, and keeps what was best.
+
+    Attributes:
+        best: where the AP was highest.
+    """
+
+    def __init__(
+        self, config: TrainConfig, classes: ClassMap, parallel: Parallel, board: Board | None
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            classes: what the classifier's outputs stand for.
+            parallel: the processes.
+            board: where scores and pictures go too; rank 0 only.
+
+        Raises: as `ValidationSet.from_config`.
+        """
+        self._config, self._classes, self._parallel = config, classes, parallel
+        self._board = board
+        self._set = ValidationSet.from_config(config.data)
+        self.best = BestScore.read(config.output)
+
+    def score(self, replica: Replica, step: int) -> dict[str, Any]:
+        """Score the weights of now, and export them if they are the best. All processes take part.
+
+        Returns: the metrics on rank 0; empty elsewhere, and where there is nothing to score.
+        """
+        if self._set is None:
+            return {}
+        output = self._config.output
+        metrics = self._set.score(
+            replica.plain_copy(), self._classes, self._config.eval, self._parallel, output
+        )
+        ap = self._parallel.gather(metrics.get("AP"))[0]
+        if ap is None:
+            return {}
+        if self.best.improves(ap):
+            self.best = BestScore(step, ap)
+            export_weights(output / BEST_WEIGHTS_NAME, replica, self._classes)
+            if self._parallel.is_main:
+                self.best.write(output)
+        if self._board is not None:
+            scores = {name: metrics[name] for name in SCORES}
+            results = load_results(output / "results.json")
+            self._board.validation(step, scores, self._set.videos, self._set.names, results)
+        return metrics

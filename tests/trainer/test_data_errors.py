@@ -1,11 +1,15 @@
 """A file that breaks in the middle of a run: one sentence, and nothing learned is lost."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
+from torch.utils.data import get_worker_info
 
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.synthetic import make_synthetic_dataset
+from seqformer.trainer import trainer
 from seqformer.trainer.checkpoint import complete_checkpoints, read_run
 from seqformer.trainer.cli import run
 from seqformer.trainer.errors import DataError
@@ -51,3 +55,26 @@ def test_command_ends_with_the_sentence(tmp_path, capsys):
         run(["mini", "--output", str(tmp_path / "run"), "--data.train-images", str(tmp_path)])
     assert ended.value.code == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+class _Deadly:
+    """An augmentation setting whose reading kills a decoding process, as lack of memory does."""
+
+    def __getattr__(self, name):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise AttributeError(name)
+
+
+def test_killed_decoding_process_is_said(config, monkeypatch):
+    config = replace(config, data=replace(config.data, num_workers=1))
+    build = trainer.build_train_loader
+
+    def build_deadly(*arguments, **options):
+        loader, classes = build(*arguments, **options)
+        loader.collate_fn = lambda samples: _Deadly().x
+        return loader, classes
+
+    monkeypatch.setattr(trainer, "build_train_loader", build_deadly)
+    with pytest.raises(DataError, match=r"a decoding process ended .*lower --data\.num-workers"):
+        train(config)

@@ -51,13 +51,10 @@ def test_demo_goes_from_nothing_to_pictures(tmp_path):
 
 @pytest.mark.distributed
 def test_two_processes_see_the_clips_of_one_and_resume_as_one(tmp_path):
-    one = small_demo(tmp_path / "one", processes=1)
-    two = replace(one, output=tmp_path / "two", processes=2)
+    one = replace(small_demo(tmp_path / "one", processes=1), max_steps=3)
+    two = replace(one, output=tmp_path / "two", processes=2, max_steps=2)
     run_demo(one)
     assert run_demo(two)["processes"] == 2
-    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
-
-    run_demo(replace(one, max_steps=3, resume=True))
     assert run_demo(replace(two, max_steps=3, processes=1, resume=True))["processes"] == 1
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
 

@@ -27,14 +27,14 @@ def test_portions_equal_the_whole_clip(whole, frame_chunk, micro_batches):
 
 def modes(parallel, ways):
     return [
-        step_and_gradients(parallel, mode, 3, {"frame_chunk": 2}, {"frames": FRAMES})
+        step_and_gradients(parallel, mode, 1, {"frame_chunk": 2}, {"frames": FRAMES})
         for mode in ways
     ]
 
 
 @pytest.mark.distributed
 def test_portions_on_two_processes_equal_the_whole_batch_on_one(gang, whole):
-    ways = ["ddp", "fsdp", "hsdp"]
+    ways = ["ddp", "fsdp"]
     for results in gang.run(2, modes, ways):
         for way, result in zip(ways, results, strict=True):
             assert_same(result, whole, 1e-9, way)

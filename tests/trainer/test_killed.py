@@ -1,23 +1,28 @@
 """Runs that are killed without warning, again and again, as users start them."""
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints
+from seqformer.trainer.checkpoint import complete_checkpoints, step_of
+from seqformer.trainer.cli import run
 from seqformer.trainer.progress import read_training_lines
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20
-STEPS = 120
+STEPS = 100
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -43,6 +48,22 @@ def arguments(data, output: Path) -> list[str]:
     return text.split()
 
 
+def train_until_killed(words: list[str], output: Path) -> None:
+    """`train.py` in a process that a server forks, which imported torch once for all of them."""
+    torch.set_num_threads(1)
+    with output.with_suffix(".out").open("a") as file, redirect_stdout(file), redirect_stderr(file):
+        run(words)
+
+
+def begin(data, output: Path) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqformer.trainer.trainer"])
+    words = arguments(data, output)[1:]
+    process = context.Process(target=train_until_killed, args=(words, output))
+    process.start()
+    return process
+
+
 def start(command: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -59,39 +80,48 @@ def losses(output: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in read_training_lines(output / "log.jsonl")]
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def newest(output: Path) -> int:
+    """Step of the newest checkpoint."""
+    found = complete_checkpoints(output)
+    return step_of(found[-1]) if found else 0
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> None:
+def wait_for(condition, is_over, seconds: float = 600) -> None:
     """Until `condition` holds or the process has ended."""
     end = time.monotonic() + seconds
-    while not condition() and process.poll() is None:
+    while not condition() and not is_over():
         assert time.monotonic() < end, "nothing happens"
         time.sleep(0.01)
 
 
 def test_killed_twenty_times_equals_uninterrupted_bit_for_bit(data, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
-    finish(start([sys.executable, *arguments(data, whole)]))
+    process = begin(data, whole)
+    process.join()
     assert [step for step, _ in losses(whole)] == list(range(1, STEPS + 1))
 
     moments = random.Random(0)
-    log = part / "log.jsonl"
-    for _ in range(KILLS):
-        before = size(log)
-        process = start([sys.executable, *arguments(data, part)])
-        # The log shrinks when a run goes on (lines after the checkpoint are dropped), then grows.
-        wait_for(lambda before=before: size(log) != before, process)
-        time.sleep(moments.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for kill in range(KILLS):
+        process = begin(data, part)
+        if kill % 4 == 3:  # while it starts, or reads its checkpoint
+            time.sleep(moments.uniform(0, 1))
+        else:  # while it trains and writes
+            before = newest(part)
+            wait_for(
+                lambda before=before: newest(part) > before, lambda p=process: not p.is_alive()
+            )
+            time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.join()
         for path in complete_checkpoints(part):
             load_checkpoint(path)
     assert 0 < len(losses(part)) < STEPS, "the kills came too late to interrupt anything"
-    finish(start([sys.executable, *arguments(data, part)]))
+    process = begin(data, part)
+    process.join()
+    assert process.exitcode == 0, part.with_suffix(".out").read_text()[-3000:]
     assert losses(part) == losses(whole)
-    assert (part / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    ours, theirs = (load_checkpoint(run / "model.safetensors").state for run in (part, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.distributed
@@ -104,7 +134,7 @@ def test_torchrun_restarts_a_run_that_lost_a_process(data, tmp_path):
     command = [argument for argument in arguments(data, part) if argument != "--auto-resume"]
     process = start([*launcher, *command, "--parallel", "fsdp"])
     for steps in (5, 20):
-        wait_for(lambda n=steps: size(part / "log.jsonl") and len(losses(part)) >= n, process)
+        wait_for(lambda n=steps: newest(part) >= n, lambda: process.poll() is not None)
         os.kill(children(process.pid)[-1], signal.SIGKILL)
     finish(process)
     assert [step for step, _ in losses(part)] == list(range(1, STEPS + 1))

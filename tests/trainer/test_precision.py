@@ -87,7 +87,7 @@ def output_references(step):
 
 @pytest.mark.distributed
 def test_sharded_low_precision_trains_like_ddp(gang):
-    """FSDP gathers stages and layers in the low format; the root stays float32."""
+    """FSDP gathers backbone stages in the low format; all else stays float32."""
     first, second = gang.run(2, low_precision_losses)
     assert first == second
     for precision in ("bf16", "fp16"):

@@ -90,7 +90,7 @@ def be_asked_by_the_scheduler():
 
 
 def hang():
-    time.sleep(8)
+    time.sleep(5)
 
 
 def break_down():

@@ -123,4 +123,18 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, 
 
 
 def train_in_session(session, config):
-    train(config, **session)
+    """Returns: what is wrong with the settings."""
+    try:
+        train(config, **session)
+    except SetupError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.distributed
+def test_processes_that_cannot_share_the_batch_are_refused_before_training(gang, drawn, tmp_path):
+    config = config_for(drawn, tmp_path / "run")
+    config = replace(config, data=replace(config.data, global_batch_size=3))
+    for message in gang.run_alone(2, train_in_session, config):
+        assert "global batch of 3 clips cannot be shared evenly by 2 processes" in message
+    assert not (config.output / "log.jsonl").exists()

@@ -1,12 +1,11 @@
 """Several processes as one trainer: the only package that knows torch.distributed."""
 
+from .meeting import Rendezvous, local_rendezvous
 from .replica import Replica, build_replica
 from .session import (
     LostProcessError,
     Parallel,
-    Rendezvous,
     communication_errors,
-    local_rendezvous,
     parallel_session,
     rank_from_environment,
 )

@@ -127,7 +127,7 @@ def build_replica(
     Args:
         model: on its device; changed in place under FSDP.
         mode: for one process every mode is "none".
-        low_precision: dtype in which FSDP gathers stages and layers; gradients are reduced, and
+        low_precision: dtype in which FSDP gathers backbone stages; gradients are reduced, and
             parameters kept, in float32. None gathers float32.
         reshard: whether a unit's parameters are freed after its forward pass and gathered again
             for the backward one.
@@ -179,22 +179,30 @@ def _mesh(mode: Mode, parallel: Parallel, replicas: int) -> DeviceMesh:
 def _shard(
     doors: _Doors, mesh: DeviceMesh, low_precision: torch.dtype | None, reshard: bool
 ) -> None:
-    """Units from the inside out; heads, queries and projections stay in the root, in float32."""
-    # Inputs are not cast: references and positions among them must stay float32.
+    """Units from the inside out. Only backbone stages, where most parameters are, are gathered in
+    the low format: what makes coordinates and time weights stays float32."""
+    # Inputs are not cast: positions and references among them must stay float32 too.
+    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
     low = MixedPrecisionPolicy(
         param_dtype=low_precision, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
-    policy = whole if low_precision is None else low
     # The model adds to what its layers return, never in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     model = doors.model
-    for unit in (*_stages(model.backbone), *model.encoder.layers, *model.decoder.layers):
+    for unit in _stages(model.backbone):
+        policy = whole if low_precision is None else low
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    for unit in (*model.encoder.layers, *model.decoder.layers):
+        fully_shard(unit, mesh=mesh, mp_policy=whole, reshard_after_forward=reshard)
     for layer in model.decoder.layers:
         for door in ("box_stream", "instance_stream"):
             register_fsdp_forward_method(layer, door)
     fully_shard(doors, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
+
+
+def units_of(model: SeqFormer) -> list[nn.Module]:
+    """What FSDP gathers at a time: backbone stages and transformer layers, inner ones first."""
+    return [*_stages(model.backbone), *model.encoder.layers, *model.decoder.layers]
 
 
 def _stages(backbone: nn.Module) -> list[nn.Module]:

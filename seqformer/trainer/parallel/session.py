@@ -1,9 +1,8 @@
 """This process among its peers: meeting them, agreeing with them, and losing them.
 
-One process is the ordinary case and uses no process group. Several meet at torchrun's address, or
-at a `Rendezvous` on this machine. Beside the group that carries gradients there are two of gloo: on
-`control` the hosts agree once per step without waiting for their GPUs, on `storage` a background
-thread writes checkpoints.
+One process is the ordinary case and uses no process group. Several meet as `meeting.py` says.
+Beside the group that carries gradients there are two of gloo: on `control` the hosts agree once per
+step without waiting for their GPUs, on `storage` a background thread writes checkpoints.
 """
 
 from __future__ import annotations
@@ -14,47 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from seqformer.trainer.parallel.meeting import Rendezvous, meet
+
 logger = logging.getLogger(__name__)
 
 
 class LostProcessError(RuntimeError):
     """Another process of the run ended, or did not answer in time."""
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where processes of one machine meet: a port of localhost, served by whoever made it.
-
-    A shared file would do as well, but for its end: processes that close such a store race for
-    removing the file, and the loser can wait for it until the store's timeout.
-    """
-
-    port: int
-    store: dist.TCPStore | None = field(default=None, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"port": self.port, "store": None}  # the server stays with its maker
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
-
-    def connect(self, timeout: timedelta) -> dist.TCPStore:
-        """A store of this process: the server itself, or a connection to it."""
-        return self.store or dist.TCPStore("127.0.0.1", self.port, is_master=False, timeout=timeout)
-
-
-def local_rendezvous() -> Rendezvous:
-    """A meeting point on a free port, for one session; keep it until every process has left."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    return Rendezvous(store.port, store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +143,15 @@ def parallel_session(
         yield Parallel(device=chosen)
         return
     timeout = timedelta(minutes=timeout_minutes)
-    if rendezvous is not None:
-        _stay_on_this_machine()
-    dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo",
-        store=None if rendezvous is None else rendezvous.connect(timeout),
-        init_method="env://" if rendezvous is None else None,
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        device_id=chosen if chosen.type == "cuda" else None,
-    )
+    with communication_errors():
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            store=meet(rendezvous, rank, world_size, timeout),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=chosen if chosen.type == "cuda" else None,
+        )
     try:
         per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         yield Parallel(
@@ -202,12 +171,6 @@ def parallel_session(
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
-
-
-def _stay_on_this_machine() -> None:
-    """Let gloo use the loopback device, where it is known by this name."""
-    if Path("/sys/class/net/lo").exists():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _device(choice: str, local_rank: int) -> torch.device:
