@@ -301,11 +301,11 @@ def _peak_growth(task: Task, side: Side, case: Case, public: Path | None) -> flo
 
 
 def _resident_mib() -> float | None:
-    return _process_status("VmRSS:")
+    return process_status_mib("VmRSS:")
 
 
 def _peak_mib() -> float | None:
-    peak = _process_status("VmHWM:")
+    peak = process_status_mib("VmHWM:")
     if peak is not None or sys.platform == "win32":
         return peak
     import resource
@@ -314,7 +314,8 @@ def _peak_mib() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _process_status(key: str) -> float | None:
+def process_status_mib(key: str) -> float | None:
+    """A line of this process's status in MiB; None where the system has no such file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,11 +60,16 @@ class VideoPrediction:
         detections: at most `top_k`; not sorted by score across queries.
         num_frames: T.
         frame_size: (height, width) of the original frames.
+        first_frame: number of the first of these frames in the video; above 0 only where a stream
+            has forgotten what came before.
+        names: category id -> name, as far as the checkpoint tells.
     """
 
     detections: tuple[Detection, ...]
     num_frames: int
     frame_size: tuple[int, int]
+    first_frame: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def entries(self, video_id: int, video_name: str) -> list[dict[str, Any]]:
         """The video's part of a results file.
