@@ -1,6 +1,6 @@
 """Peak memory of whole-video inference against the length of the video.
 
-    python -m bench.long_video                     # 50, 200 and 1,000 frames; an hour or two on a CPU
+    python -m bench.long_video                     # 50, 200, 1,000 frames; an hour on a CPU
     python -m bench.long_video --frames 50 200     # less
 
 Each length runs in a fresh process: ResNet-50, 360x640 frames that a program draws as they are

@@ -17,14 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seqformer.config import BackboneName, EvalConfig
-from seqformer.inference.results import PartialResults, load_results, write_json
+from seqformer.inference.results import load_results, stored_settings, write_json
 
 if TYPE_CHECKING:
+    from seqformer.inference.predictor import Predictor
+    from seqformer.inference.ranks import Ranks
+    from seqformer.inference.runner import Helpers
     from seqformer.inference.sources import VideoSource
     from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
+_ONLY_WITH_WEIGHTS = (
+    *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
+    *("memory_mib", *(f.name for f in fields(EvalConfig))),
+)
 _ANNOTATIONS = re.compile(rb'"annotations"\s*+:\s*+(?!null|\[\s*\])')
 
 
@@ -73,6 +80,30 @@ class EvalOptions:
     """Largest (query, class) scores of a video that become results; by default 10."""
     min_score: float | None = None
     """Results below this score carry no masks; by default 0.001."""
+    mode: Literal["whole", "clips"] | None = None
+    """whole (default): the video is one clip, as published, at any length in bounded memory. clips:
+    overlapping clips whose tracks are joined, for videos too long for one query per object."""
+    clip_length: int | None = None
+    """Frames of a clip in mode clips; by default 10."""
+    clip_stride: int | None = None
+    """Frames from the start of one clip to that of the next; by default 5."""
+    match_threshold: float | None = None
+    """Soft mask IoU on shared frames from which two clips' instances are one track; default 0.1."""
+    chunk_frames: int | None = None
+    """Frames that go through the network together; by default what the free memory allows. Chosen
+    once per run, stored with it and used by every rank and every continuation."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the per-frame part; by default fp32. Positions and sums over time stay fp32."""
+    threads: int | None = None
+    """CPU threads per process on --device cpu; by default at most 4, and the same for any number of
+    processes, because the last bits of results depend on it."""
+    decode_workers: int | None = None
+    """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
+    encode_workers: int | None = None
+    """Processes per rank that compress masks; by default 2 on a GPU, 0 on a CPU."""
+    memory_mib: int = 1024
+    """Host memory for what drawing the masks of a video needs, about 0.12 MiB per 360p frame; the
+    rest goes to a temporary file."""
 
     def config_changes(self) -> dict[str, Any]:
         """The fields of `EvalConfig` that were given."""
@@ -129,7 +160,7 @@ def check_options(options: EvalOptions) -> None:
             if value is None:
                 raise ValueError(f"--weights also needs {flag}")
     else:
-        for name in ("output", "backbone", "device", "fresh", "short_side", "top_k", "min_score"):
+        for name in _ONLY_WITH_WEIGHTS:
             if getattr(options, name) != _default(name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} only works with --weights, not with --results")
@@ -147,6 +178,10 @@ def check_options(options: EvalOptions) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
     if options.visualize_fps is not None and not options.visualize_fps > 0:
         raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
+    for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
+        value, least = getattr(options, name), int(name == "threads")
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     EvalConfig(**options.config_changes())  # refuses what makes no sense
 
 
@@ -159,23 +194,30 @@ def run_weights(options: EvalOptions) -> int:
     sources, categories, is_scored = find_sources(options)
 
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.runner import predict_videos, run_settings
+    from seqformer.inference.ranks import join_ranks
+    from seqformer.inference.runner import predict_shared, run_settings
 
-    predictor = Predictor.from_checkpoint(weights, options.backbone, device=options.device)
-    predictor.config = replace(predictor.config, **options.config_changes())
-    warn_about_categories(categories, predictor.classes)
-    names = class_names(categories, predictor.classes)
-    settings = run_settings(weights, predictor.config, sources)
-    logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
-
-    partial = PartialResults(Path(f"{output}.partial.jsonl"), settings, options.fresh)
-    drawn = None if options.visualize is None else _drawer(options, names)
-    try:
-        failures = predict_videos(predictor, sources, partial, drawn)
-    finally:
-        partial.close()
-    entries = [e for source in sources for e in partial.finished.get(source.video_id, [])]
-    write_json(output, entries)
+    with join_ranks(options.device) as ranks:
+        if not ranks.is_main:
+            logging.getLogger().setLevel(logging.WARNING)
+        predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
+        helpers = _resolve(options, predictor, ranks)
+        if ranks.is_main:
+            warn_about_categories(categories, predictor.classes)
+        settings = run_settings(weights, predictor.config, sources, predictor.device)
+        logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
+        names = class_names(categories, predictor.classes)
+        drawn = None if options.visualize is None else _drawer(options, names)
+        partial, failures = predict_shared(
+            predictor, sources, output, settings, options.fresh, ranks, helpers, drawn
+        )
+        if partial is not None:
+            partial.close()
+            entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
+            write_json(output, entries)
+        ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
+    if partial is None:
+        return 0  # rank 0 reports
     logger.info("%d results of %d videos in %s", len(entries), len(partial.finished), output)
     if not failures:
         partial.remove()
@@ -188,6 +230,38 @@ def run_weights(options: EvalOptions) -> int:
         sys.stderr.writelines(f"  {failure}\n" for failure in failures)
         return 1
     return 0
+
+
+def _resolve(options: EvalOptions, predictor: Predictor, ranks: Ranks) -> Helpers:
+    """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
+    is continued what it was started with."""
+    import torch
+
+    from seqformer.inference.runner import Helpers
+    from seqformer.inference.stream import StreamLimits
+
+    assert options.output is not None
+    predictor.config = replace(predictor.config, **options.config_changes())
+    predictor.limits = StreamLimits(memory_mib=options.memory_mib)
+    stored = {} if options.fresh else stored_settings(options.output)
+    chunk_frames, threads = ranks.from_main(
+        (
+            predictor.config.chunk_frames
+            or stored.get("chunk_frames")
+            or predictor.default_chunk_frames(),
+            options.threads or stored.get("threads") or min(4, os.cpu_count() or 1),
+        )
+    )
+    predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
+    is_gpu = predictor.device.type == "cuda"
+    if not is_gpu:
+        torch.set_num_threads(int(threads))
+    workers = options.decode_workers, options.encode_workers
+    decode, encode = (
+        default if given is None else given
+        for given, default in zip(workers, (4, 2) if is_gpu else (0, 0), strict=True)
+    )
+    return Helpers(decode_workers=decode, encode_workers=encode)
 
 
 def draw_and_score(options: EvalOptions) -> int:

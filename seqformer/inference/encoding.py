@@ -12,6 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from seqformer.inference.processes import serve_parent
 from seqformer.inference.results import RLE, encode_masks
 
 
@@ -41,7 +42,9 @@ class MaskEncoder:
         self._running: deque[Future[list[RLE]]] = deque()
         self._most_running = 4 * workers  # masks in flight take memory
         if workers:
-            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                workers, mp_context=get_context("spawn"), initializer=serve_parent
+            )
 
     def submit(self, masks: np.ndarray) -> EncodingJob:
         """Start on masks [n, w0, h0] bool, columns first as run lengths go."""

@@ -1,4 +1,4 @@
-"""From a decoded frame to the network's input size. Needs no torch, so decoding workers start fast."""
+"""From a decoded frame to the network's input size. Needs no torch: decoding workers start fast."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """[h0, w0, 3] uint8 -> `network_size`, by PIL's bilinear filter, which averages when it shrinks.
+    """[h0, w0, 3] uint8 -> `network_size`, by PIL's bilinear filter (it averages when it shrinks).
 
     Raises: ValueError for a frame so long and thin that the result would not fit into memory.
     """

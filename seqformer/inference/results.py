@@ -7,6 +7,7 @@ torch, so scoring and drawing existing results start quickly.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -141,38 +142,37 @@ class PartialResults:
         self.path = path
         self.finished: dict[int, list[dict[str, Any]]] = {}
         if path.exists() and not fresh:
-            self._read(settings)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            self.finished = read_partial(path, settings)
+        self._start(settings)
+
+    @classmethod
+    def continue_all(
+        cls, output: Path, settings: dict[str, Any], fresh: bool = False
+    ) -> PartialResults:
+        """Rank 0's file for the results of `output`, with all that any rank has finished before.
+
+        The files of the other ranks are gone afterwards; nothing else may be writing them now.
+        """
+        paths = partial_paths(output)
+        partial = cls(partial_path(output), settings, fresh)
+        for path in paths:
+            if path != partial.path:
+                others = {} if fresh else read_partial(path, settings)
+                for video_id, entries in others.items():
+                    if video_id not in partial.finished:
+                        partial.add(video_id, entries)
+                path.unlink()
+        return partial
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps({"settings": settings}) + "\n")
             for video_id, entries in self.finished.items():
                 file.write(_line(video_id, entries))
             _to_disk(file)
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        try:
-            header, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
-            written_with = json.loads(header)["settings"]
-            changed = [k for k in settings | written_with if settings.get(k) != written_with.get(k)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            logger.warning("%s is damaged and is ignored; starting over", self.path)
-            return
-        if changed:
-            logger.warning(
-                "%s belongs to a run with other settings (%s) and is ignored; starting over",
-                self.path,
-                ", ".join(sorted(changed)),
-            )
-            return
-        for line in lines:
-            try:
-                video = json.loads(line)
-                self.finished[int(video["video_id"])] = list(video["entries"])
-            except (ValueError, KeyError, TypeError):
-                break  # the process died while it wrote this line
-        logger.info("%s: %d finished videos are continued", self.path, len(self.finished))
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, video_id: int, entries: list[dict[str, Any]]) -> None:
         """Record a finished video; on return it is on disk."""
@@ -188,6 +188,58 @@ class PartialResults:
         """Delete the file: everything in it is in the results file now."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def partial_path(output: Path, rank: int = 0) -> Path:
+    """Where a rank keeps the finished videos of a run until `output` is written."""
+    return output.with_name(f"{output.name}.partial{f'.{rank}' if rank else ''}.jsonl")
+
+
+def partial_paths(output: Path) -> list[Path]:
+    """Those files of all ranks that exist, rank 0 first."""
+    own = partial_path(output)
+    others = output.parent.glob(f"{glob.escape(output.name)}.partial.*.jsonl")
+    return [path for path in (own, *sorted(others)) if path.is_file()]
+
+
+def read_partial(path: Path, settings: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Finished videos in a file of a run with the same settings; else none, with a warning."""
+    finished: dict[int, list[dict[str, Any]]] = {}
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        written_with = json.loads(header)["settings"]
+        changed = [k for k in settings | written_with if settings.get(k) != written_with.get(k)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s is damaged and is ignored; starting over", path)
+        return finished
+    if changed:
+        logger.warning(
+            "%s belongs to a run with other settings (%s) and is ignored; starting over",
+            path,
+            ", ".join(sorted(changed)),
+        )
+        return finished
+    for line in lines:
+        try:
+            video = json.loads(line)
+            finished[int(video["video_id"])] = list(video["entries"])
+        except (ValueError, KeyError, TypeError):
+            break  # the process died while it wrote this line
+    logger.info("%s: %d finished videos are continued", path, len(finished))
+    return finished
+
+
+def stored_settings(output: Path) -> dict[str, Any]:
+    """The settings of an interrupted run of `output`; {} where there is none."""
+    for path in partial_paths(output):
+        try:
+            with path.open(encoding="utf-8") as file:
+                settings = json.loads(file.readline())["settings"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(settings, dict):
+            return settings
+    return {}
 
 
 def _line(video_id: int, entries: list[dict[str, Any]]) -> str:
