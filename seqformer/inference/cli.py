@@ -193,6 +193,9 @@ def run_weights(options: EvalOptions) -> int:
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Before torch is loaded: idle threads of one process must not spin on another's core.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.ranks import join_ranks
     from seqformer.inference.runner import predict_shared, run_settings

@@ -121,10 +121,8 @@ class HostCopy:
             self._event.synchronize()
         *arrays, is_finite = self._tensors
         check_finite(is_finite)
-        hosts = [tensor.contiguous().numpy() for tensor in arrays]
-        if self._event is not None:  # pinned memory is scarce
-            hosts = [host.copy() for host in hosts]
-        return FrameData(self._first, *hosts)
+        # Copies: pinned memory is scarce, and a view would keep all of its tensor.
+        return FrameData(self._first, *(tensor.contiguous().numpy().copy() for tensor in arrays))
 
 
 def check_finite(is_finite: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Several processes of one evaluation (torchrun): who am I, what do the others say, who does what."""
+"""The processes of one evaluation (torchrun): which this is, what the others say, who does what."""
 
 from __future__ import annotations
 
@@ -60,16 +60,17 @@ def join_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     chosen = _device(device, local_rank)
-    if world_size == 1:
-        yield Ranks(device=chosen)
-        return
-    # Nothing but small messages goes between the processes, and a rank may wait for the others
-    # for as long as their longest videos take.
-    dist.init_process_group("gloo", timeout=timedelta(days=7))
+    threads = torch.get_num_threads()
+    if world_size > 1:
+        # Nothing but small messages goes between the processes, and a rank may wait for the others
+        # for as long as their longest videos take.
+        dist.init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield Ranks(rank=rank, world_size=world_size, device=chosen)
     finally:
-        dist.destroy_process_group()
+        torch.set_num_threads(threads)  # a run may have set its own number
+        if world_size > 1:
+            dist.destroy_process_group()
 
 
 def _device(choice: str, local_rank: int) -> torch.device:
