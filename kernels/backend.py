@@ -1,36 +1,105 @@
-"""Which implementation answers a call: the fastest that fits, or the one asked for."""
+"""Which implementation answers a call: the fastest that fits, or the one asked for.
+
+The choice is made by rule before anything runs. A kernel that fails raises its error; nothing falls
+back to another implementation afterwards.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Literal, get_args
 
-Backend = Literal["auto", "reference"]
+import torch
+from torch import Tensor
 
-_backend: ContextVar[Backend] = ContextVar("kernels_backend", default="auto")
+Backend = Literal["auto", "triton", "reference"]
+Implementation = Literal["triton", "cpu", "reference"]
+
+ENVIRONMENT_VARIABLE = "SEQFORMER_KERNELS_BACKEND"
+"""Backend of a whole process, for debugging; `use_backend` has the last word."""
+
+
+def _checked(name: str, origin: str) -> Backend:
+    if name not in get_args(Backend):
+        raise ValueError(f"{origin} {name!r} is unknown; choose one of {list(get_args(Backend))}")
+    return name
+
+
+# A plain global, not a context variable: autograd runs the backward of CUDA tensors in a thread of
+# its own, and torch.compile guards on globals.
+_backend: Backend = _checked(
+    os.environ.get(ENVIRONMENT_VARIABLE, "auto"), f"{ENVIRONMENT_VARIABLE}: backend"
+)
 
 
 def current_backend() -> Backend:
-    """The backend asked for in this context; "auto" unless `use_backend` says otherwise."""
-    return _backend.get()
+    """The backend asked for; "auto" unless `use_backend` or the environment says otherwise."""
+    return _backend
 
 
 @contextmanager
 def use_backend(name: Backend) -> Iterator[None]:
-    """Run the enclosed calls with one backend.
+    """Run the enclosed calls, in all threads, with one backend.
 
     Args:
-        name: "auto" picks the fastest implementation for the tensors at hand; "reference" is the
-            plain PyTorch definition. Nested uses restore the outer choice.
+        name: "auto" picks the fastest implementation for the tensors at hand: Triton on a GPU, the
+            CPU path on a CPU. "triton" insists on the kernels: on CPU tensors they run in Triton's
+            interpreter, if TRITON_INTERPRET=1 was set before triton was imported. "reference" is
+            the plain PyTorch definition. Nested uses restore the outer choice.
 
     Raises: ValueError on another name.
     """
-    if name not in get_args(Backend):
-        raise ValueError(f"backend {name!r} is unknown; choose one of {list(get_args(Backend))}")
-    token = _backend.set(name)
+    global _backend
+    before, _backend = _backend, _checked(name, "backend")
     try:
         yield
     finally:
-        _backend.reset(token)
+        _backend = before
+
+
+def is_reference_chosen(*tensors: Tensor | None) -> bool:
+    """Whether the plain PyTorch definition answers, by rule: it was asked for; or the tensors are
+    float64 on a GPU, which the kernels do not compute in; or on a device with no kernels."""
+    if _backend == "reference":
+        return True
+    given = [t for t in tensors if t is not None]
+    device = given[0].device.type
+    if _backend == "triton" or device == "cpu":
+        return False
+    return (
+        device != "cuda"
+        or not is_triton_installed()
+        or any(t.dtype == torch.float64 for t in given)
+    )
+
+
+def kernel_implementation(tensor: Tensor) -> Implementation:
+    """Who runs an op: "triton" or "cpu". Called inside the op, where tensors are real.
+
+    Raises: ValueError when "triton" was asked for but cannot run on this device.
+    """
+    if tensor.device.type == "cuda":
+        return "triton"
+    if _backend != "triton":
+        return "cpu"
+    if not (is_triton_installed() and is_interpreting()):
+        raise ValueError(
+            f"backend 'triton' was asked for but the tensors are on {tensor.device}; move them to "
+            "a GPU, or set TRITON_INTERPRET=1 before triton is imported to interpret the kernels"
+        )
+    return "triton"
+
+
+@lru_cache(maxsize=1)
+def is_triton_installed() -> bool:
+    """Whether `import triton` would find something; it is not imported here."""
+    return find_spec("triton") is not None
+
+
+def is_interpreting() -> bool:
+    """Whether Triton runs kernels in its interpreter (TRITON_INTERPRET)."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
