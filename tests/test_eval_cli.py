@@ -15,8 +15,8 @@ from PIL import Image
 
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.cli import main
-from seqformer.inference.draw import write_video
 from seqformer.inference.predictor import Predictor
+from seqformer.inference.video_writer import write_video
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
 

@@ -147,7 +147,8 @@ def load_annotation_file(path: str | Path, require_annotations: bool = False) ->
 
 
 def read_frame(path: str | Path) -> np.ndarray:
-    """Decode one image file to uint8 RGB [H, W, 3].
+    """Decode one image file to uint8 RGB [H, W, 3]; grey becomes RGB, 16 bits become 8, alpha is
+    dropped.
 
     Raises: FileNotFoundError; ValueError when it is no image, or is cut off.
     """
@@ -162,11 +163,20 @@ def read_frame(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} is empty or ends in zeros, so it is not complete; copy it again")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that Pillow can read; copy it again") from None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path} cannot be decoded ({error}); copy it again") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # Pillow's conversion would clip 16 bits at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its values exceed 16 bits")
+        return (grey >> 8).astype(np.uint8)[..., None].repeat(3, axis=2)
+    return np.array(image.convert("RGB"))
 
 
 def read_video_frame(images: Path, video: Video, frame: int) -> np.ndarray:

@@ -15,7 +15,7 @@ _LAZY = {
     "VideoPrediction": "seqformer.inference.results",
     "VideoStream": "seqformer.inference.stream",
     "draw_video": "seqformer.inference.draw",
-    "write_video": "seqformer.inference.draw",
+    "write_video": "seqformer.inference.video_writer",
 }
 
 __all__ = sorted(_LAZY)

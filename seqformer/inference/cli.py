@@ -20,9 +20,6 @@ from seqformer.config import BackboneName, EvalConfig
 from seqformer.inference.results import load_results, stored_settings, write_json
 
 if TYPE_CHECKING:
-    from seqformer.inference.predictor import Predictor
-    from seqformer.inference.ranks import Ranks
-    from seqformer.inference.runner import Helpers
     from seqformer.inference.sources import VideoSource
     from seqformer.structures import ClassMap
 
@@ -61,10 +58,12 @@ class EvalOptions:
     """Write the metrics here, as JSON."""
     visualize: Path | None = None
     """Folder for videos with the results drawn on them."""
-    visualize_format: Literal["mp4", "gif", "png"] = "mp4"
+    visualize_format: Literal["mp4", "webm", "gif", "png"] = "mp4"
     """png writes a folder of pictures per video."""
     visualize_min_score: float = 0.3
     """Results below this score are not drawn."""
+    visualize_truth: bool = False
+    """Draw the ground truth of the annotation file beside the results, in the same colours."""
     visualize_fps: float | None = None
     """Frames per second of drawn videos; by default that of the video file, 6 for images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -173,9 +172,11 @@ def check_options(options: EvalOptions) -> None:
     if options.metrics is not None and options.annotations is None:
         raise ValueError("--metrics needs --annotations with ground truth")
     if options.visualize is None:
-        for name in ("visualize_format", "visualize_min_score", "visualize_fps"):
+        for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if getattr(options, name) != _default(name):
                 raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
+    if options.visualize_truth and options.annotations is None:
+        raise ValueError("--visualize-truth needs --annotations with ground truth")
     if options.visualize_fps is not None and not options.visualize_fps > 0:
         raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
@@ -198,13 +199,18 @@ def run_weights(options: EvalOptions) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.ranks import join_ranks
-    from seqformer.inference.runner import predict_shared, run_settings
+    from seqformer.inference.runner import Helpers, predict_shared, run_settings, settle_choices
+    from seqformer.inference.stream import StreamLimits
 
     with join_ranks(options.device) as ranks:
         if not ranks.is_main:
             logging.getLogger().setLevel(logging.WARNING)
         predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
-        helpers = _resolve(options, predictor, ranks)
+        predictor.config = replace(predictor.config, **options.config_changes())
+        predictor.limits = StreamLimits(memory_mib=options.memory_mib)
+        stored = {} if options.fresh else stored_settings(output)
+        settle_choices(predictor, ranks, stored, options.threads)
+        helpers = Helpers.of(predictor.device, options.decode_workers, options.encode_workers)
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
         settings = run_settings(weights, predictor.config, sources, predictor.device)
@@ -233,38 +239,6 @@ def run_weights(options: EvalOptions) -> int:
         sys.stderr.writelines(f"  {failure}\n" for failure in failures)
         return 1
     return 0
-
-
-def _resolve(options: EvalOptions, predictor: Predictor, ranks: Ranks) -> Helpers:
-    """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
-    is continued what it was started with."""
-    import torch
-
-    from seqformer.inference.runner import Helpers
-    from seqformer.inference.stream import StreamLimits
-
-    assert options.output is not None
-    predictor.config = replace(predictor.config, **options.config_changes())
-    predictor.limits = StreamLimits(memory_mib=options.memory_mib)
-    stored = {} if options.fresh else stored_settings(options.output)
-    chunk_frames, threads = ranks.from_main(
-        (
-            predictor.config.chunk_frames
-            or stored.get("chunk_frames")
-            or predictor.default_chunk_frames(),
-            options.threads or stored.get("threads") or min(4, os.cpu_count() or 1),
-        )
-    )
-    predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
-    is_gpu = predictor.device.type == "cuda"
-    if not is_gpu:
-        torch.set_num_threads(int(threads))
-    workers = options.decode_workers, options.encode_workers
-    decode, encode = (
-        default if given is None else given
-        for given, default in zip(workers, (4, 2) if is_gpu else (0, 0), strict=True)
-    )
-    return Helpers(decode_workers=decode, encode_workers=encode)
 
 
 def draw_and_score(options: EvalOptions) -> int:
@@ -416,28 +390,18 @@ def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict
     return {**categories, **{i: n for i, n in named if i >= 0 and n and n != f"unused_{i}"}}
 
 
-def _drawer(
-    options: EvalOptions, names: Mapping[int, str]
-) -> Callable[[VideoSource, Entries], None]:
-    """A function that draws one video's results into the `--visualize` folder."""
-    from seqformer.inference.draw import (
-        DEFAULT_FPS,
-        iterate_drawn,
-        tracks_from_entries,
-        write_video,
+def _drawer(options: EvalOptions, names: Mapping[int, str]) -> Callable[..., None]:
+    from seqformer.inference.visualize import result_drawer
+
+    assert options.visualize is not None
+    return result_drawer(
+        options.visualize,
+        options.visualize_format,
+        names,
+        min_score=options.visualize_min_score,
+        fps=options.visualize_fps,
+        truth=options.annotations if options.visualize_truth else None,
     )
-
-    folder = options.visualize
-    assert folder is not None
-    suffix = "" if options.visualize_format == "png" else f".{options.visualize_format}"
-
-    def draw(source: VideoSource, entries: Entries) -> None:
-        tracks = tracks_from_entries(entries)
-        frames = iterate_drawn(source.frames(), tracks, names, options.visualize_min_score)
-        fps = options.visualize_fps or source.fps() or DEFAULT_FPS
-        write_video(folder / f"{source.name}{suffix}", frames, fps)
-
-    return draw
 
 
 def _default(name: str) -> Any:

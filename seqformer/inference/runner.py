@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,40 @@ class Helpers:
 
     decode_workers: int = 0
     encode_workers: int = 0
+
+    @classmethod
+    def of(cls, device: torch.device, decode: int | None, encode: int | None) -> Helpers:
+        """What was asked for, else 4 and 2 beside a GPU; a CPU has no time to spare for them."""
+        usual = (4, 2) if device.type == "cuda" else (0, 0)
+        asked = [
+            n if given is None else given for given, n in zip((decode, encode), usual, strict=True)
+        ]
+        return cls(decode_workers=asked[0], encode_workers=asked[1])
+
+
+def settle_choices(
+    predictor: Predictor, ranks: Ranks, stored: dict[str, Any], threads: int | None = None
+) -> None:
+    """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
+    is continued what it was started with.
+
+    Args:
+        predictor: its `config.chunk_frames` is settled.
+        stored: settings of the run that is continued; {} for a new one.
+        threads: of PyTorch on a CPU; by default at most 4, however many processes there are, for
+            the last bits of results depend on it.
+    """
+    chunk_frames, threads = ranks.from_main(
+        (
+            predictor.config.chunk_frames
+            or stored.get("chunk_frames")
+            or predictor.default_chunk_frames(),
+            threads or stored.get("threads") or min(4, os.cpu_count() or 1),
+        )
+    )
+    predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
+    if predictor.device.type == "cpu":
+        torch.set_num_threads(int(threads))
 
 
 def run_settings(

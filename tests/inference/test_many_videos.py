@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.inference import draw, runner
+from seqformer.inference import runner
 from seqformer.inference.cli import main
 from seqformer.inference.loading import FrameLoader
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.ranks import balanced_shares
 from seqformer.inference.results import partial_paths
 from seqformer.inference.sources import find_videos
+from seqformer.inference.video_writer import write_video
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
 from tests.inference.small_model import film, small_model
@@ -196,7 +197,7 @@ def test_loader_goes_on_after_a_broken_or_abandoned_video(workers, tmp_path):
             picture = np.full((16, 24, 3), 10 * number + index, np.uint8)
             Image.fromarray(picture).save(place / f"{index}.png")
     (tmp_path / "1" / "18.png").write_bytes(b"no picture")
-    draw.write_video(tmp_path / "4.mp4", [np.full((16, 24, 3), 99, np.uint8)] * 9)
+    write_video(tmp_path / "4.mp4", [np.full((16, 24, 3), 99, np.uint8)] * 9)
     sources = find_videos(tmp_path)
     loader = FrameLoader(sources, 8, workers)
     try:
