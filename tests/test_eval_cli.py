@@ -16,6 +16,7 @@ from PIL import Image
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.cli import main
 from seqformer.inference.predictor import Predictor
+from seqformer.inference.sources import read_video
 from seqformer.inference.video_writer import write_video
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
@@ -260,6 +261,19 @@ def test_existing_results_are_scored_and_drawn(command, dataset, capsys):
     assert len(list((dataset / "drawn").glob("*/*.png"))) == 6
 
 
+def test_clip_matching_half_precision_and_ground_truth_beside(command, dataset):
+    assert main(command) == 0
+    truth = add_ground_truth(dataset, read(dataset))
+    command[command.index("--annotations") + 1] = str(truth)
+    clips = ["--mode", "clips", "--clip-length", "2", "--clip-stride", "1", "--precision", "bf16"]
+    look = ["--visualize", str(dataset / "drawn"), "--visualize-truth"]
+    more = ["--visualize-format", "webm", "--visualize-min-score", "0"]
+    assert main([*command, *clips, *look, *more]) == 0
+    assert {r["video_id"] for r in read(dataset)} == {4, 2, 9}
+    frames = list(read_video(dataset / "drawn" / "video2.webm"))
+    assert [f.shape for f in frames] == [(262, 676, 3)] * 2  # two of 336x240, and titles
+
+
 def test_scoring_does_not_import_torch(command, dataset):
     assert main(command) == 0
     truth = add_ground_truth(dataset, read(dataset))
@@ -293,6 +307,20 @@ USAGE_ERRORS = {
     "metrics": (
         ["--weights", "w", "--images", "i", "--output", "o", "--metrics", "m"],
         "--metrics",
+    ),
+    "mode": (["--results", "r", "--annotations", "a", "--mode", "clips"], "--mode"),
+    "idle threads": (["--results", "r", "--annotations", "a", "--threads", "2"], "--threads"),
+    "stride": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--clip-stride", "99"],
+        "clip_stride",
+    ),
+    "no threads": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--threads", "0"],
+        "--threads must be at least 1",
+    ),
+    "truth of nothing": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--visualize", "v", "--visualize-truth"],
+        "--visualize-truth needs --annotations",
     ),
     "idle format": (
         ["--weights", "w", "--images", "i", "--output", "o", "--visualize-format", "gif"],

@@ -285,7 +285,7 @@ def read_partial(path: Path, settings: dict[str, Any]) -> dict[int, list[dict[st
             finished[int(video["video_id"])] = list(video["entries"])
         except (ValueError, KeyError, TypeError):
             break  # the process died while it wrote this line
-    logger.info("%s: %d finished videos are continued", path, len(finished))
+    logger.info("%s holds %d finished videos", path, len(finished))
     return finished
 
 
