@@ -319,7 +319,7 @@ USAGE_ERRORS = {
         "--threads must be at least 1",
     ),
     "truth of nothing": (
-        ["--weights", "w", "--images", "i", "--output", "o", "--visualize", "v", "--visualize-truth"],
+        ["--results", "r", "--images", "i", "--visualize", "v", "--visualize-truth"],
         "--visualize-truth needs --annotations",
     ),
     "idle format": (

@@ -213,6 +213,8 @@ class PartialResults:
 
         The files of the other ranks are gone afterwards; nothing else may be writing them now.
         """
+        for leftover in output.parent.glob(f".{glob.escape(output.name)}.*tmp"):
+            leftover.unlink()  # of a process that was killed while it wrote
         paths = partial_paths(output)
         partial = cls(partial_path(output), settings, fresh)
         for path in paths:
