@@ -199,7 +199,7 @@ def _transform(model: SeqFormer, images: Tensor, padding_mask: Tensor | None) ->
     reference = encoder_reference_points(shapes, ratios)  # [B, S, L, 2]
     for layer in model.encoder.layers:
         attention = layer.self_attn
-        value = attention.project_value(tokens, padding)
+        value = _masked_value(attention, tokens, padding)
         sampled = _sample_frames(attention, tokens + position, reference, value, shapes)
         tokens = layer.ffn(layer.norm1(tokens + attention.output_proj(sampled)))
     return _decode(model, tokens, shapes, padding, ratios)
@@ -233,6 +233,12 @@ def _bottleneck(block: Bottleneck, x: Tensor) -> Tensor:
 def _frozen_norm(x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
     scale, shift = norm.scale_shift()
     return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+def _masked_value(attention: MSDeformAttn, tokens: Tensor, padding: Tensor) -> Tensor:
+    """[B, T, S, C] -> [B, T, S, M, D], zero where `padding` [B, T, S]."""
+    value = attention.value_proj(tokens).masked_fill(padding[..., None], 0.0)
+    return value.unflatten(-1, (attention.num_heads, -1))
 
 
 def _sample_frames(
@@ -346,7 +352,7 @@ def _decoder_layer(
         box = torch.cat([attend_box(box[:, t])[:, None] for t in range(box.shape[1])], dim=1)
         query, residual = box + position[:, None], box
     attention = layer.cross_attn
-    value = attention.project_value(memory, padding)
+    value = _masked_value(attention, memory, padding)
     sampled = _sample_frames(attention, query, reference, value, shapes)  # [B, T, Q, C]
     for_instance, for_box = attention.output_proj(sampled), attention.output_proj_box(sampled)
     box = layer.ffn_box(layer.norm1_box(residual + for_box))
