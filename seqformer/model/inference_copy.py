@@ -3,8 +3,9 @@
 Training folds the frozen batch norms into its convolutions anew in every step, because the
 convolutions change; at inference once is enough. In half precision the per-frame part that costs
 time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
-whatever decides where something is stays float32: references, boxes, time weights and their sums,
-mask parameters (which multiply pixel coordinates), and the whole instance stream, which runs once.
+whatever decides where an object is stays float32: where box queries look, references, boxes, time
+weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
+stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
 """
 
 from __future__ import annotations
@@ -61,3 +62,4 @@ def _wide_modules(model: nn.Module) -> Iterator[nn.Module]:
         assert isinstance(layer, DecoderLayer)
         yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)
         yield from (layer.cross_attn.output_proj, layer.time_attention_weights)
+        yield from (layer.cross_attn.sampling_offsets, layer.cross_attn.attention_weights)
