@@ -16,8 +16,9 @@ from typing import Any
 
 import tyro
 
-from bench.cpu import CHUNK_FRAMES, Case, machine, measure, report
+from bench.cpu import Case, machine, measure, report
 from bench.cpu import Options as CpuOptions
+from bench.ours import CHUNK_FRAMES
 
 
 @dataclass(frozen=True, kw_only=True)
