@@ -274,11 +274,11 @@ def _sample_frames(
             locations = point + offset / sizes[:, None]
         else:
             locations = point[..., :2] + offset / P * point[..., 2:] * 0.5
-        frames.append(_sample_frame(values[t], shapes, locations, of_frame(weights, t, 5)))
+        frames.append(sample_frame(values[t], shapes, locations, of_frame(weights, t, 5)))
     return torch.stack(frames, dim=1)
 
 
-def _sample_frame(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_frame(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """value [B, S, M, D], locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P] -> [B, Q, M*D]."""
     B, _, M, D = value.shape
     Q = locations.shape[1]

@@ -113,3 +113,11 @@ def pointer_type(tensor: Tensor | torch.dtype) -> str:
     """Triton's name for a pointer to such elements."""
     dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor
     return "*" + TRITON_TYPES[dtype]
+
+
+def sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:
+    """Gradients per image -> of an input that several images in a row share, in its dtype."""
+    share = grad.shape[0] // max(like.shape[0], 1)
+    if share > 1:
+        grad = grad.unflatten(0, (like.shape[0], share)).sum(1)
+    return grad.to(like.dtype)

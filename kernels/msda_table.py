@@ -45,3 +45,6 @@ BACKWARD = {
 
 FEW_ROWS = 65_536
 """Below this many rows (a decoder layer has 24,000) programs have one warp, to spread evenly."""
+
+INTERPRETER_WARPS = 16
+"""Triton's interpreter works through programs one by one in numpy, so there they are large."""
