@@ -42,16 +42,13 @@ import torch
 import tyro
 from torch import Tensor
 
+from bench.ours import our_inference
 from bench.published import published_inference, published_training_losses
-from seqformer.config import EvalConfig
 from seqformer.criterion import SetCriterion
-from seqformer.model import SeqFormer, build_model, render_masks, to_published
+from seqformer.model import SeqFormer, build_model, inference_copy, to_published
 from seqformer.structures import ClipTargets
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NUM_OUTPUT_QUERIES = EvalConfig().top_k
-"""Queries with masks at inference; the most that `Predictor` can output."""
-
 Task = Literal["training", "inference"]
 Side = Literal["ours", "published", "public"]
 TASKS: tuple[Task, ...] = ("training", "inference")
@@ -162,38 +159,6 @@ def our_training_losses(
     return SetCriterion()(model(images, padding_mask), targets)
 
 
-@torch.inference_mode()
-def our_inference(
-    model: SeqFormer, images: Tensor, num_queries: int = NUM_OUTPUT_QUERIES
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Predictor` asks of the network: masks of the best queries only, one after another.
-
-    Args:
-        model: in evaluation mode.
-        images: [1, T, 3, H, W] normalised.
-        num_queries: n, masks to draw.
-
-    Returns: class_logits [Q, K], boxes [T, Q, 4], mask logits [n, T, h4, w4] and the queries [n]
-        they belong to.
-    """
-    output = model(images, last_layer_only=True)
-    class_logits = output.class_logits[-1, 0]
-    queries = class_logits.amax(-1).topk(num_queries).indices
-    size = images.new_tensor([images.shape[-1], images.shape[-2]])
-    only_clip = torch.zeros(1, dtype=torch.long)
-    masks = [
-        render_masks(
-            output.mask_features,
-            output.mask_params[-1, 0, query][None],
-            (output.reference_points[-1, 0, :, query] * size)[None],
-            only_clip,
-            output.mask_stride,
-        )
-        for query in queries.tolist()
-    ]
-    return class_logits, output.boxes[-1, 0], torch.cat(masks), queries
-
-
 def build_step(task: Task, side: Side, case: Case, public: Path | None) -> Callable[[], Any]:
     """One call is one training step or one video; the same weights and input for every side."""
     return _Bench(task, case, public).step(side)
@@ -219,8 +184,10 @@ class _Bench:
         if side == "public":
             return self._public_step()
         if self.task == "inference":
-            infer = our_inference if side == "ours" else published_inference
-            return lambda: infer(self.model, self.images)
+            if side == "published":
+                return lambda: published_inference(self.model, self.images)
+            ready = inference_copy(self.model)  # once per run, as `Predictor` does it
+            return lambda: our_inference(ready, self.images)
         losses_of = our_training_losses if side == "ours" else published_training_losses
         criterion = SetCriterion()
 
@@ -305,11 +272,11 @@ def peak_growth_of(step: Callable[[], Any]) -> float | None:
 
 
 def _resident_mib() -> float | None:
-    return _process_status("VmRSS:")
+    return process_status_mib("VmRSS:")
 
 
 def _peak_mib() -> float | None:
-    peak = _process_status("VmHWM:")
+    peak = process_status_mib("VmHWM:")
     if peak is not None or sys.platform == "win32":
         return peak
     import resource
@@ -318,7 +285,8 @@ def _peak_mib() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _process_status(key: str) -> float | None:
+def process_status_mib(key: str) -> float | None:
+    """A line of this process's status in MiB; None where the system has no such file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

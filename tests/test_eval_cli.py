@@ -15,14 +15,15 @@ from PIL import Image
 
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.cli import main
-from seqformer.inference.draw import write_video
 from seqformer.inference.predictor import Predictor
+from seqformer.inference.sources import read_video
+from seqformer.inference.video_writer import write_video
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
 
 ROOT = Path(__file__).resolve().parents[1]
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
-SMALL = ["--short-side", "32", "--top-k", "3", "--device", "cpu"]
+SMALL = ["--short-side", "32", "--top-k", "3", "--device", "cpu", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +83,13 @@ def command(dataset, weights) -> list[str]:
 def predicted(monkeypatch) -> list[int]:
     """One entry per video that goes through the model."""
     calls = []
-    original = Predictor.predict
+    original = Predictor.predict_resized
 
     def counting(self, frames):
         calls.append(len(calls))
         return original(self, frames)
 
-    monkeypatch.setattr(Predictor, "predict", counting)
+    monkeypatch.setattr(Predictor, "predict_resized", counting)
     return calls
 
 
@@ -161,7 +162,7 @@ def test_broken_video_is_named_and_the_others_go_on(command, dataset, predicted,
 
 
 def test_interrupted_run_is_continued(command, dataset, predicted, monkeypatch, capsys):
-    original = Predictor.predict
+    original = Predictor.predict_resized
 
     def dies_at_second(self, frames):
         if len(predicted) == 1:
@@ -169,7 +170,7 @@ def test_interrupted_run_is_continued(command, dataset, predicted, monkeypatch, 
         return original(self, frames)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict", dies_at_second)
+        patch.setattr(Predictor, "predict_resized", dies_at_second)
         assert main(command) == 130
     assert "the same command continues" in capsys.readouterr().err
     assert main(command) == 0
@@ -184,9 +185,9 @@ def test_other_settings_or_fresh_start_over(command, dataset, predicted, capsys)
     (dataset / "images" / "video2" / "00005.jpg").unlink()
     assert main(command) == 1
     assert main([*command, "--top-k", "2"]) == 1
-    assert len(predicted) == 6
+    assert len(predicted) == 8  # a failed video is tried twice
     assert main([*command, "--top-k", "2", "--fresh"]) == 1
-    assert len(predicted) == 9
+    assert len(predicted) == 12
 
 
 def test_diverged_weights_are_explained(command, dataset, weights, tmp_path, capsys):
@@ -264,6 +265,19 @@ def test_existing_results_are_scored_and_drawn(command, dataset, capsys):
     assert len(list((dataset / "drawn").glob("*/*.png"))) == 6
 
 
+def test_clip_matching_half_precision_and_ground_truth_beside(command, dataset):
+    assert main(command) == 0
+    truth = add_ground_truth(dataset, read(dataset))
+    command[command.index("--annotations") + 1] = str(truth)
+    clips = ["--mode", "clips", "--clip-length", "2", "--clip-stride", "1", "--precision", "bf16"]
+    look = ["--visualize", str(dataset / "drawn"), "--visualize-truth"]
+    more = ["--visualize-format", "webm", "--visualize-min-score", "0"]
+    assert main([*command, *clips, *look, *more]) == 0
+    assert {r["video_id"] for r in read(dataset)} == {4, 2, 9}
+    frames = list(read_video(dataset / "drawn" / "video2.webm"))
+    assert [f.shape for f in frames] == [(262, 676, 3)] * 2  # two of 336x240, and titles
+
+
 def test_scoring_does_not_import_torch(command, dataset):
     assert main(command) == 0
     truth = add_ground_truth(dataset, read(dataset))
@@ -297,6 +311,20 @@ USAGE_ERRORS = {
     "metrics": (
         ["--weights", "w", "--images", "i", "--output", "o", "--metrics", "m"],
         "--metrics",
+    ),
+    "mode": (["--results", "r", "--annotations", "a", "--mode", "clips"], "--mode"),
+    "idle threads": (["--results", "r", "--annotations", "a", "--threads", "2"], "--threads"),
+    "stride": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--clip-stride", "99"],
+        "clip_stride",
+    ),
+    "no threads": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--threads", "0"],
+        "--threads must be at least 1",
+    ),
+    "truth of nothing": (
+        ["--results", "r", "--images", "i", "--visualize", "v", "--visualize-truth"],
+        "--visualize-truth needs --annotations",
     ),
     "idle format": (
         ["--weights", "w", "--images", "i", "--output", "o", "--visualize-format", "gif"],

@@ -9,7 +9,8 @@ import pytest
 import torch
 from parity_weights import DATA, checksum, read_manifest, rule_state_dict
 
-from seqformer.config import IMAGENET_MEAN, IMAGENET_STD
+from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
+from seqformer.inference import Predictor
 from seqformer.model import build_model, load_weights, render_masks, to_published
 
 BACKBONES = {
@@ -115,6 +116,43 @@ def test_inference_matches_published_model(case, checkpoints):
         last = model(images[None], last_layer_only=True)
     for field in ("class_logits", "boxes", "mask_params", "reference_points"):
         torch.testing.assert_close(getattr(last, field)[0], getattr(output, field)[-1])
+
+    T = len(golden["frames"])
+    whole = in_portions(model, golden["frames"], T)
+    close(whole[0], "pred_logits", 2e-4)
+    for chunk_frames in range(1, T):
+        logits, prediction = in_portions(model, golden["frames"], chunk_frames)
+        torch.testing.assert_close(logits, whole[0], rtol=0, atol=1e-4)
+        assert_same_masks(prediction, whole[1])
+
+
+def in_portions(model, frames: np.ndarray, chunk_frames: int):
+    """Class logits [Q, K] and prediction of a video that goes through in portions."""
+    config = EvalConfig(short_side=min(frames.shape[1:3]), chunk_frames=chunk_frames)
+    logits = []
+    predictor = Predictor(model, config=config, device="cpu")
+    instances = predictor.network.instances
+
+    def remembering(pool):
+        logits.append(instances(pool)[0])
+        return instances(pool)
+
+    predictor.network.instances = remembering
+    prediction = predictor.predict(frames)
+    return logits[0], prediction
+
+
+def assert_same_masks(actual, expected):
+    assert [(d.query, d.class_index) for d in actual.detections] == [
+        (d.query, d.class_index) for d in expected.detections
+    ]
+    for ours, theirs in zip(actual.detections, expected.detections, strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+        np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, atol=0.02)
+        for t in range(actual.num_frames):
+            a, b = ours.mask(t), theirs.mask(t)
+            union, common = (a | b).sum(), (a & b).sum()
+            assert union - common <= 3 or common / union >= 0.999
 
 
 def test_position_code_matches_published_bits():

@@ -40,6 +40,7 @@ def results(expected, tmp_path_factory) -> list[dict]:
         "--annotations": CASE / "instances.json",
         "--output": folder / "results.json",
         "--device": "cpu",
+        "--threads": 1,
     }
     command = [sys.executable, "eval.py", *(str(word) for pair in flags.items() for word in pair)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

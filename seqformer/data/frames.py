@@ -26,7 +26,8 @@ _DECODER_ERRORS = (
 
 
 def read_frame(path: str | Path) -> np.ndarray:
-    """Decode one image file to uint8 RGB [H, W, 3], as it is stored (no rotation by EXIF).
+    """Decode one image file to uint8 RGB [H, W, 3], as it is stored (no rotation by EXIF); grey
+    becomes RGB, 16 bits become 8, alpha is dropped.
 
     A whole grey or colour JPEG is decoded by OpenCV, in a third of Pillow's time and to the same
     pixels (both use libjpeg-turbo with the accurate transform); everything else by Pillow.
@@ -50,11 +51,20 @@ def read_frame(path: str | Path) -> np.ndarray:
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
                 if pixels is not None:
                     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-            return np.array(image.convert("RGB"))
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that Pillow can read; copy it again") from None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path} cannot be decoded ({error}); copy it again") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # Pillow's conversion would clip 16 bits at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its values exceed 16 bits")
+        return (grey >> 8).astype(np.uint8)[..., None].repeat(3, axis=2)
+    return np.array(image.convert("RGB"))
 
 
 def read_video_frame(images: Path, video: Video, frame: int) -> np.ndarray:

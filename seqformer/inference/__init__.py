@@ -11,9 +11,11 @@ from typing import Any
 _LAZY = {
     "Detection": "seqformer.inference.results",
     "Predictor": "seqformer.inference.predictor",
+    "StreamLimits": "seqformer.inference.stream",
     "VideoPrediction": "seqformer.inference.results",
+    "VideoStream": "seqformer.inference.stream",
     "draw_video": "seqformer.inference.draw",
-    "write_video": "seqformer.inference.draw",
+    "write_video": "seqformer.inference.video_writer",
 }
 
 __all__ = sorted(_LAZY)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seqformer.config import BackboneName, EvalConfig
-from seqformer.inference.results import PartialResults, load_results, write_json
+from seqformer.inference.results import load_results, stored_settings, write_json
 from seqformer.inference.scoring import (
     check_report,
     has_ground_truth,
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
+_ONLY_WITH_WEIGHTS = (
+    *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
+    *("memory_mib", *(f.name for f in fields(EvalConfig))),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,12 @@ class EvalOptions:
     --images to show frames."""
     visualize: Path | None = None
     """Folder for videos with the results drawn on them."""
-    visualize_format: Literal["mp4", "gif", "png"] = "mp4"
+    visualize_format: Literal["mp4", "webm", "gif", "png"] = "mp4"
     """png writes a folder of pictures per video."""
     visualize_min_score: float = 0.3
     """Results below this score are not drawn."""
+    visualize_truth: bool = False
+    """Draw the ground truth of the annotation file beside the results, in the same colours."""
     visualize_fps: float | None = None
     """Frames per second of drawn videos; by default that of the video file, 6 for images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -80,6 +86,30 @@ class EvalOptions:
     """Largest (query, class) scores of a video that become results; by default 10."""
     min_score: float | None = None
     """Results below this score carry no masks; by default 0.001."""
+    mode: Literal["whole", "clips"] | None = None
+    """whole (default): the video is one clip, as published, at any length in bounded memory. clips:
+    overlapping clips whose tracks are joined, for videos too long for one query per object."""
+    clip_length: int | None = None
+    """Frames of a clip in mode clips; by default 10."""
+    clip_stride: int | None = None
+    """Frames from the start of one clip to that of the next; by default 5."""
+    match_threshold: float | None = None
+    """Soft mask IoU on shared frames from which two clips' instances are one track; default 0.1."""
+    chunk_frames: int | None = None
+    """Frames that go through the network together; by default what the free memory allows. Chosen
+    once per run, stored with it and used by every rank and every continuation."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the per-frame part; by default fp32. Positions and sums over time stay fp32."""
+    threads: int | None = None
+    """CPU threads per process on --device cpu; by default at most 4, and the same for any number of
+    processes, because the last bits of results depend on it."""
+    decode_workers: int | None = None
+    """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
+    encode_workers: int | None = None
+    """Processes per rank that compress masks; by default 2 on a GPU, 0 on a CPU."""
+    memory_mib: int = 1024
+    """Host memory for what drawing the masks of a video needs, about 0.12 MiB per 360p frame; the
+    rest goes to a temporary file."""
 
     def config_changes(self) -> dict[str, Any]:
         """The fields of `EvalConfig` that were given."""
@@ -136,7 +166,7 @@ def check_options(options: EvalOptions) -> None:
             if value is None:
                 raise ValueError(f"--weights also needs {flag}")
     else:
-        for name in ("output", "backbone", "device", "fresh", "short_side", "top_k", "min_score"):
+        for name in _ONLY_WITH_WEIGHTS:
             if getattr(options, name) != _default(name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} only works with --weights, not with --results")
@@ -152,11 +182,17 @@ def check_options(options: EvalOptions) -> None:
         if value is not None and options.annotations is None:
             raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.visualize is None:
-        for name in ("visualize_format", "visualize_min_score", "visualize_fps"):
+        for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if getattr(options, name) != _default(name):
                 raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
+    if options.visualize_truth and options.annotations is None:
+        raise ValueError("--visualize-truth needs --annotations with ground truth")
     if options.visualize_fps is not None and not options.visualize_fps > 0:
         raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
+    for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
+        value, least = getattr(options, name), int(name == "threads")
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     EvalConfig(**options.config_changes())  # refuses what makes no sense
 
 
@@ -168,24 +204,39 @@ def run_weights(options: EvalOptions) -> int:
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Before torch is loaded: idle threads of one process must not spin on another's core.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.runner import predict_videos, run_settings
+    from seqformer.inference.ranks import join_ranks
+    from seqformer.inference.runner import Helpers, predict_shared, run_settings, settle_choices
+    from seqformer.inference.stream import StreamLimits
 
-    predictor = Predictor.from_checkpoint(weights, options.backbone, device=options.device)
-    predictor.config = replace(predictor.config, **options.config_changes())
-    warn_about_categories(categories, predictor.classes)
-    names = class_names(categories, predictor.classes)
-    settings = run_settings(weights, predictor.config, sources)
-    logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
-
-    partial = PartialResults(Path(f"{output}.partial.jsonl"), settings, options.fresh)
-    drawn = None if options.visualize is None else _drawer(options, names)
-    try:
-        failures = predict_videos(predictor, sources, partial, drawn)
-    finally:
-        partial.close()
-    entries = [e for source in sources for e in partial.finished.get(source.video_id, [])]
-    write_json(output, entries)
+    with join_ranks(options.device) as ranks:
+        if not ranks.is_main:
+            logging.getLogger().setLevel(logging.WARNING)
+        predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
+        predictor.config = replace(predictor.config, **options.config_changes())
+        predictor.limits = StreamLimits(memory_mib=options.memory_mib)
+        stored = {} if options.fresh else stored_settings(output)
+        settle_choices(predictor, ranks, stored, options.threads)
+        helpers = Helpers.of(predictor.device, options.decode_workers, options.encode_workers)
+        if ranks.is_main:
+            warn_about_categories(categories, predictor.classes)
+        settings = run_settings(weights, predictor.config, sources, predictor.device)
+        logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
+        names = class_names(categories, predictor.classes)
+        drawn = None if options.visualize is None else _drawer(options, names)
+        partial, failures = predict_shared(
+            predictor, sources, output, settings, options.fresh, ranks, helpers, drawn
+        )
+        if partial is not None:
+            partial.close()
+            entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
+            write_json(output, entries)
+        ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
+    if partial is None:
+        return 0  # rank 0 reports
     logger.info("%d results of %d videos in %s", len(entries), len(partial.finished), output)
     if not failures:
         partial.remove()
@@ -322,28 +373,18 @@ def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict
     return {**categories, **{i: n for i, n in named if i >= 0 and n and n != f"unused_{i}"}}
 
 
-def _drawer(
-    options: EvalOptions, names: Mapping[int, str]
-) -> Callable[[VideoSource, Entries], None]:
-    """A function that draws one video's results into the `--visualize` folder."""
-    from seqformer.inference.draw import (
-        DEFAULT_FPS,
-        iterate_drawn,
-        tracks_from_entries,
-        write_video,
+def _drawer(options: EvalOptions, names: Mapping[int, str]) -> Callable[..., None]:
+    from seqformer.inference.visualize import result_drawer
+
+    assert options.visualize is not None
+    return result_drawer(
+        options.visualize,
+        options.visualize_format,
+        names,
+        min_score=options.visualize_min_score,
+        fps=options.visualize_fps,
+        truth=options.annotations if options.visualize_truth else None,
     )
-
-    folder = options.visualize
-    assert folder is not None
-    suffix = "" if options.visualize_format == "png" else f".{options.visualize_format}"
-
-    def draw(source: VideoSource, entries: Entries) -> None:
-        tracks = tracks_from_entries(entries)
-        frames = iterate_drawn(source.frames(), tracks, names, options.visualize_min_score)
-        fps = options.visualize_fps or source.fps() or DEFAULT_FPS
-        write_video(folder / f"{source.name}{suffix}", frames, fps)
-
-    return draw
 
 
 def _default(name: str) -> Any:

@@ -1,23 +1,19 @@
-"""Masks, boxes and labels on frames, and writing the frames as mp4, GIF or PNG.
+"""Masks, boxes and labels on frames.
 
 Works from what a `Predictor` returns and from the entries of a results file alike, because both
 say category, score and compressed masks. A track keeps its colour through the video. The colours
 are those of Okabe & Ito ("Color Universal Design", 2008) and, after them, of Tol's muted scheme,
-which stay distinct for colour-blind readers. Needs no torch.
+which stay distinct for colour-blind readers. Needs no torch. `video_writer.py` writes the frames.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -43,8 +39,8 @@ COLOURS = (
 MASK_OPACITY = 0.45
 READABLE_SHORT_SIDE = 240
 """Frames are enlarged by a whole factor until their shorter side has this many pixels."""
-DEFAULT_FPS = 6.0
-"""YouTube-VIS keeps every fifth frame of 30 per second."""
+Colours = dict[Hashable, int]
+"""Number of a track (`Detection.query`) -> its place in `COLOURS`, modulo their count."""
 
 
 class Track(Protocol):
@@ -63,6 +59,8 @@ class DrawnTrack:
     score: float
     segmentations: Sequence[RLE | None]
     boxes_xyxy: np.ndarray | None = None
+    query: Hashable = None
+    """What `Colours` know the track by; None for no particular colour."""
 
 
 def tracks_from_entries(entries: Iterable[Mapping[str, Any]]) -> list[DrawnTrack]:
@@ -105,6 +103,7 @@ def draw_video(
     instances: Iterable[Track],
     names: Mapping[int, str],
     min_score: float = 0.0,
+    colours: Colours | None = None,
 ) -> list[np.ndarray]:
     """Draw tracks on the frames of their video.
 
@@ -113,10 +112,12 @@ def draw_video(
         instances: `VideoPrediction.detections`, or `tracks_from_entries` of a results file.
         names: category id -> name; others are called "class 12".
         min_score: tracks below it are left out.
+        colours: what colour a track has; new ones are entered. Keep it from call to call (results
+            of a stream) for colours that stay. Without it the best track has the first colour.
 
     Returns: T new uint8 frames, enlarged if they are too small for readable labels.
     """
-    return list(iterate_drawn(frames, instances, names, min_score))
+    return list(iterate_drawn(frames, instances, names, min_score, colours))
 
 
 def iterate_drawn(
@@ -124,16 +125,37 @@ def iterate_drawn(
     instances: Iterable[Track],
     names: Mapping[int, str],
     min_score: float = 0.0,
+    colours: Colours | None = None,
 ) -> Iterator[np.ndarray]:
     """`draw_video`, one frame at a time."""
     tracks = best_tracks(instances, min_score)
+    chosen = [COLOURS[number % len(COLOURS)] for number in _colour_numbers(tracks, colours)]
     labels = [f"{names.get(t.category_id, f'class {t.category_id}')} {t.score:.2f}" for t in tracks]
     for index, frame in enumerate(frames):
-        yield _draw_frame(frame, index, tracks, labels)
+        yield _draw_frame(frame, index, tracks, labels, chosen)
+
+
+def _colour_numbers(tracks: Sequence[Track], colours: Colours | None) -> list[int]:
+    if colours is None:
+        return list(range(len(tracks)))
+    keys = [getattr(track, "query", None) for track in tracks]
+    return [
+        number if key is None else colours.setdefault(key, _next_free(colours))
+        for number, key in enumerate(keys)
+    ]
+
+
+def _next_free(colours: Colours) -> int:
+    taken = set(colours.values())
+    return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 def _draw_frame(
-    frame: np.ndarray, index: int, tracks: Sequence[Track], labels: Sequence[str]
+    frame: np.ndarray,
+    index: int,
+    tracks: Sequence[Track],
+    labels: Sequence[str],
+    chosen: Sequence[tuple[int, int, int]],
 ) -> np.ndarray:
     height, width = frame.shape[:2]
     scale = -(-READABLE_SHORT_SIDE // min(height, width))
@@ -147,7 +169,7 @@ def _draw_frame(
         if mask is None or not mask.any():
             continue
         mask = mask.repeat(scale, axis=0).repeat(scale, axis=1)
-        colour = np.array(COLOURS[number % len(COLOURS)])
+        colour = np.array(chosen[number])
         canvas[mask] = (1 - MASK_OPACITY) * canvas[mask] + MASK_OPACITY * colour
         contours.append((_contour(mask, line), colour))
         boxes.append((number, _box(tracks[number], index, mask, scale)))
@@ -157,8 +179,10 @@ def _draw_frame(
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for number, box in boxes:
-        pen.rectangle(box.tolist(), outline=COLOURS[number % len(COLOURS)], width=line)
-    _draw_labels(pen, picture.size, [(number, box, labels[number]) for number, box in boxes[::-1]])
+        pen.rectangle(box.tolist(), outline=chosen[number], width=line)
+    _draw_labels(
+        pen, picture.size, [(chosen[number], box, labels[number]) for number, box in boxes[::-1]]
+    )
     return np.asarray(picture)
 
 
@@ -200,21 +224,22 @@ def _box(track: Track, index: int, mask: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _draw_labels(
-    pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: list[tuple[int, np.ndarray, str]]
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    labels: list[tuple[tuple[int, int, int], np.ndarray, str]],
 ) -> None:
     """Labels at the top left of their boxes, inside the frame, beside each other where possible."""
     width, height = size
-    font = _font(min(28, max(12, round(min(size) / 24))))
+    font = label_font(min(28, max(12, round(min(size) / 24))))
     row = font.getbbox("Ág|")[3] + 3
     taken: list[tuple[int, int, int]] = []
-    for number, box, text in labels:
+    for colour, box, text in labels:
         text_width = int(font.getlength(text)) + 7
         left = int(max(0, min(box[0], width - text_width)))
         top = max(0, int(box[1]) - row)
         tops = sorted(range(top % row, max(1, height - row + 1), row), key=lambda y: abs(y - top))
         top = next((y for y in tops if not _overlaps(left, y, text_width, row, taken)), top)
         taken.append((left, top, text_width))
-        colour = COLOURS[number % len(COLOURS)]
         pen.rectangle([left, top, left + text_width - 1, top + row - 1], fill=colour)
         luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
         pen.text(
@@ -232,77 +257,7 @@ def _overlaps(
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it: more scripts than PIL's own font has."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size)
-
-
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = DEFAULT_FPS) -> None:
-    """Write uint8 RGB frames of one size as `.mp4` or `.gif`; without suffix, as PNGs in a folder.
-
-    mp4 is H.264 where PyAV has that encoder, else MPEG-4; an odd width or height gets one more
-    column or row, which the format wants. The file appears at `path` when it is complete; PNGs are
-    added to the folder one by one.
-
-    Raises: ValueError on another suffix, a rate that is not positive, or no frames.
-    """
-    path = Path(path)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif}
-    if path.suffix and path.suffix.lower() not in writers:
-        raise ValueError(f"cannot write {path}: the name must end in .mp4 or .gif, or be a folder")
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise ValueError(f"{path} would have no frames")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = itertools.chain([first], frames)
-    if not path.suffix:
-        _write_pngs(path, frames)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writers[path.suffix.lower()](temporary, frames, fps)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    has_h264 = "libx264" in av.codecs_available
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = None
-        for frame in frames:
-            frame = np.pad(frame, [(0, n % 2) for n in frame.shape[:2]] + [(0, 0)], mode="edge")
-            if stream is None:
-                rate = Fraction(fps).limit_denominator(1001)
-                stream = container.add_stream("libx264" if has_h264 else "mpeg4", rate=rate)
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                if has_h264:
-                    stream.options = {"crf": "20", "preset": "veryfast"}
-                else:
-                    stream.bit_rate = 4_000_000
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-
-
-def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
-    pictures[0].save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=round(1000 / fps),
-        loop=0,
-    )
-
-
-def _write_pngs(folder: Path, frames: Iterable[np.ndarray]) -> None:
-    folder.mkdir(exist_ok=True)
-    for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{index:05d}.png")

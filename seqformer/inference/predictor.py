@@ -1,41 +1,36 @@
-"""One video -> tracks with masks, scores and labels: the published inference on a whole video.
+"""One video -> tracks with masks, scores and labels: the door to inference for programs.
 
-The video is one clip: the model joins all frames by its temporal weights (paper section 3.2), so
-the instance queries are tracks and nothing has to be linked afterwards. Masks are made only for
-queries that enter the output, from the last decoder layer, one query at a time; full-size masks
-exist for a few frames at a time and are compressed at once.
+predictor = Predictor.from_checkpoint("r50.pth")
+prediction = predictor.predict("dog.mp4")          # or a folder, an array, any iterable
+with predictor.stream() as stream:                 # or frames as they come
+    for frame in camera:
+        stream.push(frame)
+        show(stream.tracks(last=1))
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from seqformer.boxes import cxcywh_to_xyxy
-from seqformer.config import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    BackboneName,
-    EvalConfig,
-    config_from_dict,
-)
-from seqformer.inference.results import RLE, Detection, VideoPrediction, encode_masks
+from seqformer.config import BackboneName, EvalConfig, Precision, config_from_dict
+from seqformer.inference.chunking import default_chunk_frames
+from seqformer.inference.clips import ClipStream
+from seqformer.inference.encoding import MaskEncoder
+from seqformer.inference.network import FrameNetwork
+from seqformer.inference.results import VideoPrediction
 from seqformer.inference.sources import open_video
+from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream, WholeVideoStream
 from seqformer.model import Checkpoint, model_from_checkpoint
-from seqformer.model.masks import render_masks
-from seqformer.structures import ClassMap, ClipOutput
+from seqformer.structures import ClassMap
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-MAX_PIXELS_AT_ONCE = 2**23
-"""Full-size mask pixels of a query that exist at the same time (as float32: 32 MiB)."""
 
 
 class Predictor:
@@ -45,7 +40,9 @@ class Predictor:
         model: in eval mode, on `device`.
         classes: what the classifier's outputs stand for; None for released files, which do not say
             it: then the output index is the category id, as published.
-        config: frame size, number of results, smallest score.
+        config: frame size, number of results, smallest score, mode, precision.
+        limits: how much a video may keep in memory and on disk.
+        encoder: compresses masks; give one with workers to have it done in the background.
     """
 
     def __init__(
@@ -54,11 +51,15 @@ class Predictor:
         classes: ClassMap | None = None,
         config: EvalConfig | None = None,
         device: DeviceName | str | torch.device = "auto",
+        limits: StreamLimits | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.model = model.eval().to(self.device)
         self.classes = classes
         self.config = config or EvalConfig()
+        self.limits = limits or StreamLimits()
+        self.encoder = MaskEncoder()
+        self._network: tuple[Precision, FrameNetwork] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -90,14 +91,8 @@ class Predictor:
             )
         return cls(model, classes, config or _trained_config(checkpoint), device)
 
-    def category_id(self, class_index: int) -> int:
-        """parity: without a class map the output index is written as it is, even 0 and 41, which
-        no YouTube-VIS category has (test_predictor.py::test_index_is_category_id_without_map)."""
-        return class_index if self.classes is None else self.classes.ids[class_index]
-
-    @torch.inference_mode()
     def predict(self, frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> VideoPrediction:
-        """Find the objects of one video.
+        """Find the objects of one video, of any length.
 
         Args:
             frames: [T, h0, w0, 3] uint8 RGB, or T such frames (read one at a time), or a folder of
@@ -105,104 +100,82 @@ class Predictor:
 
         Raises: ValueError for no frames, frames of unequal shape, or outputs that are not finite.
         """
-        if isinstance(frames, str | Path):
-            frames = open_video(Path(frames)).frames()
-        images, frame_size = self._prepare(frames)
-        with _full_precision_convolutions():
-            output = self.model(images, last_layer_only=True)
-        return self._read_output(output, images.shape[-2:], frame_size)
+        with self.stream() as stream:
+            for frame in _frames(frames):
+                stream.push(frame)
+            return stream.tracks()
 
-    def _prepare(self, frames: Iterable[np.ndarray]) -> tuple[Tensor, tuple[int, int]]:
-        """Network input [1, T, 3, H, W] and the size (h0, w0) that masks will have.
-
-        parity: masks take the size of the *last* frame; it matters only when frames differ in size
-        but not after resizing (test_predictor.py::test_masks_have_the_size_of_the_last_frame).
-        """
-        resized: list[np.ndarray] = []
-        frame_size = (0, 0)
-        for index, frame in enumerate(frames):
-            frame = _checked(frame, index)
-            frame_size = frame.shape[0], frame.shape[1]
-            resized.append(resize_frame(frame, self.config.short_side))
-            if resized[-1].shape != resized[0].shape:
-                raise ValueError(
-                    f"frame {index} is {frame.shape[1]}x{frame.shape[0]} pixels, of another shape "
-                    "than the first; all frames of a video must have the same size"
-                )
-        if not resized:
-            raise ValueError("the video has no frames")
-        images = torch.from_numpy(np.stack(resized)).to(self.device)
-        images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
-        std = images.new_tensor(IMAGENET_STD)[:, None, None]
-        return images.sub_(mean).div_(std)[None], frame_size
-
-    def _read_output(
-        self, output: ClipOutput, network_size: tuple[int, int], frame_size: tuple[int, int]
+    def predict_resized(
+        self, frames: Iterable[tuple[np.ndarray, tuple[int, int]]]
     ) -> VideoPrediction:
-        """The best `top_k` (query, class) pairs, grouped by query, with their masks.
+        """`predict` of frames that went through `resize_frame` elsewhere, each with its original
+        (height, width)."""
+        with self.stream() as stream:
+            for frame, original_size in frames:
+                stream.push_resized(frame, original_size)
+            return stream.tracks()
 
-        parity: groups are in order of their first appearance among the sorted scores, so the list
-        as a whole is not sorted (test_predictor.py::test_classes_of_a_query_stay_together).
-        parity: a query whose masks are empty in all frames is left out with all its classes, so
-        there may be fewer than `top_k` (test_predictor.py::test_empty_query_is_left_out).
+    def track(
+        self,
+        frames: np.ndarray | Iterable[np.ndarray] | str | Path,
+        every: int = 1,
+        last: int | None = 1,
+        limits: StreamLimits | None = None,
+    ) -> Iterator[VideoPrediction]:
+        """Follow a video that need not have an end, and say every few frames what is known.
+
+        Args:
+            frames: as in `predict`.
+            every: frames between results; the last one comes at the end in any case.
+            last: frames that each result has masks for, counted from the newest; None for all that
+                `limits` keep.
+            limits: instead of the predictor's; by default only `last` frames are kept for drawing.
         """
-        _check_finite(output)
-        height, width = network_size
-        num_frames = output.boxes.shape[2]
-        to_pixels = output.boxes.new_tensor([frame_size[1], frame_size[0]] * 2)
-        detections = []
-        for query, classes in self._best_classes(output.class_logits[-1, 0]).items():
-            reference_px = output.reference_points[-1, 0, :, query]
-            logits = render_masks(
-                output.mask_features,
-                output.mask_params[-1, 0, query][None],
-                (reference_px * reference_px.new_tensor([width, height]))[None],
-                torch.zeros(1, dtype=torch.int64, device=self.device),
-                output.mask_stride,
-            )[0]
-            segmentations = binarise(logits, frame_size)
-            if segmentations is None:
-                continue
-            boxes = cxcywh_to_xyxy(output.boxes[-1, 0, :, query]).clamp(0, 1) * to_pixels
-            detections += [
-                Detection(
-                    query=query,
-                    class_index=class_index,
-                    category_id=self.category_id(class_index),
-                    score=score,
-                    # parity: below min_score there is null in every frame
-                    # (test_predictor.py::test_low_scores_carry_no_masks)
-                    segmentations=tuple(
-                        segmentations if score >= self.config.min_score else [None] * num_frames
-                    ),
-                    boxes_xyxy=boxes.cpu().numpy(),
-                )
-                for class_index, score in classes
-            ]
-        return VideoPrediction(
-            detections=tuple(detections), num_frames=num_frames, frame_size=frame_size
-        )
+        if every < 1:
+            raise ValueError(f"every must be at least 1 frame, got {every}")
+        limits = limits or replace(self.limits, window=last or self.limits.window)
+        is_new = False
+        with self.stream(limits) as stream:
+            for frame in _frames(frames):
+                stream.push(frame)
+                is_new = stream.num_frames % every != 0
+                if not is_new:
+                    yield stream.tracks(last)
+            if is_new or not stream.num_frames:
+                yield stream.tracks(last)
 
-    def _best_classes(self, class_logits: Tensor) -> dict[int, list[tuple[int, float]]]:
-        """[Q, K] -> query: [(class, score), ...] of the best pairs, both in score order."""
-        num_classes = class_logits.shape[1]
-        if self.classes is not None:
-            known = torch.tensor([i >= 0 for i in self.classes.ids], device=class_logits.device)
-            class_logits = class_logits.masked_fill(~known, float("-inf"))
-        scores = class_logits.sigmoid().flatten()
-        best, indices = scores.topk(min(self.config.top_k, scores.numel()))
-        groups: dict[int, list[tuple[int, float]]] = {}
-        for score, index in zip(best.tolist(), indices.tolist(), strict=True):
-            class_index = index % num_classes
-            if self.category_id(class_index) >= 0:
-                groups.setdefault(index // num_classes, []).append((class_index, score))
-        return groups
+    def stream(self, limits: StreamLimits | None = None) -> VideoStream:
+        """A video to push frames into as they come; in the mode that `config` says."""
+        kind = ClipStream if self.config.mode == "clips" else WholeVideoStream
+        context = StreamContext(
+            network=self.network,
+            config=self.config,
+            chunk_frames=self.config.chunk_frames or self.default_chunk_frames(),
+            classes=self.classes,
+            encoder=self.encoder,
+        )
+        return kind(context, limits or self.limits)
+
+    @property
+    def network(self) -> FrameNetwork:
+        """The model as `config.precision` wants it; made when first needed."""
+        precision = self.config.precision
+        if self._network is None or self._network[0] != precision:
+            self._network = precision, FrameNetwork(self.model, precision, self.device)
+        return self._network[1]
+
+    def default_chunk_frames(self) -> int:
+        """Frames that go through together when `config.chunk_frames` does not say it."""
+        return default_chunk_frames(self.device, self.config)
+
+
+def _frames(frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> Iterable[np.ndarray]:
+    return open_video(Path(frames)).frames() if isinstance(frames, str | Path) else frames
 
 
 def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
     """The frame size and so on that a checkpoint of ours was validated with."""
-    settings = checkpoint.extra.get("args")
+    settings: Any = checkpoint.extra.get("args")
     if isinstance(settings, dict) and "eval" in settings:
         return config_from_dict(EvalConfig, settings["eval"])
     return None
@@ -215,65 +188,3 @@ def choose_device(name: DeviceName | str | torch.device) -> torch.device:
     if device.type == "cuda" and not has_gpu:
         raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
     return device
-
-
-def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """[h0, w0, 3] uint8 -> the shorter side has `short_side` pixels, the longer is rounded down.
-
-    PIL's bilinear filter, which averages when it shrinks; no bound on the longer side.
-    """
-    height, width = frame.shape[:2]
-    if height < width:
-        size = int(short_side * width / height), short_side
-    else:
-        size = short_side, int(short_side * height / width)
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
-
-
-def binarise(logits: Tensor, frame_size: tuple[int, int]) -> list[RLE] | None:
-    """Mask logits [T, h, w] -> T compressed masks of the original size; None if all are empty.
-
-    The map is stretched over the whole frame. `logit > 0` says the same as `sigmoid > 0.5`.
-    """
-    height, width = frame_size
-    chunk = max(1, MAX_PIXELS_AT_ONCE // (height * width))
-    segmentations: list[RLE] = []
-    has_pixels = False
-    for part in logits.split(chunk):
-        full = F.interpolate(part[:, None], frame_size, mode="bilinear", align_corners=False)[:, 0]
-        masks = (full > 0).transpose(1, 2).contiguous().cpu().numpy()  # [t, w0, h0]
-        has_pixels = has_pixels or bool(masks.any())
-        segmentations += encode_masks(masks.T)
-    return segmentations if has_pixels else None
-
-
-@contextmanager
-def _full_precision_convolutions() -> Iterator[None]:
-    """Keep cuDNN from rounding convolution inputs to 10 bits (TF32, its default): scores would
-    differ from those of a CPU in the third digit."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def _checked(frame: np.ndarray, index: int) -> np.ndarray:
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise ValueError(
-            f"frame {index} must be uint8 RGB [height, width, 3], got {frame.dtype} "
-            f"{list(frame.shape)}"
-        )
-    return frame
-
-
-def _check_finite(output: ClipOutput) -> None:
-    """Refuse outputs from which no result can be read. One synchronisation with the device."""
-    parts = (output.class_logits, output.boxes, output.mask_params, output.mask_features)
-    if not torch.stack([part.isfinite().all() for part in parts]).all():
-        raise ValueError(
-            "the model's outputs contain NaN or infinity; most likely the weights come from a run "
-            "that diverged or the weights file is damaged"
-        )

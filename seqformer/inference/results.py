@@ -7,16 +7,21 @@ torch, so scoring and drawing existing results start quickly.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+if TYPE_CHECKING:
+    from seqformer.inference.draw import Colours
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +35,13 @@ class Detection:
     """One (query, class) pair of a video: a track with a label.
 
     Attributes:
-        query: index of the instance query; detections that share it share their masks.
+        query: index of the instance query, or number of the track in mode clips; detections that
+            share it share their masks.
         class_index: output of the classifier.
         category_id: the same as a category of the annotation file.
         score: in 0..1.
-        segmentations: T entries; None in every frame where the score is below `min_score`.
+        segmentations: T entries; None in every frame where the score is below `min_score`, and in
+            frames without the track in mode clips.
         boxes_xyxy: [T, 4] float32, pixels of the original frame, from the box head (not the masks).
     """
 
@@ -59,11 +66,71 @@ class VideoPrediction:
         detections: at most `top_k`; not sorted by score across queries.
         num_frames: T.
         frame_size: (height, width) of the original frames.
+        first_frame: number of the first of these frames in the video; above 0 only where a stream
+            has forgotten what came before.
+        names: category id -> name, as far as the checkpoint tells.
     """
 
     detections: tuple[Detection, ...]
     num_frames: int
     frame_size: tuple[int, int]
+    first_frame: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def draw(
+        self,
+        frames: Iterable[np.ndarray],
+        min_score: float = 0.3,
+        colours: Colours | None = None,
+    ) -> list[np.ndarray]:
+        """The frames that the prediction is about, with masks, boxes and labels on them.
+
+        Args:
+            frames: `num_frames` uint8 RGB [h0, w0, 3], from `first_frame` on.
+            min_score: detections below it are left out.
+            colours: keep one dict over the results of a stream for colours that stay.
+        """
+        from seqformer.inference.draw import draw_video
+
+        return draw_video(frames, self.detections, self.names, min_score, colours)
+
+    def to_supervision(self, frame: int, min_score: float = 0.0) -> Any:
+        """One frame as `supervision.Detections`, for the tools of that package.
+
+        Args:
+            frame: 0 .. `num_frames` - 1.
+            min_score: detections below it are left out, as are those without pixels in the frame.
+
+        Returns: boxes around the masks, masks, class ids (categories), scores as confidence,
+            queries as tracker ids, and names in `data["class_name"]`.
+        Raises: ImportError when supervision is not installed; IndexError for another frame.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise ImportError("to_supervision needs the package: pip install supervision") from None
+        if not 0 <= frame < self.num_frames:
+            raise IndexError(f"frame {frame} is not in 0..{self.num_frames - 1}")
+        drawn = [
+            (detection, mask)
+            for detection in self.detections
+            if detection.score >= min_score
+            and (mask := detection.mask(frame)) is not None
+            and mask.any()
+        ]
+        if not drawn:
+            return supervision.Detections.empty()
+        masks = np.stack([mask for _, mask in drawn])
+        detections = [detection for detection, _ in drawn]
+        names = [self.names.get(d.category_id, f"class {d.category_id}") for d in detections]
+        return supervision.Detections(
+            xyxy=supervision.mask_to_xyxy(masks).astype(np.float32),
+            mask=masks,
+            confidence=np.array([d.score for d in detections], np.float32),
+            class_id=np.array([d.category_id for d in detections]),
+            tracker_id=np.array([d.query for d in detections]),
+            data={"class_name": np.array(names)},
+        )
 
     def entries(self, video_id: int, video_name: str) -> list[dict[str, Any]]:
         """The video's part of a results file.
@@ -135,38 +202,39 @@ class PartialResults:
         self.path = path
         self.finished: dict[int, list[dict[str, Any]]] = {}
         if path.exists() and not fresh:
-            self._read(settings)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            self.finished = read_partial(path, settings)
+        self._start(settings)
+
+    @classmethod
+    def continue_all(
+        cls, output: Path, settings: dict[str, Any], fresh: bool = False
+    ) -> PartialResults:
+        """Rank 0's file for the results of `output`, with all that any rank has finished before.
+
+        The files of the other ranks are gone afterwards; nothing else may be writing them now.
+        """
+        for leftover in output.parent.glob(f".{glob.escape(output.name)}.*tmp"):
+            leftover.unlink()  # of a process that was killed while it wrote
+        paths = partial_paths(output)
+        partial = cls(partial_path(output), settings, fresh)
+        for path in paths:
+            if path != partial.path:
+                others = {} if fresh else read_partial(path, settings)
+                for video_id, entries in others.items():
+                    if video_id not in partial.finished:
+                        partial.add(video_id, entries)
+                path.unlink()
+        return partial
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps({"settings": settings}) + "\n")
             for video_id, entries in self.finished.items():
                 file.write(_line(video_id, entries))
             _to_disk(file)
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        try:
-            header, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
-            written_with = json.loads(header)["settings"]
-            changed = [k for k in settings | written_with if settings.get(k) != written_with.get(k)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            logger.warning("%s is damaged and is ignored; starting over", self.path)
-            return
-        if changed:
-            logger.warning(
-                "%s belongs to a run with other settings (%s) and is ignored; starting over",
-                self.path,
-                ", ".join(sorted(changed)),
-            )
-            return
-        for line in lines:
-            try:
-                video = json.loads(line)
-                self.finished[int(video["video_id"])] = list(video["entries"])
-            except (ValueError, KeyError, TypeError):
-                break  # the process died while it wrote this line
-        logger.info("%s: %d finished videos are continued", self.path, len(self.finished))
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, video_id: int, entries: list[dict[str, Any]]) -> None:
         """Record a finished video; on return it is on disk."""
@@ -182,6 +250,58 @@ class PartialResults:
         """Delete the file: everything in it is in the results file now."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def partial_path(output: Path, rank: int = 0) -> Path:
+    """Where a rank keeps the finished videos of a run until `output` is written."""
+    return output.with_name(f"{output.name}.partial{f'.{rank}' if rank else ''}.jsonl")
+
+
+def partial_paths(output: Path) -> list[Path]:
+    """Those files of all ranks that exist, rank 0 first."""
+    own = partial_path(output)
+    others = output.parent.glob(f"{glob.escape(output.name)}.partial.*.jsonl")
+    return [path for path in (own, *sorted(others)) if path.is_file()]
+
+
+def read_partial(path: Path, settings: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Finished videos in a file of a run with the same settings; else none, with a warning."""
+    finished: dict[int, list[dict[str, Any]]] = {}
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        written_with = json.loads(header)["settings"]
+        changed = [k for k in settings | written_with if settings.get(k) != written_with.get(k)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s is damaged and is ignored; starting over", path)
+        return finished
+    if changed:
+        logger.warning(
+            "%s belongs to a run with other settings (%s) and is ignored; starting over",
+            path,
+            ", ".join(sorted(changed)),
+        )
+        return finished
+    for line in lines:
+        try:
+            video = json.loads(line)
+            finished[int(video["video_id"])] = list(video["entries"])
+        except (ValueError, KeyError, TypeError):
+            break  # the process died while it wrote this line
+    logger.info("%s holds %d finished videos", path, len(finished))
+    return finished
+
+
+def stored_settings(output: Path) -> dict[str, Any]:
+    """The settings of an interrupted run of `output`; {} where there is none."""
+    for path in partial_paths(output):
+        try:
+            with path.open(encoding="utf-8") as file:
+                settings = json.loads(file.readline())["settings"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(settings, dict):
+            return settings
+    return {}
 
 
 def _line(video_id: int, entries: list[dict[str, Any]]) -> str:

@@ -1,11 +1,19 @@
-"""Many videos through one predictor: a broken one is reported and the others go on."""
+"""Many videos through one predictor per process: none is lost, whatever happens to the others.
+
+The processes share the videos by length. Each finished video is on disk at once; what an earlier
+run of the same settings has finished is not done again. A video that fails is reported and tried
+once more at the end, decoded in this process. Frames are decoded ahead and masks compressed in the
+background, so that the network has to wait little; how much is reported.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +22,225 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from seqformer.config import EvalConfig
+from seqformer.inference.encoding import MaskEncoder
+from seqformer.inference.loading import FrameLoader, Resized
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.results import PartialResults
+from seqformer.inference.ranks import Ranks, balanced_shares
+from seqformer.inference.results import PartialResults, partial_path
 from seqformer.inference.sources import VideoSource
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
+OnVideo = Callable[[VideoSource, Entries], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Helpers:
+    """Processes beside the one that computes, per rank."""
+
+    decode_workers: int = 0
+    encode_workers: int = 0
+
+    @classmethod
+    def of(cls, device: torch.device, decode: int | None, encode: int | None) -> Helpers:
+        """What was asked for, else 4 and 2 beside a GPU; a CPU has no time to spare for them."""
+        usual = (4, 2) if device.type == "cuda" else (0, 0)
+        asked = [
+            n if given is None else given for given, n in zip((decode, encode), usual, strict=True)
+        ]
+        return cls(decode_workers=asked[0], encode_workers=asked[1])
+
+
+def settle_choices(
+    predictor: Predictor, ranks: Ranks, stored: dict[str, Any], threads: int | None = None
+) -> None:
+    """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
+    is continued what it was started with.
+
+    Args:
+        predictor: its `config.chunk_frames` is settled.
+        stored: settings of the run that is continued; {} for a new one.
+        threads: of PyTorch on a CPU; by default at most 4, however many processes there are, for
+            the last bits of results depend on it.
+    """
+    chunk_frames, threads = ranks.from_main(
+        (
+            predictor.config.chunk_frames
+            or stored.get("chunk_frames")
+            or predictor.default_chunk_frames(),
+            threads or stored.get("threads") or min(4, os.cpu_count() or 1),
+        )
+    )
+    predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
+    if predictor.device.type == "cpu":
+        torch.set_num_threads(int(threads))
 
 
 def run_settings(
-    weights: Path, config: EvalConfig, sources: Sequence[VideoSource]
+    weights: Path,
+    config: EvalConfig,
+    sources: Sequence[VideoSource],
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """What decides the results: a run may only be continued where all of it is equal."""
     with weights.open("rb") as file:
         weights_digest = hashlib.file_digest(file, "sha256").hexdigest()
     videos = [(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]) for s in sources]
     return {
-        "format": 1,
+        "format": 2,
         "weights": str(weights),
         "weights_sha256": weights_digest,
         "videos_sha256": hashlib.sha256(repr(videos).encode()).hexdigest(),
+        "device": "cpu" if device is None else device.type,
+        "threads": torch.get_num_threads() if device is None or device.type == "cpu" else None,
         **asdict(config),
     }
+
+
+def predict_shared(
+    predictor: Predictor,
+    sources: Sequence[VideoSource],
+    output: Path,
+    settings: dict[str, Any],
+    fresh: bool,
+    ranks: Ranks,
+    helpers: Helpers,
+    on_video: OnVideo | None = None,
+) -> tuple[PartialResults | None, list[str]]:
+    """Run the videos that no earlier run has finished, shared among the ranks.
+
+    Args:
+        output: the results file that this is for.
+        settings: the same on every rank.
+        on_video: called with the entries of every video on some rank, finished earlier or now.
+
+    Returns: on rank 0 all finished videos and one sentence per video that failed; elsewhere None
+        and the failures.
+    """
+    if ranks.is_main:
+        partial = PartialResults.continue_all(output, settings, fresh)
+        finished = ranks.from_main(
+            partial.finished if on_video else dict.fromkeys(partial.finished)
+        )
+    else:
+        finished = ranks.from_main({})
+        partial = PartialResults(partial_path(output, ranks.rank), settings, fresh=True)
+    try:
+        lengths = [0 if s.video_id in finished else s.num_frames() for s in sources]
+        own = [sources[i] for i in balanced_shares(lengths, ranks.world_size)[ranks.rank]]
+        drawn = [s for s in own if s.video_id in finished] if on_video else []
+        todo = [s for s in own if s.video_id not in finished]
+        failures = [
+            failure
+            for source in drawn
+            if on_video and (failure := _draw(on_video, source, finished[source.video_id]))
+        ]
+        failures += predict_videos(predictor, todo, partial, on_video, helpers, ranks.is_main)
+    finally:
+        partial.close()
+    reports = ranks.gather(failures)  # every rank's file is complete after this
+    failures = [failure for report in reports for failure in report]
+    if not ranks.is_main:
+        return None, failures
+    return PartialResults.continue_all(output, settings), failures
 
 
 def predict_videos(
     predictor: Predictor,
     sources: Sequence[VideoSource],
     partial: PartialResults,
-    on_video: Callable[[VideoSource, Entries], None] | None = None,
+    on_video: OnVideo | None = None,
+    helpers: Helpers | None = None,
+    show_progress: bool = True,
 ) -> list[str]:
-    """Run every video that `partial` does not hold yet, and record it there.
+    """Run videos and record each in `partial` as soon as it is finished.
 
-    Args:
-        on_video: called with the entries of every video, finished earlier or now.
-
-    Returns: one sentence per video that failed.
+    Returns: one sentence per video that failed twice.
     """
+    if not sources:
+        return []
+    helpers = helpers or Helpers()
+    start = time.perf_counter()
+    loader = FrameLoader(sources, predictor.config.short_side, helpers.decode_workers)
+    predictor.encoder = MaskEncoder(helpers.encode_workers)
+    progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
+    again: list[VideoSource] = []
     failures: list[str] = []
-    with logging_redirect_tqdm(), tqdm(sources, unit="video", dynamic_ncols=True) as progress:
-        for source in progress:
-            progress.set_postfix_str(source.name, refresh=False)
-            try:
-                if source.video_id not in partial.finished:
-                    prediction = predictor.predict(source.frames())
-                    entries = prediction.entries(source.video_id, source.first_file_name)
-                    partial.add(source.video_id, entries)
-                    if source.listed_size not in (None, prediction.frame_size):
-                        logger.warning(
-                            "%s has frames of %s (height, width) but the annotation file says %s; "
-                            "masks have the size of the frames, so scoring will not count them",
-                            source,
-                            prediction.frame_size,
-                            source.listed_size,
-                        )
-                if on_video is not None:
-                    on_video(source, partial.finished[source.video_id])
-            except (ValueError, OSError) as error:
-                is_done = source.video_id in partial.finished
-                what = "results are kept, but drawing failed: " if is_done else ""
-                failures.append(f"{source}: {what}{error}")
-            except (torch.OutOfMemoryError, MemoryError):
-                failures.append(
-                    f"{source}: {len(source.paths)} frames do not fit into the memory of "
-                    f"{predictor.device}; try a smaller --short-side"
-                )
-                torch.cuda.empty_cache()
-            else:
-                continue
-            logger.error("%s", failures[-1])
-            logger.debug("where it happened:", exc_info=True)
+    try:
+        with logging_redirect_tqdm(), progress:
+            for index, source in enumerate(progress):
+                progress.set_postfix_str(source.name, refresh=False)
+                problem = _predict(predictor, source, loader.frames(index), partial)
+                if problem:
+                    again.append(source)
+                    logger.warning("%s: %s (it is tried once more at the end)", source, problem)
+                elif on_video:
+                    failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
+            loader.close()
+            patient = FrameLoader(again, predictor.config.short_side)
+            for index, source in enumerate(again):
+                problem = _predict(predictor, source, patient.frames(index), partial)
+                if problem:
+                    failures.append(f"{source}: {problem}")
+                    logger.error("%s", failures[-1])
+                elif on_video:
+                    failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
+    finally:
+        loader.close()
+        predictor.encoder.close()
+        encoder, predictor.encoder = predictor.encoder, MaskEncoder()
+    total = time.perf_counter() - start
+    waited = loader.waited + encoder.waited
+    logger.info(
+        "%d videos in %.1f s; idle share of the network at most %.1f %% (waiting: frames %.1f s, "
+        "compressed masks %.1f s)",
+        len(sources),
+        total,
+        100 * waited / total,
+        loader.waited,
+        encoder.waited,
+    )
     return failures
+
+
+def _predict(
+    predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: PartialResults
+) -> str | None:
+    """Run and record one video. Returns: what went wrong, or None."""
+    try:
+        prediction = predictor.predict_resized(frames)
+        partial.add(source.video_id, prediction.entries(source.video_id, source.first_file_name))
+    except (ValueError, OSError) as error:
+        logger.debug("where it happened:", exc_info=True)
+        return str(error)
+    except (torch.OutOfMemoryError, MemoryError):
+        if predictor.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return (
+            f"a portion of its frames does not fit into the memory of {predictor.device}; give a "
+            "smaller --chunk-frames or --short-side"
+        )
+    if source.listed_size not in (None, prediction.frame_size):
+        logger.warning(
+            "%s has frames of %s (height, width) but the annotation file says %s; masks have the "
+            "size of the frames, so scoring will not count them",
+            source,
+            prediction.frame_size,
+            source.listed_size,
+        )
+    return None
+
+
+def _entries(partial: PartialResults, source: VideoSource) -> Entries:
+    return partial.finished[source.video_id]
+
+
+def _draw(on_video: OnVideo, source: VideoSource, entries: Entries) -> str | None:
+    """Returns: what went wrong, or None."""
+    try:
+        on_video(source, entries)
+    except (ValueError, OSError) as error:
+        logger.debug("where it happened:", exc_info=True)
+        logger.error("%s: results are kept, but drawing failed: %s", source, error)
+        return f"{source}: results are kept, but drawing failed: {error}"
+    return None

@@ -53,6 +53,18 @@ class VideoSource:
             return read_video(self.paths[0])
         return (read_frame(path) for path in self.paths)
 
+    def num_frames(self) -> int:
+        """Frames, as far as that is known without decoding; at least 1. For sharing work only."""
+        if not self.is_video_file:
+            return max(1, len(self.paths))
+        try:
+            with av.open(str(self.paths[0])) as container:
+                stream = container.streams.video[0]
+                seconds = (container.duration or 0) / av.time_base
+                return max(1, stream.frames or int(seconds * float(stream.average_rate or 0)))
+        except (av.FFmpegError, OSError, IndexError):
+            return 1  # unreadable: it will be reported when its turn comes
+
     def fps(self) -> float | None:
         """Frames per second of a video file, if it says so; None for images."""
         if not self.is_video_file:

@@ -11,6 +11,7 @@ from .checkpoint import (
     save_safetensors,
 )
 from .convert import published_name, to_published
+from .inference_copy import inference_copy
 from .masks import render_masks
 from .seqformer import SeqFormer, mask_reference
 from .temporal import TemporalPool
@@ -21,6 +22,7 @@ __all__ = [
     "TemporalPool",
     "build_model",
     "build_model_from_config",
+    "inference_copy",
     "load_backbone_weights",
     "load_checkpoint",
     "load_weights",

@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def fed_to(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`x` in the precision of a layer, which at inference may be wider than what comes before."""
+    return x.to(layer.weight.dtype)
+
+
 class FeedForward(nn.Module):
     """linear1, ReLU, linear2, residual, LayerNorm (post-norm)."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .attention import MSDeformAttn, QuerySelfAttention
-from .blocks import MLP, FeedForward
+from .blocks import MLP, FeedForward, fed_to
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         )  # [B, T, Q, C]
         box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
         box = self.ffn_box(box)
-        return box, sampled, self.time_attention_weights(box)
+        return box, sampled, self.time_attention_weights(fed_to(self.time_attention_weights, box))
 
     def instance_stream(self, instance: Tensor, query_position: Tensor, pooled: Tensor) -> Tensor:
         """The instance queries, given what the box queries of all frames found.
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
             box, sampled, time_logits = layer.box_stream(
                 box, query_position, level_reference, memory, shapes, valid_shapes
             )
-            delta = box_head(box)
+            delta = box_head(fed_to(box_head.layers[0], box))
             prior = inverse_sigmoid(reference)
             if reference.shape[-1] == 2:
                 prior = F.pad(prior, (0, 2))

@@ -31,11 +31,34 @@ class FrozenBatchNorm2d(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.Identity) -> Tensor:
     """Convolution and frozen batch norm as one convolution; exact up to rounding."""
+    if isinstance(norm, nn.Identity):  # see `fold_frozen_norms`
+        return conv(x)
     scale, shift = norm.scale_shift()
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+@torch.no_grad()
+def fold_frozen_norms(model: nn.Module) -> None:
+    """Multiply every frozen batch norm into the convolution before it and leave an identity there.
+
+    In place and for inference only: the state dict is no longer the published one.
+    """
+    for parent in list(model.modules()):
+        for norm_name, norm in list(parent.named_children()):
+            if not isinstance(norm, FrozenBatchNorm2d):
+                continue
+            # bn1 follows conv1; in a shortcut, "1" follows "0"
+            conv_name = "0" if norm_name == "1" else norm_name.replace("bn", "conv")
+            conv = parent.get_submodule(conv_name)
+            scale, shift = norm.scale_shift()
+            conv.weight = nn.Parameter(
+                conv.weight * scale[:, None, None, None], requires_grad=False
+            )
+            conv.bias = nn.Parameter(shift, requires_grad=False)
+            setattr(parent, norm_name, nn.Identity())
 
 
 class Bottleneck(nn.Module):

@@ -128,8 +128,8 @@ class SeqFormer(nn.Module):
         position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
         reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
         states = self.decoder.box_stream(
-            content.expand(B, 1, -1, -1),
-            position,
+            content.to(memory.dtype).expand(B, 1, -1, -1),
+            position.to(memory.dtype),
             reference,
             memory,
             shapes,
@@ -190,6 +190,7 @@ class SeqFormer(nn.Module):
             dim=1,
         )[:, None]  # [B or 1, 1, S, C]
         valid_ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
+        position = position.to(tokens.dtype)
         reference = encoder_reference_points(shapes, valid_ratios)[:, None]
         valid_shapes = None
         if masked:

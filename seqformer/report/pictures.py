@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seqformer.data.ytvis import read_frame
+from seqformer.data.frames import read_frame
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from seqformer.data.ytvis import read_frame
+from seqformer.data.frames import read_frame
 from seqformer.evaluation.track_iou import Size, is_size
 from seqformer.tools.findings import Findings
 

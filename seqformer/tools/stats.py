@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from seqformer.data.ytvis import YTVISAnnotations, load_annotation_file
+from seqformer.data.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
 from seqformer.tools.annotation_json import write_content
 from seqformer.tools.command import run
@@ -83,7 +83,7 @@ def measure(path: Path) -> Measures:
     )
 
 
-def _centres(listed: YTVISAnnotations) -> np.ndarray:
+def _centres(listed: AnnotationSet) -> np.ndarray:
     parts = [np.zeros((0, 2))]
     for video in listed.videos:
         for instance in video.instances:

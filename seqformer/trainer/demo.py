@@ -22,9 +22,10 @@ import torch
 from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.ytvis import load_annotation_file
-from seqformer.inference.draw import draw_video, tracks_from_entries, write_video
+from seqformer.inference.draw import draw_video, tracks_from_entries
 from seqformer.inference.results import load_results, write_json
 from seqformer.inference.sources import listed_videos
+from seqformer.inference.video_writer import write_video
 from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import cpu
+from bench.ours import NUM_OUTPUT_QUERIES
 from bench.published import published_inference, published_training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import build_model
@@ -86,7 +87,7 @@ def test_inference_agrees(model, size):
     our_logits, our_boxes, our_masks, queries = cpu.our_inference(model, images)
     torch.testing.assert_close(class_logits, our_logits, rtol=0, atol=2e-4)
     torch.testing.assert_close(boxes, our_boxes, rtol=0, atol=5e-5)
-    assert len(queries) == cpu.NUM_OUTPUT_QUERIES
+    assert len(queries) == NUM_OUTPUT_QUERIES
     torch.testing.assert_close(masks[queries], our_masks, rtol=0, atol=1e-2)
 
 

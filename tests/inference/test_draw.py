@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
+from seqformer.inference.compare import side_by_side, tracks_from_ground_truth
 from seqformer.inference.draw import (
     COLOURS,
     DrawnTrack,
     best_tracks,
     draw_video,
     tracks_from_entries,
-    write_video,
 )
 from seqformer.inference.results import encode_masks
 from seqformer.inference.sources import read_video
+from seqformer.inference.video_writer import write_video
 
 HEIGHT, WIDTH = 240, 320
 
@@ -149,10 +153,76 @@ def test_gif_and_png(tmp_path):
 
 
 def test_files_that_cannot_be_written_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\.mp4 or \.gif"):
+    with pytest.raises(ValueError, match=r"\.mp4, \.webm or \.gif"):
         write_video(tmp_path / "a.txt", [])
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "a.mp4", [])
     with pytest.raises(ValueError, match="fps must be positive"):
         write_video(tmp_path / "a.mp4", [], fps=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_webm_can_be_read_again(tmp_path):
+    frames = [np.full((45, 63, 3), 60 * i, np.uint8) for i in range(4)]
+    write_video(tmp_path / "a.webm", iter(frames), fps=7.5)
+    read = list(read_video(tmp_path / "a.webm"))
+    assert [f.shape for f in read] == [(46, 64, 3)] * 4
+    assert [round(f.mean() / 60) for f in read] == [0, 1, 2, 3]
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    frames = [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 10, 3), np.uint8)]
+    for name in ("a.mp4", "a.webm", "a.gif"):
+        with pytest.raises(ValueError, match=r"frame 1 of .* would be 10x8 pixels"):
+            write_video(tmp_path / name, frames)
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_stay_over_the_results_of_a_stream():
+    left, right = square(10, 100), square(200, 100)
+    colours = {}
+    seen = []
+    for scores in ((0.5, 0.9), (0.9, 0.5)):
+        tracks = [
+            DrawnTrack(category_id=1, score=score, segmentations=[mask], query=number)
+            for number, (score, mask) in enumerate(zip(scores, (left, right), strict=True))
+        ]
+        (frame,) = draw_video(grey(1), tracks, {}, colours=colours)
+        seen.append((tuple(frame[130, 40]), tuple(frame[130, 230])))
+    assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
+
+
+def test_ground_truth_beside_results_in_the_same_colours():
+    truth = [
+        DrawnTrack(category_id=1, score=1.0, segmentations=[square(10, 100), square(20, 100)]),
+        DrawnTrack(category_id=1, score=1.0, segmentations=[square(200, 100), None]),
+    ]
+    found = [
+        track(0.9, square(205, 105), square(205, 105)),
+        track(0.8, square(15, 100), square(25, 100)),
+        track(0.7, square(100, 10), square(100, 10)),
+        track(0.1, square(100, 170), square(100, 170)),
+    ]
+    first, second = side_by_side(iter(grey(2)), truth, found, {}, min_score=0.3)
+    assert first.shape == second.shape == (HEIGHT + 22, 2 * WIDTH + 4, 3)
+    right = WIDTH + 4
+    assert tuple(first[152, 40]) == tuple(first[152, right + 40])
+    assert tuple(first[152, 230]) == tuple(first[152, right + 235])
+    others = {tuple(first[152, 40]), tuple(first[152, 230])}
+    assert tuple(first[22 + 50, right + 130]) not in others
+    assert (first[22 + 200, right + 130] == 128).all(), "below min_score"
+    assert (second[152, 230] == 128).all() and not (second[152, right + 235] == 128).all()
+
+
+def test_annotated_objects_become_tracks():
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:20, 30:60] = True
+    runs = encode_masks(mask[..., None])[0]["counts"]
+    instance = SimpleNamespace(annotation_id=5, category_id=3, segmentations=(runs, None))
+    video = SimpleNamespace(id=1, height=HEIGHT, width=WIDTH, instances=(instance,))
+    (found,) = tracks_from_ground_truth(video)
+    assert found.category_id == 3 and found.segmentations[1] is None
+    assert np.array_equal(coco_mask.decode(found.segmentations[0]).astype(bool), mask)
+    instance.segmentations = (np.array([7, 2]), None)
+    with pytest.raises(ValueError, match="annotation 5 of video 1, frame 0: the mask has runs of"):
+        tracks_from_ground_truth(video)

@@ -9,9 +9,12 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
-from seqformer.inference import predictor as predictor_module
-from seqformer.inference.predictor import Predictor, binarise, choose_device, resize_frame
+from seqformer.inference import rendering
+from seqformer.inference.frames import resize_frame
+from seqformer.inference.predictor import Predictor, choose_device
+from seqformer.inference.rendering import binarise
 from seqformer.model import build_model, save_safetensors
+from seqformer.model.decoder import BoxStates
 from seqformer.structures import ClassMap, ClipOutput
 
 SIDE = 16
@@ -19,17 +22,35 @@ SIDE = 16
 
 
 class GivenOutput(nn.Module):
-    """Stands for a model: answers with prepared outputs and remembers its input."""
+    """Stands for a model: answers with prepared outputs and remembers its input.
+
+    Its pooled samples carry nothing; the instances' outputs are those prepared, whatever frames
+    went before.
+    """
 
     def __init__(self, output: ClipOutput) -> None:
         super().__init__()
         self.output = output
-        self.images = None
+        self.mask_stride = output.mask_stride
+        self.images = []
 
-    def forward(self, images, padding_mask=None, last_layer_only=False):
-        assert last_layer_only and padding_mask is None
-        self.images = images
-        return self.output
+    def box_stream(self, images, padding_mask=None):
+        assert padding_mask is None
+        first = sum(i.shape[1] for i in self.images)
+        self.images.append(images)
+        part = slice(first, first + images.shape[1])
+        boxes = self.output.boxes[-1, :, part]
+        nothing = torch.zeros(*boxes.shape[:3], 1)
+        references = self.output.reference_points[-1, :, part]
+        states = BoxStates([nothing], [nothing], [boxes], [references])
+        return states, self.output.mask_features[:, part]
+
+    def instance_stream(self, pooled):
+        return [pooled[0]]
+
+    def instance_heads(self, instances, last_layer_only=False):
+        assert last_layer_only
+        return self.output.class_logits[-1:], self.output.mask_params[-1:]
 
 
 def head_reading_channel(channel: int) -> torch.Tensor:
@@ -97,8 +118,8 @@ def test_network_input_is_normalised():
     frame = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     Predictor(model, config=EvalConfig(short_side=SIDE), device="cpu").predict([frame])
     expected = (frame / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    assert model.images.shape == (1, 1, 3, SIDE, SIDE)
-    np.testing.assert_allclose(model.images[0, 0].permute(1, 2, 0), expected, atol=1e-5)
+    assert [i.shape for i in model.images] == [(1, 1, 3, SIDE, SIDE)]
+    np.testing.assert_allclose(model.images[0][0, 0].permute(1, 2, 0), expected, atol=1e-5)
 
 
 def test_classes_of_a_query_stay_together():
@@ -175,16 +196,16 @@ def test_boxes_are_pixels_of_the_original_frame():
 
 def test_only_queries_of_the_output_are_rendered(monkeypatch):
     rendered = []
-    original = predictor_module.render_masks
+    original = rendering.render_masks
 
     def counting(features, params, *rest):
         rendered.append(len(params))
         return original(features, params, *rest)
 
-    monkeypatch.setattr(predictor_module, "render_masks", counting)
+    monkeypatch.setattr(rendering, "render_masks", counting)
     scores = [[0.9, 0.8], [0.7, 0.6], [0.5, 0.4], [0.3, 0.2]]
     predict(clip_output(scores, full_features()), top_k=3)
-    assert rendered == [1, 1]
+    assert rendered == [2]
 
 
 def test_top_k_may_exceed_the_number_of_pairs():
@@ -214,7 +235,7 @@ def test_threshold_is_that_of_the_sigmoid(monkeypatch):
     full = torch.nn.functional.interpolate(logits[:, None], (33, 50), mode="bilinear")[:, 0]
     expected = (full.sigmoid() > 0.5).numpy()
     for pixels in (1, 2 * 33 * 50, 2**23):  # one, two and all frames at once
-        monkeypatch.setattr(predictor_module, "MAX_PIXELS_AT_ONCE", pixels)
+        monkeypatch.setattr(rendering, "MAX_PIXELS_AT_ONCE", pixels)
         decoded = [coco_mask.decode(s) for s in binarise(logits, (33, 50))]
         assert np.array_equal(np.stack(decoded), expected)
     assert binarise(-logits.abs() - 1, (33, 50)) is None

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from seqformer.data.ytvis import decode_mask, load_annotation_file
+from seqformer.data.segmentation import decode_mask
+from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check
 from seqformer.tools.convert import main
 

@@ -1,0 +1,65 @@
+"""A model made ready to run many frames: frozen batch norms folded for good, half precision.
+
+Training folds the frozen batch norms into its convolutions anew in every step, because the
+convolutions change; at inference once is enough. In half precision the per-frame part that costs
+time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
+whatever decides where an object is stays float32: where box queries look, references, boxes, time
+weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
+stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from .decoder import DecoderLayer
+from .resnet import FrozenBatchNorm2d, fold_frozen_norms
+from .seqformer import SeqFormer
+
+
+def inference_copy(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A model with the same results for inference only.
+
+    Args:
+        model: left as it is. Weights that need no change are shared with the copy, so it must not
+            be trained while the copy is in use.
+        dtype: float32, bfloat16 or float16.
+
+    Returns: the copy in eval mode; `model` itself, in eval mode, where there is nothing to change.
+    """
+    model = model.eval()
+    has_frozen_norms = any(isinstance(m, FrozenBatchNorm2d) for m in model.modules())
+    if not has_frozen_norms and dtype == torch.float32:
+        return model
+    shared: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
+    copy = deepcopy(model, shared)
+    fold_frozen_norms(copy)
+    if dtype != torch.float32:
+        _narrow(copy, dtype)
+    return copy
+
+
+def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace the weights of the per-frame part by `dtype` ones; shared tensors stay untouched."""
+    wide = {id(parameter) for module in _wide_modules(model) for parameter in module.parameters()}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in wide:
+                narrowed = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+                module.register_parameter(name, narrowed)
+
+
+def _wide_modules(model: nn.Module) -> Iterator[nn.Module]:
+    assert isinstance(model, SeqFormer)
+    yield from (model.query_embed, model.reference_points, model.class_embed, model.controller)
+    yield model.decoder.bbox_embed
+    for layer in model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
+        yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)
+        yield from (layer.cross_attn.output_proj, layer.time_attention_weights)
+        yield from (layer.cross_attn.sampling_offsets, layer.cross_attn.attention_weights)
