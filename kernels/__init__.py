@@ -27,13 +27,20 @@ if _twin is not None:
 else:
     from .backend import current_backend, use_backend
     from .dynamic_mask import dynamic_mask_head, dynamic_mask_head_reference
-    from .msda import ms_deform_attn, ms_deform_attn_reference
+    from .msda import (
+        ms_deform_attn,
+        ms_deform_attn_fused,
+        ms_deform_attn_fused_reference,
+        ms_deform_attn_reference,
+    )
 
     __all__ = [
         "current_backend",
         "dynamic_mask_head",
         "dynamic_mask_head_reference",
         "ms_deform_attn",
+        "ms_deform_attn_fused",
+        "ms_deform_attn_fused_reference",
         "ms_deform_attn_reference",
         "use_backend",
     ]

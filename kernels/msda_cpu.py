@@ -1,305 +1,270 @@
-"""Multi-scale deformable attention for CPUs: every query is a weighted bag of value rows.
+"""CPU path of deformable attention: C code where there is a compiler, plain PyTorch where not.
 
-A sample is four corners, so a (query, head) pair reads E = 4*L*P rows of `value` with known
-weights. That is an embedding bag: one pass, nothing of size D per sample is ever stored. The
-gradient of `value` is the same bag turned round (sort the corners by row, bag the queries), the
-gradient of the weights one dot product per corner. No atomics: the result does not depend on the
-thread count.
-
-Index arithmetic in eager torch is many passes over its temporaries, so it runs in blocks of
-queries that stay in cache; whole images are grouped until a bag is worth its call. Letters as in
-`msda.py`.
+Both take raw inputs, compute in float32 (float64 for float64 values), are deterministic, and give
+the same bits for any number of threads. Arguments as in `msda_ops.py`; letters as in `msda.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-_BLOCK_CORNERS = 1 << 17
-"""Corners per block of index arithmetic: temporaries of half a megabyte stay in cache."""
-_GROUP_CORNERS = 1 << 20
-"""Corners per embedding bag: enough to hide the call, few enough for the sort to stay cheap."""
+from . import msda_bags
+from .native import library, run_jobs
+
+Shapes = tuple[tuple[int, int], ...]
+
+MAX_SAMPLES = 1024
+"""Samples of a row, L*P, that the C code has room for."""
+JOBS_PER_THREAD = 4
+"""Finer than one, since other programs take turns on the cores."""
 
 
-def ms_deform_attn_cpu(
+def forward(
     value: Tensor,
-    shapes: list[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+    valid: Tensor | None,
+    shapes: Shapes,
 ) -> Tensor:
-    """Same contract as `ms_deform_attn`; all of one dtype, float32 or float64, already checked."""
-    return _MSDeformAttnCPU.apply(value, shapes, sampling_locations, attention_weights)
+    """[B, Q, M*D] in value's dtype."""
+    inputs = _Inputs(value, points, weights, reference, valid, shapes)
+    B, _, M, D = value.shape
+    Q = points.shape[1]
+    output = inputs.value.new_zeros(B, Q, M * D)
+    if output.numel() and points.shape[4]:
+        compiled = inputs.library()
+        if compiled is None:
+            output = _bags_forward(inputs)
+        else:
+            arguments = inputs.arguments(output=output)
+            # Queries of an image are independent: cut them as finely as there are threads.
+            cuts = _cuts(Q, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
+            jobs = [_Job(b, b + 1, q0, q1, 0, M) for b in range(B) for q0, q1 in cuts]
+            _run(compiled.forward, arguments, jobs)
+    return output.to(value.dtype)
 
 
-@dataclass
-class _Table:
-    """The value rows of a group of images, [images*S*M, D], and where the levels lie in it.
-
-    Constants are spread over the last axis [M*L*P], so that every pass runs over long rows.
-
-    Attributes:
-        width: [M*L*P] level width in cells; height likewise.
-        row_stride: [M*L*P] table rows from a cell to the one below it.
-        start: [M*L*P] table row of the first cell of the level for the head, image 0.
-        image_stride: table rows of an image.
-        heads: M, table rows from a cell to the next in x.
-    """
-
-    width: Tensor
-    height: Tensor
-    row_stride: Tensor
-    start: Tensor
-    image_stride: int
-    heads: int
-
-    @classmethod
-    def of(
-        cls, shapes: list[tuple[int, int]], heads: int, points: int, images: int, dtype: torch.dtype
-    ) -> _Table:
-        tokens = [h * w for h, w in shapes]
-        integer = torch.int32 if sum(tokens) * heads * images < 2**31 else torch.int64
-        starts = [sum(tokens[:i]) * heads for i in range(len(tokens))]
-
-        def spread(numbers: list[int], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(numbers, dtype=dtype).repeat_interleave(points).repeat(heads)
-
-        head = torch.arange(heads, dtype=integer).repeat_interleave(len(shapes) * points)
-        return cls(
-            width=spread([w for _, w in shapes], dtype),
-            height=spread([h for h, _ in shapes], dtype),
-            row_stride=spread([w * heads for _, w in shapes], integer),
-            start=spread(starts, integer) + head,
-            image_stride=sum(tokens) * heads,
-            heads=heads,
-        )
-
-
-def _axis(location: Tensor, size: Tensor, integer: torch.dtype) -> tuple[Tensor, ...]:
-    """One coordinate of a block of samples.
+def backward(
+    grad_output: Tensor,
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+    valid: Tensor | None,
+    shapes: Shapes,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of value, points, weights and reference, in their shapes and dtypes.
 
     Args:
-        location: [n, M*L*P] in 0..1.
-        size: [M*L*P] cells of the level along this axis.
-
-    Returns: the two cells (inside the level, integer), their weights (zero where the true cell is
-        outside), and whether each is inside (0 or 1); six tensors [n, M*L*P].
+        needs: whether those of value, of points and weights, and of reference are asked for; the
+            others are None.
     """
-    # Far-away points are all alike; clamping keeps them (and NaN) inside the integer range.
-    position = (location * size).sub_(0.5).nan_to_num_(nan=-4.0, posinf=2e9, neginf=-4.0)
-    position = torch.minimum(position.clamp_(min=-4.0), size + 4.0)
-    low = position.floor()
-    high_weight = position.sub_(low)
-    low_weight = 1 - high_weight
-    high = low + 1
-    last = size - 1
-    low_cell = torch.minimum(low.clamp(min=0), last)
-    high_cell = torch.minimum(high.clamp(min=0), last)
-    low_inside = (low == low_cell).to(size.dtype)
-    high_inside = (high == high_cell).to(size.dtype)
+    inputs = _Inputs(value, points, weights, reference, valid, shapes)
+    needs_value, needs_samples, needs_reference = needs
+    B, _, M, _ = value.shape
+    _, Q, _, L, P, _ = points.shape
+    new = inputs.value.new_zeros
+    grad_value = new(value.shape) if needs_value else None
+    grad_points = grad_weights = grad_reference = None
+    if needs_samples or needs_reference:
+        grad_points, grad_weights = new(B, Q, M, L, P, 2), new(B, Q, M, L, P)
+    if needs_reference:
+        grad_reference = new(B, Q, M, L, reference.shape[-1])
+    if grad_output.numel() and P:
+        grad_output = grad_output.to(inputs.value.dtype).contiguous()
+        compiled = inputs.library()
+        if compiled is None:
+            grads = _bags_backward(inputs, grad_output, needs)
+            grad_value, grad_points, grad_weights, grad_reference = grads
+        else:
+            arguments = inputs.arguments(
+                grad_output=grad_output,
+                grad_value=grad_value,
+                grad_points=grad_points,
+                grad_weights=grad_weights,
+                grad_reference=grad_reference,
+            )
+            # A job owns an (image, head) slice of grad_value.
+            cuts = _cuts(M, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
+            jobs = [_Job(b, b + 1, 0, Q, m0, m1) for b in range(B) for m0, m1 in cuts]
+            _run(compiled.backward, arguments, jobs)
     return (
-        low_cell.to(integer),
-        high_cell.to(integer),
-        low_weight.mul_(low_inside),
-        high_weight.mul_(high_inside),
-        low_inside,
-        high_inside,
+        grad_value.to(value.dtype) if needs_value else None,
+        _sum_of_shared(grad_points, points) if needs_samples else None,
+        _sum_of_shared(grad_weights, weights) if needs_samples else None,
+        _sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
     )
 
 
-@dataclass
-class _Corners:
-    """Where a block of queries reads, and how much: all [n, M*L*P].
+class _Inputs:
+    """The inputs in one dtype, contiguous."""
 
-    Attributes:
-        x_weights, y_weights: bilinear weights of the low and the high cell.
-        x_inside, y_inside: 1 where that cell exists, else 0.
-    """
-
-    x_weights: tuple[Tensor, Tensor]
-    y_weights: tuple[Tensor, Tensor]
-    x_inside: tuple[Tensor, Tensor]
-    y_inside: tuple[Tensor, Tensor]
-
-
-def _corners(
-    table: _Table,
-    locations: Tensor,
-    attention: Tensor,
-    image: Tensor,
-    rows_out: Tensor,
-    weights_out: Tensor,
-) -> _Corners:
-    """Fill the bags of a block of queries.
-
-    Args:
-        locations: [n, M, L, P, 2]; attention: [n, M, L, P].
-        image: [n] image of each query within its group.
-        rows_out, weights_out: [n, M, 4, L*P], written: table rows and weights; corners in the order
-            (low y, low x), (low y, high x), (high y, low x), (high y, high x).
-    """
-    integer = table.start.dtype
-    x0, x1, wx0, wx1, ix0, ix1 = _axis(locations[..., 0].flatten(1), table.width, integer)
-    y0, y1, wy0, wy1, iy0, iy1 = _axis(locations[..., 1].flatten(1), table.height, integer)
-    start = table.start + (image * table.image_stride)[:, None]
-    y0 = y0.mul_(table.row_stride).add_(start)
-    y1 = y1.mul_(table.row_stride).add_(start)
-    x0, x1 = x0.mul_(table.heads), x1.mul_(table.heads)
-    attention = attention.flatten(1)
-    bag = (rows_out.shape[0], rows_out.shape[1], rows_out.shape[3])
-    for i, (y, wy) in enumerate(((y0, wy0 * attention), (y1, wy1 * attention))):
-        for j, (x, wx) in enumerate(((x0, wx0), (x1, wx1))):
-            torch.add(y.view(bag), x.view(bag), out=rows_out[:, :, 2 * i + j])
-            torch.mul(wy.view(bag), wx.view(bag), out=weights_out[:, :, 2 * i + j])
-    return _Corners((wx0, wx1), (wy0, wy1), (ix0, ix1), (iy0, iy1))
-
-
-def _groups(B: int, Q: int, corners_per_query: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Slices of images, each with slices of its flattened (image, query) axis, sized as above."""
-    images = max(1, _GROUP_CORNERS // max(Q * corners_per_query, 1))
-    block = max(1, _BLOCK_CORNERS // corners_per_query)
-    for first in range(0, B, images):
-        group = slice(first, min(first + images, B))
-        queries = (group.stop - group.start) * Q
-        yield group, [slice(a, min(a + block, queries)) for a in range(0, queries, block)]
-
-
-class _MSDeformAttnCPU(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
+    def __init__(
+        self,
         value: Tensor,
-        shapes: list[tuple[int, int]],
-        sampling_locations: Tensor,
-        attention_weights: Tensor,
-    ) -> Tensor:
-        B, S, M, D = value.shape
-        _, Q, _, L, P, _ = sampling_locations.shape
-        ctx.shapes = shapes
-        ctx.save_for_backward(value, sampling_locations, attention_weights)
-        output = value.new_zeros(B, Q, M * D)
-        if 0 in (output.numel(), S, L * P):
-            return output
-        value = value.contiguous()
-        table = _Table.of(shapes, M, P, B, value.dtype)
-        for group, blocks in _groups(B, Q, 4 * M * L * P):
-            locations = sampling_locations[group].flatten(0, 1)
-            attention = attention_weights[group].flatten(0, 1)
-            n = locations.shape[0]
-            image = torch.arange(n, dtype=table.start.dtype) // Q
-            rows = torch.empty(n, M, 4, L * P, dtype=table.start.dtype)
-            weights = value.new_empty(rows.shape)
-            for part in blocks:
-                _corners(
-                    table, locations[part], attention[part], image[part], rows[part], weights[part]
-                )
-            output[group] = F.embedding_bag(
-                rows.view(n * M, -1),
-                value[group].view(-1, D),
-                per_sample_weights=weights.view(n * M, -1),
-                mode="sum",
-            ).view(-1, Q, M * D)
-        return output
+        points: Tensor,
+        weights: Tensor,
+        reference: Tensor | None,
+        valid: Tensor | None,
+        shapes: Shapes,
+    ) -> None:
+        self.dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+        self.shapes = shapes
+        self.value, self.points, self.weights = (
+            x.to(self.dtype).contiguous() for x in (value, points, weights)
+        )
+        self.reference = None if reference is None else reference.to(self.dtype).contiguous()
+        self.valid = None if valid is None else valid.to(torch.int32).contiguous()
+        starts = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
+        rows = [(h, w, start) for (h, w), start in zip(shapes, starts, strict=True)]
+        self.levels = torch.tensor(rows, dtype=torch.int32)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        value, sampling_locations, attention_weights = ctx.saved_tensors
-        B, S, M, D = value.shape
-        _, Q, _, L, P, _ = sampling_locations.shape
-        grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-        grad_locations = torch.zeros_like(sampling_locations)
-        grad_attention = torch.zeros_like(attention_weights)
-        if 0 in (grad_output.numel(), S, L * P):
-            return grad_value, None, grad_locations, grad_attention
-        value, grad_output = value.contiguous(), grad_output.contiguous()
-        table = _Table.of(ctx.shapes, M, P, B, value.dtype)
-        E = 4 * L * P
-        for group, blocks in _groups(B, Q, M * E):
-            locations = sampling_locations[group].flatten(0, 1)
-            attention = attention_weights[group].flatten(0, 1)
-            value_rows = value[group].view(-1, D)
-            grad_rows = grad_output[group].view(-1, D)  # [n*M, D]
-            n = locations.shape[0]
-            image = torch.arange(n, dtype=table.start.dtype) // Q
-            rows = torch.empty(n, M, 4, L * P, dtype=table.start.dtype)
-            weights = value.new_empty(rows.shape)
-            d_locations, d_attention = torch.empty_like(locations), torch.empty_like(attention)
-            bag = torch.arange(blocks[0].stop * M, dtype=rows.dtype)
-            owner = bag.repeat_interleave(E)
-            for part in blocks:
-                a = attention[part]
-                corners = _corners(
-                    table, locations[part], a, image[part], rows[part], weights[part]
-                )
-                bags = a.shape[0] * M
-                # <grad, value row> of every corner
-                dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                    grad_rows[part.start * M : part.start * M + bags],
-                    value_rows,
-                    rows[part].flatten(),
-                    bag[:bags] * E,
-                    owner[: bags * E],
-                    0,
-                ).view(-1, M, 4, L * P)
-                _sample_gradients(dot, corners, table, a, d_locations[part], d_attention[part])
-            grad_locations[group] = d_locations.view(-1, Q, *d_locations.shape[1:])
-            grad_attention[group] = d_attention.view(-1, Q, *d_attention.shape[1:])
-            if ctx.needs_input_grad[0]:
-                grad_value[group] = _scatter_rows(
-                    rows.flatten(), weights.flatten(), grad_rows, E, value_rows.shape[0]
-                ).view(-1, S, M, D)
-        return grad_value, None, grad_locations, grad_attention
+    def library(self) -> ctypes.CDLL | None:
+        """The C code, unless it cannot be compiled or a row has too many samples."""
+        if self.points.shape[3] * self.points.shape[4] > MAX_SAMPLES:
+            return None
+        return library("msda_cpu", self.dtype)
+
+    def arguments(self, **results: Tensor | None) -> _Arguments:
+        """The struct of the C code."""
+        B, S, M, D = self.value.shape
+        _, Q, _, L, P, _ = self.points.shape
+        tensors = {
+            "value": self.value,
+            "points": self.points,
+            "weights": self.weights,
+            "reference": self.reference,
+            "valid": self.valid,
+            "levels": self.levels,
+            **results,
+        }
+        return _Arguments(
+            **{name: x.data_ptr() for name, x in tensors.items() if x is not None},
+            S=S,
+            M=M,
+            D=D,
+            Q=Q,
+            L=L,
+            P=P,
+            kind=0 if self.reference is None else self.reference.shape[-1],
+            share_points=B // self.points.shape[0],
+            share_reference=1 if self.reference is None else B // self.reference.shape[0],
+            share_valid=1 if self.valid is None else B // self.valid.shape[0],
+        )
 
 
-def _sample_gradients(
-    dot: Tensor,
-    corners: _Corners,
-    table: _Table,
-    attention: Tensor,
-    locations_out: Tensor,
-    attention_out: Tensor,
-) -> None:
-    """From the corner products to the gradients of a block's locations and attention weights.
+class _Arguments(ctypes.Structure):
+    """`Arguments` of msda_cpu.c; absent pointers are null."""
 
-    A sample is sum_ij wy_i wx_j v_ij; a weight falls (low) or rises (high) by one per cell while
-    its cell exists, and a location is `size` cells long.
-
-    Args:
-        dot: [n, M, 4, L*P], <grad, v_ij>.
-        attention: [n, M, L, P].
-        locations_out: [n, M, L, P, 2] and attention_out: [n, M, L, P], written.
-    """
-    n = dot.shape[0]
-    d00, d01, d10, d11 = (c.reshape(n, -1) for c in dot.unbind(2))  # [n, M*L*P]
-    (wx0, wx1), (wy0, wy1) = corners.x_weights, corners.y_weights
-    (ix0, ix1), (iy0, iy1) = corners.x_inside, corners.y_inside
-    along_x0 = (d00 * wy0).addcmul_(d10, wy1)  # blended in y, at the low and the high x
-    along_x1 = (d01 * wy0).addcmul_(d11, wy1)
-    along_y0 = d00.mul_(wx0).addcmul_(d01, wx1)
-    along_y1 = d10.mul_(wx0).addcmul_(d11, wx1)
-    attention_out.view(n, -1).copy_((along_x0 * wx0).addcmul_(along_x1, wx1))
-    slope_x = along_x1.mul_(ix1).addcmul_(along_x0, ix0, value=-1).mul_(table.width)
-    slope_y = along_y1.mul_(iy1).addcmul_(along_y0, iy0, value=-1).mul_(table.height)
-    attention = attention.flatten(1)
-    torch.mul(slope_x, attention, out=locations_out.view(n, -1, 2)[..., 0])
-    torch.mul(slope_y, attention, out=locations_out.view(n, -1, 2)[..., 1])
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("value", "points", "weights", "reference")),
+        *((name, ctypes.c_void_p) for name in ("valid", "levels", "output", "grad_output")),
+        *((name, ctypes.c_void_p) for name in ("grad_value", "grad_points", "grad_weights")),
+        ("grad_reference", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("S", "M", "D", "Q", "L", "P", "kind")),
+        *((f"share_{name}", ctypes.c_int64) for name in ("points", "reference", "valid")),
+    ]
 
 
-def _scatter_rows(rows: Tensor, weights: Tensor, grad: Tensor, E: int, length: int) -> Tensor:
-    """sum over corners of weight * grad into their table rows: [length, D].
+class _Job(ctypes.Structure):
+    """`Job` of msda_cpu.c."""
 
-    The stable sort fixes the order of summation, so the result is the same in every run.
-    """
-    ordered, corner = torch.sort(rows, stable=True)
-    bounds = torch.arange(length, dtype=rows.dtype)
-    offsets = torch.searchsorted(ordered, bounds, out_int32=rows.dtype == torch.int32)
-    # corner // E, but integer division does not vectorise: half a corner on, the float64 quotient
-    # truncates to the same number.
-    bag = ((corner.double() + 0.5) / E).to(rows.dtype)
-    return F.embedding_bag(bag, grad, offsets, per_sample_weights=weights[corner], mode="sum")
+    _fields_ = [
+        (f"{axis}_{end}", ctypes.c_int64)
+        for axis in ("image", "query", "head")
+        for end in ("begin", "end")
+    ]
+
+
+def _run(function: ctypes._CFuncPtr, arguments: _Arguments, jobs: list[_Job]) -> None:
+    function.restype = None
+    run_jobs(function, [(ctypes.byref(arguments), ctypes.byref(job)) for job in jobs])
+
+
+def _cuts(length: int, pieces: int) -> list[tuple[int, int]]:
+    """0..length in about equal pieces, at most `length` of them."""
+    pieces = max(1, min(pieces, length))
+    edges = [length * i // pieces for i in range(pieces + 1)]
+    return list(pairwise(edges))
+
+
+def _sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:
+    """Gradients per image -> of an input that several images in a row share, in its dtype."""
+    share = grad.shape[0] // max(like.shape[0], 1)
+    if share > 1:
+        grad = grad.unflatten(0, (like.shape[0], share)).sum(1)
+    return grad.to(like.dtype)
+
+
+def _per_image(x: Tensor, B: int) -> Tensor:
+    """Repeat what images share."""
+    return x if x.shape[0] == B else x.repeat_interleave(B // x.shape[0], dim=0)
+
+
+def _slopes(inputs: _Inputs, B: int) -> Tensor:
+    """d location / d offset, broadcastable to [B, Q, M, L, P, 2]."""
+    sizes = inputs.value.new_tensor([[w, h] for h, w in inputs.shapes])
+    if inputs.reference.shape[-1] == 2:
+        return 1 / sizes[:, None]
+    half = _per_image(inputs.reference, B)[..., 2:] * (0.5 / inputs.points.shape[4])
+    return half[:, :, None, :, None]
+
+
+def _sampling(inputs: _Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations and softmaxed weights per image, and the value with zeros outside."""
+    B = inputs.value.shape[0]
+    points, weights = _per_image(inputs.points, B), _per_image(inputs.weights, B)
+    if inputs.reference is None:
+        return points, weights, inputs.value
+    centre = _per_image(inputs.reference, B)[:, :, None, :, None, :2]
+    weights = weights.flatten(3).softmax(-1).view_as(weights)
+    value = inputs.value
+    if inputs.valid is not None:
+        value = value * _inside(inputs, B)
+    return centre + points * _slopes(inputs, B), weights, value
+
+
+def _inside(inputs: _Inputs, B: int) -> Tensor:
+    """[B, S, 1, 1], 1 inside the valid region and 0 outside."""
+    valid = _per_image(inputs.valid, B)
+    levels = []
+    for level, (height, width) in enumerate(inputs.shapes):
+        rows = torch.arange(height) < valid[:, level, :1]
+        columns = torch.arange(width) < valid[:, level, 1:]
+        levels.append((rows[:, :, None] & columns[:, None]).flatten(1))
+    return torch.cat(levels, dim=1)[..., None, None].to(inputs.dtype)
+
+
+def _bags_forward(inputs: _Inputs) -> Tensor:
+    locations, weights, value = _sampling(inputs)
+    return msda_bags.forward(value, inputs.shapes, locations, weights)
+
+
+def _bags_backward(
+    inputs: _Inputs, grad_output: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Per image and, for the reference, per head: as the C code leaves them."""
+    B = inputs.value.shape[0]
+    locations, weights, value = _sampling(inputs)
+    grad_value, d_locations, d_weights = msda_bags.backward(
+        grad_output, value, inputs.shapes, locations, weights, needs[0]
+    )
+    if inputs.reference is None:
+        return grad_value, d_locations, d_weights, None
+    if inputs.valid is not None:
+        grad_value = grad_value * _inside(inputs, B)
+    mean = (weights * d_weights).sum((-1, -2), keepdim=True)
+    grad_reference = d_locations.sum(4)  # [B, Q, M, L, 2]
+    if inputs.reference.shape[-1] == 4:
+        points = _per_image(inputs.points, B)
+        grown = (points * d_locations).sum(4) * (0.5 / points.shape[4])
+        grad_reference = torch.cat([grad_reference, grown], dim=-1)
+    grad_points = d_locations * _slopes(inputs, B)
+    return grad_value, grad_points, weights * (d_weights - mean), grad_reference

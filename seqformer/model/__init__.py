@@ -12,16 +12,19 @@ from .checkpoint import (
 )
 from .convert import published_name, to_published
 from .masks import render_masks
-from .seqformer import SeqFormer
+from .seqformer import SeqFormer, mask_reference
+from .temporal import TemporalPool
 
 __all__ = [
     "Checkpoint",
     "SeqFormer",
+    "TemporalPool",
     "build_model",
     "build_model_from_config",
     "load_backbone_weights",
     "load_checkpoint",
     "load_weights",
+    "mask_reference",
     "model_from_checkpoint",
     "published_name",
     "render_masks",

@@ -1,7 +1,9 @@
 """Decoder: one instance query per object and clip, one box query per object and frame (paper 3.2).
 
-The box stream attends to its own frame only; the instance stream collects what it found, pooled
-over time by learned weights. Boxes are refined from layer to layer (Deformable DETR, A.4).
+The box stream attends to its own frame only, through all layers; the instance stream collects what
+it found, pooled over time by learned weights, and tells it nothing back. So the two run one after
+the other: the box stream over frames in any portions, then the instance stream once. Boxes are
+refined from layer to layer (Deformable DETR, A.4).
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 @dataclass
-class DecoderStates:
-    """Per layer, in lists of length D.
+class BoxStates:
+    """What the box stream finds in T frames, each by itself; per layer, in lists of length D.
 
     Attributes:
-        instance: [B, Q, C] instance queries after the layer.
-        box: [B, T, Q, C] box queries after the layer.
+        sampled: [B, T, Q, C] what cross-attention read, before any output projection.
+        time_logits: [B, T, Q, 1] weight of the frame in the temporal softmax.
         boxes: [B, T, Q, 4] predicted boxes, (cx, cy, w, h) in 0..1 of the unpadded frame.
         references: [B, 1 or T, Q, 2 or 4] what entered the layer.
     """
 
-    instance: list[Tensor]
-    box: list[Tensor]
+    sampled: list[Tensor]
+    time_logits: list[Tensor]
     boxes: list[Tensor]
     references: list[Tensor]
 
@@ -58,20 +60,18 @@ class DecoderLayer(nn.Module):
         self.ffn_box = FeedForward(dim, config.ffn_dim, dropout)
         self.time_attention_weights = nn.Linear(dim, 1)
 
-    def forward(
+    def box_stream(
         self,
-        instance: Tensor,
         box: Tensor,
         query_position: Tensor,
         reference: Tensor,
         memory: Tensor,
         shapes: list[tuple[int, int]],
         padding: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """One layer.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The box queries of every frame by themselves; the instance stream does not steer them.
 
         Args:
-            instance: [B, Q, C].
             box: [B, T, Q, C], or [B, 1, Q, C] before the first layer, where all frames share it.
             query_position: [Q, C].
             reference: [B, 1 or T, Q, L, 2 or 4], shares of the padded levels.
@@ -79,25 +79,33 @@ class DecoderLayer(nn.Module):
             shapes: L pairs (h, w).
             padding: [B, T, S] bool or None.
 
-        Returns: instance [B, Q, C] and box [B, T, Q, C].
+        Returns: box [B, T, Q, C], sampled [B, T, Q, C] and time logits [B, T, Q, 1].
         """
-        attended = self.self_attn(instance, query_position)
-        instance = self.norm2(instance + self._drop(attended))
         attended = self.self_attn_box(box.flatten(0, 1), query_position).view_as(box)
         box = self.norm2_box(box + self._drop(attended))
 
-        # parity: the instance stream does not steer the sampling.
         value = self.cross_attn.project_value(memory, padding)
         sampled = self.cross_attn(box + query_position, reference, value, shapes)  # [B, T, Q, C]
         box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
         box = self.ffn_box(box)
+        return box, sampled, self.time_attention_weights(box)
 
+    def instance_stream(self, instance: Tensor, query_position: Tensor, pooled: Tensor) -> Tensor:
+        """The instance queries, given what the box queries of all frames found.
+
+        Args:
+            instance: [B, Q, C].
+            query_position: [Q, C].
+            pooled: [B, Q, C], `sampled` under the temporal softmax.
+
+        Returns: [B, Q, C].
+        """
+        attended = self.self_attn(instance, query_position)
+        instance = self.norm2(instance + self._drop(attended))
         # The time weights sum to one, so projecting the pooled samples equals pooling the
         # projected ones, at a T-th of the work.
-        time_weights = self.time_attention_weights(box).softmax(dim=1)  # [B, T, Q, 1]
-        pooled = self.cross_attn.output_proj((time_weights * sampled).sum(dim=1))
-        instance = self.norm1(instance + self._drop(pooled))
-        return self.ffn(instance), box
+        instance = self.norm1(instance + self._drop(self.cross_attn.output_proj(pooled)))
+        return self.ffn(instance)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -112,9 +120,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in self.layers)
 
-    def forward(
+    def box_stream(
         self,
-        instance: Tensor,
         box: Tensor,
         query_position: Tensor,
         reference: Tensor,
@@ -122,32 +129,49 @@ class Decoder(nn.Module):
         shapes: list[tuple[int, int]],
         padding: Tensor | None,
         valid_ratios: Tensor,
-    ) -> DecoderStates:
-        """Run all layers.
+    ) -> BoxStates:
+        """All layers of the box stream. A frame's result does not depend on the other frames.
 
         Args:
-            instance: [B, Q, C]; box: [B, 1, Q, C]; query_position: [Q, C].
+            box: [B, 1, Q, C]; query_position: [Q, C].
             reference: [B, 1, Q, 2], (x, y) in 0..1 of the unpadded frame.
             memory: [B, T, S, C]; shapes: L pairs (h, w); padding: [B, T, S] bool or None.
             valid_ratios: [B, L, 2].
         """
-        states = DecoderStates([], [], [], [])
+        states = BoxStates([], [], [], [])
         for layer, box_head in zip(self.layers, self.bbox_embed, strict=True):
             ratios = valid_ratios[:, None, None]  # [B, 1, 1, L, 2]
             if reference.shape[-1] == 4:
                 ratios = ratios.repeat(1, 1, 1, 1, 2)
             level_reference = reference[:, :, :, None] * ratios
-            instance, box = layer(
-                instance, box, query_position, level_reference, memory, shapes, padding
+            box, sampled, time_logits = layer.box_stream(
+                box, query_position, level_reference, memory, shapes, padding
             )
             delta = box_head(box)
             prior = inverse_sigmoid(reference)
             if reference.shape[-1] == 2:
                 prior = F.pad(prior, (0, 2))
             boxes = (delta + prior).sigmoid()
-            states.instance.append(instance)
-            states.box.append(box)
+            states.sampled.append(sampled)
+            states.time_logits.append(time_logits)
             states.boxes.append(boxes)
             states.references.append(reference)
             reference = boxes.detach()
+        return states
+
+    def instance_stream(
+        self, instance: Tensor, query_position: Tensor, pooled: Tensor
+    ) -> list[Tensor]:
+        """All layers of the instance stream.
+
+        Args:
+            instance: [B, Q, C]; query_position: [Q, C].
+            pooled: [D, B, Q, C] from the `TemporalPool` of all frames.
+
+        Returns: D tensors [B, Q, C], the instance queries after each layer.
+        """
+        states = []
+        for layer, found in zip(self.layers, pooled, strict=True):
+            instance = layer.instance_stream(instance, query_position, found)
+            states.append(instance)
         return states

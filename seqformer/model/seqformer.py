@@ -1,7 +1,9 @@
 """SeqFormer (Wu et al., ECCV 2022): backbone, pyramid, encoder, two-stream decoder, heads.
 
-Written in frame-batched form: frames are folded into the batch wherever they are independent, and
-meet only in the temporal softmax of each decoder layer.
+Written in frame-batched form: frames are folded into the batch wherever they are independent. They
+meet only in the temporal softmax of each decoder layer, so `forward` is `box_stream` on frames,
+`TemporalPool` over them, and `instance_stream` on the pool; whoever has more frames than memory
+calls the first in portions and merges the pools.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from ..structures import ClipOutput
 from .attention import MSDeformAttn
 from .backbone import build_backbone
 from .blocks import MLP
-from .decoder import Decoder, inverse_sigmoid
+from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .masks import MaskBranch
 from .position import encoder_reference_points, level_mask, sine_position, valid_ratio
+from .temporal import TemporalPool
 
 
 class SeqFormer(nn.Module):
@@ -87,34 +90,68 @@ class SeqFormer(nn.Module):
         Returns: `ClipOutput` with D decoder layers stacked first.
         Raises: ValueError naming the argument and its shape when it does not fit.
         """
-        B, T = self._check_input(images, padding_mask)
-        memory, shapes, padding, valid_ratios = self.encode(images, padding_mask)
-        mask_features = self.mask_features(memory, shapes)
-
-        position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
-        instance = content.expand(B, -1, -1)
-        reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
-        states = self.decoder(
-            instance, instance[:, None], position, reference, memory, shapes, padding, valid_ratios
-        )
+        states, mask_features = self.box_stream(images, padding_mask)
+        pool = TemporalPool.of(states.time_logits, states.sampled)
+        instances = self.instance_stream(pool.pooled())
         kept = slice(-1, None) if last_layer_only else slice(None)
-        instances = states.instance[kept]
-        # parity: masks are drawn relative to the reference that *entered* the layer, not to the
-        # box that it predicts, after a round trip through logit and sigmoid.
-        references = [
-            inverse_sigmoid(r[..., :2]).sigmoid().expand(B, T, -1, -1)
-            for r in states.references[kept]
-        ]
+        class_logits, mask_params = self.instance_heads(instances, last_layer_only)
+        B, T = mask_features.shape[:2]
+        references = [mask_reference(r).expand(B, T, -1, -1) for r in states.references[kept]]
         return ClipOutput(
-            class_logits=torch.stack(
-                [head(x) for head, x in zip(self.class_embed[kept], instances, strict=True)]
-            ),
+            class_logits=class_logits,
             boxes=torch.stack(states.boxes[kept]),
-            mask_params=self.controller(torch.stack(instances)),
+            mask_params=mask_params,
             reference_points=torch.stack(references),
             mask_features=mask_features,
             mask_stride=self.mask_stride,
         )
+
+    def box_stream(
+        self, images: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[BoxStates, Tensor]:
+        """Everything that happens to a frame by itself: T may be any portion of a clip's frames.
+
+        Args: as in `forward`; `padding_mask` is the same for every portion of a clip.
+        Returns: the box queries' findings in every layer, and mask features [B, T, 8, h, w].
+        Raises: ValueError naming the argument and its shape when it does not fit.
+        """
+        B = self._check_input(images, padding_mask)
+        memory, shapes, padding, valid_ratios = self.encode(images, padding_mask)
+        position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
+        reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
+        states = self.decoder.box_stream(
+            content.expand(B, 1, -1, -1),
+            position,
+            reference,
+            memory,
+            shapes,
+            padding,
+            valid_ratios,
+        )
+        return states, self.mask_features(memory, shapes)
+
+    def instance_stream(self, pooled: Tensor) -> list[Tensor]:
+        """The instance queries of clips whose frames have all been seen.
+
+        Args:
+            pooled: [D, B, Q, C], `TemporalPool.pooled()` of all frames.
+
+        Returns: D tensors [B, Q, C].
+        """
+        position, content = self.query_embed.weight.chunk(2, dim=1)
+        instance = content.expand(pooled.shape[1], -1, -1)
+        return self.decoder.instance_stream(instance, position, pooled)
+
+    def instance_heads(
+        self, instances: list[Tensor], last_layer_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [D, B, Q, K] and mask parameters [D, B, Q, G] of `instance_stream`'s result;
+        D = 1 with `last_layer_only`."""
+        kept = slice(-1, None) if last_layer_only else slice(None)
+        class_logits = [
+            head(x) for head, x in zip(self.class_embed[kept], instances[kept], strict=True)
+        ]
+        return torch.stack(class_logits), self.controller(torch.stack(instances[kept]))
 
     def encode(
         self, images: Tensor, padding_mask: Tensor | None
@@ -177,7 +214,8 @@ class SeqFormer(nn.Module):
         ]
         return self.mask_branch(*maps).unflatten(0, (B, T))
 
-    def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> tuple[int, int]:
+    def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
+        """Returns: B."""
         if images.dim() != 5 or images.shape[2] != 3:
             raise ValueError(f"images must be [B, T, 3, H, W], got {list(images.shape)}")
         if 0 in images.shape:
@@ -190,7 +228,7 @@ class SeqFormer(nn.Module):
                 f"images must be normalised floats, got {images.dtype}; divide by 255, subtract "
                 "the mean and divide by the deviation first"
             )
-        B, T, _, H, W = images.shape
+        B, _, _, H, W = images.shape
         if padding_mask is not None and (
             list(padding_mask.shape) != [B, H, W] or padding_mask.dtype != torch.bool
         ):
@@ -198,7 +236,16 @@ class SeqFormer(nn.Module):
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
             )
-        return B, T
+        return B
+
+
+def mask_reference(reference: Tensor) -> Tensor:
+    """[..., 2 or 4] that entered a layer -> [..., 2] that masks are drawn relative to.
+
+    parity: masks are drawn relative to the reference that *entered* the layer, not to the box that
+    it predicts, after a round trip through logit and sigmoid.
+    """
+    return inverse_sigmoid(reference[..., :2]).sigmoid()
 
 
 def _input_projections(channels: tuple[int, ...], dim: int, num_levels: int) -> nn.ModuleList:

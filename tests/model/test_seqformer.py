@@ -7,6 +7,7 @@ import torch
 
 from seqformer import build_model, kernels, training_losses
 from seqformer.criterion import SetCriterion
+from seqformer.model import TemporalPool
 
 SMALL = dict(
     backbone="resnet_mini",
@@ -99,15 +100,15 @@ def test_content_of_padding_does_not_reach_queries(model):
         noisy = torch.where(padding[..., None], torch.randn_like(memory), memory)
         states = [_decode(model, m, shapes, padding, ratios) for m in (memory, noisy)]
     torch.testing.assert_close(states[0].boxes, states[1].boxes)
-    torch.testing.assert_close(states[0].instance, states[1].instance)
+    pools = [TemporalPool.of(s.time_logits, s.sampled).pooled() for s in states]
+    torch.testing.assert_close(model.instance_stream(pools[0]), model.instance_stream(pools[1]))
 
 
 def _decode(model, memory, shapes, padding, ratios):
     position, content = model.query_embed.weight.chunk(2, dim=1)
-    instance = content.expand(1, -1, -1)
     reference = model.reference_points(position).sigmoid().expand(1, 1, -1, -1)
-    return model.decoder(
-        instance, instance[:, None], position, reference, memory, shapes, padding, ratios
+    return model.decoder.box_stream(
+        content.expand(1, 1, -1, -1), position, reference, memory, shapes, padding, ratios
     )
 
 

@@ -1,0 +1,302 @@
+"""Compile every kernel for every GPU, with no GPU: registers, spills, instructions per row.
+
+    python -m bench.compile                     # all cases, all targets; writes the table
+    python -m bench.compile --only 'msda forward' --targets 80 90
+
+The table is `bench/results/compile.json`, committed; the exit status is 1 when a case of the model
+spills or does not compile. Executed instructions are counted in the disassembly, loops times their
+trip counts, and given per row of work and warp; they are an input of the cost model, not a time.
+Triton's bundled disassembler no longer reads sm_70: there, resources only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).parent / "results" / "compile.json"
+TARGETS = ("70", "75", "80", "86", "89", "90", "100", "gfx942")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a compiled case needs on a target.
+
+    Attributes:
+        spills: bytes of registers spilled to local memory.
+        shared: bytes of shared memory per program.
+        static: instructions in the code.
+        per_row: warp instructions executed per row of work; None where code cannot be read.
+        loads, atomics: static global loads and atomics by width or kind.
+        barriers: block barriers in the code.
+        error: why it does not compile.
+    """
+
+    case: str
+    target: str
+    is_model: bool
+    registers: int | None = None
+    spills: int | None = None
+    shared: int | None = None
+    static: int | None = None
+    per_row: float | None = None
+    loads: dict[str, int] | None = None
+    atomics: dict[str, int] | None = None
+    barriers: int | None = None
+    error: str | None = None
+
+
+def all_cases(capability: int) -> list[Any]:
+    """Every launch-table entry that a GPU of this compute capability could be asked for."""
+    from kernels.msda_launch import compile_cases as msda_cases
+
+    return msda_cases(capability)
+
+
+def compile_row(name: str, target: str) -> Row:
+    """Compile one case for one target.
+
+    Raises: RuntimeError when Triton is interpreting; KeyError for an unknown case.
+    """
+    from triton.compiler import ASTSource, CompilationError
+    from triton.compiler import compile as triton_compile
+    from triton.runtime.errors import PTXASError
+    from triton.runtime.jit import JITFunction
+
+    case = {c.name: c for c in all_cases(_capability(target))}[name]
+    variant = case.variant
+    if not isinstance(variant.kernel, JITFunction):
+        raise RuntimeError("kernels were loaded for the interpreter; unset TRITON_INTERPRET")
+    names = variant.kernel.arg_names
+    types = {n: "constexpr" if n in variant.constants else variant.types[n] for n in names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")
+    }
+    constants = {(names.index(n),): value for n, value in variant.constants.items()}
+    row = {"case": name, "target": target, "is_model": case.is_model}
+    try:
+        kernel = triton_compile(
+            ASTSource(variant.kernel, types, constants, aligned),
+            target=_gpu_target(target),
+            options=variant.options(),
+        )
+    except (CompilationError, PTXASError, RuntimeError) as error:
+        return Row(**row, error=str(error).strip().splitlines()[-1])
+    if target.startswith("gfx"):
+        return Row(**row, **_amd_resources(kernel.asm["amdgcn"]))
+    return Row(**row, **_nvidia_resources(kernel, target, variant))
+
+
+def _capability(target: str) -> int:
+    return 90 if target.startswith("gfx") else int(target)
+
+
+def _gpu_target(target: str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    if target.startswith("gfx"):
+        return GPUTarget("hip", target, 64)
+    return GPUTarget("cuda", int(target), 32)
+
+
+def _amd_resources(assembly: str) -> dict[str, Any]:
+    def number(key: str) -> int:
+        match = re.search(rf"\.{key}:\s*(\d+)", assembly)
+        return int(match.group(1)) if match else 0
+
+    return {
+        "registers": number("vgpr_count"),
+        "spills": 4 * number("vgpr_spill_count"),
+        "shared": number("group_segment_fixed_size"),
+    }
+
+
+def _nvidia_resources(kernel: Any, target: str, variant: Any) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        code = "" if target == "70" else _tool("nvdisasm", "-c", file.name)
+    resources = re.search(r"REG:(\d+) STACK:\d+ SHARED:(\d+) LOCAL:(\d+)", usage)
+    if resources is None:
+        raise RuntimeError(f"cuobjdump did not tell the resources: {usage.strip()[-200:]}")
+    registers, shared, _ = map(int, resources.groups())
+    row: dict[str, Any] = {"registers": registers, "shared": shared}
+    if not code:
+        return row | {"spills": _spilled_bytes(kernel.asm["ptx"], target)}
+    listing = _Listing.parse(code)
+    rows_per_warp = variant.rows / variant.num_warps
+    return row | {
+        "spills": listing.spilled_bytes(),
+        "static": len(listing.instructions),
+        "per_row": round(listing.executed(variant.trips) / rows_per_warp, 1),
+        "loads": listing.count(r"LDG"),
+        "atomics": listing.count(r"RED|ATOM"),
+        "barriers": sum(listing.count(r"BAR").values()),
+    }
+
+
+def _spilled_bytes(ptx: str, target: str) -> int:
+    """What ptxas reports; the stack in the resources also holds return addresses."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        told = _tool("ptxas", "-v", f"--gpu-name=sm_{target}", str(source), "-o", f"{folder}/out")
+    stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told).groups()
+    return int(stores) + int(loads)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """Output of one of the CUDA tools that Triton ships."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    done = subprocess.run([str(folder / name), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+    return done.stdout + done.stderr
+
+
+@dataclass
+class _Listing:
+    """A disassembly.
+
+    Attributes:
+        instructions: opcode and operands, in order.
+        loops: first and last instruction of every loop body.
+    """
+
+    instructions: list[str]
+    loops: list[tuple[int, int]]
+
+    @classmethod
+    def parse(cls, code: str) -> _Listing:
+        instructions: list[str] = []
+        labels: dict[str, int] = {}
+        for line in code.splitlines():
+            if label := re.match(r"\s*(\.L_\w+):", line):
+                labels[label.group(1)] = len(instructions)
+            elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+                instructions.append(found.group(1))
+        while instructions and instructions[-1].split()[0] == "NOP":
+            instructions.pop()
+        loops = []
+        for index, text in enumerate(instructions):
+            target = re.search(r"\bBRA\b.*\(?(\.L_\w+)", text)
+            # a branch to itself is the padding behind the code
+            if target and labels.get(target.group(1), index) < index:
+                loops.append((labels[target.group(1)], index))
+        return cls(instructions, loops)
+
+    def executed(self, trips: int) -> int:
+        """Instructions of one warp, every loop run `trips` times."""
+        times = [1] * len(self.instructions)
+        for first, last in self.loops:
+            for index in range(first, last + 1):
+                times[index] *= trips
+        return sum(times)
+
+    def spilled_bytes(self) -> int:
+        """Bytes that a thread moves to and from local memory, by the code."""
+        widths = {"64": 8, "128": 16}
+        return sum(
+            number * widths.get(opcode.split(".")[-1], 4)
+            for opcode, number in self.count(r"STL|LDL").items()
+        )
+
+    def count(self, pattern: str) -> dict[str, int]:
+        """Static opcodes that start with the pattern, with their modifiers."""
+        opcodes = (re.sub(r"@!?U?P\w+\s+", "", text).split()[0] for text in self.instructions)
+        return dict(sorted(Counter(o for o in opcodes if re.match(pattern, o)).items()))
+
+
+def compile_all(
+    targets: Sequence[str], only: str = "", model_only: bool = False, processes: int | None = None
+) -> Iterator[Row]:
+    """Rows of all cases whose name contains `only`, as they are done."""
+    wanted = [
+        (case.name, target)
+        for target in targets
+        for case in all_cases(_capability(target))
+        if only in case.name and (case.is_model or not model_only)
+    ]
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(compile_row, *pair) for pair in wanted]:
+            yield done.result()
+
+
+def read_table(path: Path = TABLE) -> dict[str, Any]:
+    """{"triton": version, "rows": [...]}."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(rows: list[Row], path: Path = TABLE) -> None:
+    """Replace the rows that were compiled again; the others stay if Triton is the same."""
+    import triton
+
+    new = {(row.case, row.target): _compact(row) for row in rows}
+    if path.exists() and (old := read_table(path))["triton"] == triton.__version__:
+        new = {(r["case"], r["target"]): r for r in old["rows"]} | new
+    ordered = [new[key] for key in sorted(new)]
+    lines = ",\n".join("  " + json.dumps(row) for row in ordered)
+    text = f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _compact(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in asdict(row).items() if value is not None}
+
+
+def is_broken(row: Row) -> bool:
+    """A case of the model that does not compile or spills. AMD is tried, not promised."""
+    is_promised = row.is_model and not row.target.startswith("gfx")
+    return is_promised and (row.error is not None or bool(row.spills))
+
+
+def show(row: Row) -> str:
+    """One line."""
+    if row.error:
+        return f"{row.case:44}{row.target:>8}  {row.error}"
+    per_row = "-" if row.per_row is None else f"{row.per_row:.0f}"
+    atomics = " ".join(f"{k}x{v}" for k, v in (row.atomics or {}).items())
+    return (
+        f"{row.case:44}{row.target:>8}{row.registers:6} regs{row.spills:5} B spilled"
+        f"{row.shared:7} B shared{per_row:>7} /row  {atomics}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--model-only", action="store_true", help="only what the model launches")
+    parser.add_argument("--out", type=Path, default=TABLE, help="table to write")
+    options = parser.parse_args(arguments)
+    if os.environ.pop("TRITON_INTERPRET", None):
+        print("TRITON_INTERPRET is ignored here", file=sys.stderr)
+    rows = []
+    for row in compile_all(options.targets, options.only, options.model_only):
+        print(show(row), flush=True)
+        rows.append(row)
+    write_table(rows, options.out)
+    broken = [row for row in rows if is_broken(row)]
+    print(f"{len(rows)} compiled, {len(broken)} of the model broken; table: {options.out}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What every Triton launcher of this package shares: options, launching, and offline variants.
+
+A `Variant` is one form in which a kernel is compiled: types of its arguments, constants, warps. A
+launcher builds variants and runs them; `python -m bench.compile` builds the same ones and compiles
+them for GPUs that are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_PROGRAMS = 2**31 - 1
+"""Largest grid along its first axis, the only one that is used."""
+
+FAMILIES = (70, 75, 80, 90)
+"""Compute capabilities that launch tables are written for; others use the nearest one below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One compiled form of a kernel.
+
+    Attributes:
+        kernel: a `triton.jit` function.
+        types: argument -> Triton type ("*fp32", "i32", ...), in any order.
+        constants: `tl.constexpr` argument -> value.
+        num_warps: warps per program.
+        max_registers: per thread; without a bound ptxas at times spills a few bytes for occupancy.
+        rows: units of work per program, for counts per unit.
+        trips: how often a loop of the kernel runs (all of them alike).
+    """
+
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int
+    max_registers: int | None = None
+    rows: int
+    trips: int = 1
+
+    def options(self) -> dict[str, Any]:
+        """Compile options. Fusing of multiply and add is asked for by name: the default changes
+        from one Triton to the next, and with it the rounding. No software pipelining: these loops
+        gather, and stages would only cost registers."""
+        options = {"num_warps": self.num_warps, "num_stages": 1, "enable_fp_fusion": True}
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers
+        return options
+
+    def run(self, programs: int, arguments: Mapping[str, Any]) -> None:
+        """Launch on the current device.
+
+        Raises: ValueError when the grid is too large.
+        """
+        if programs > MAX_PROGRAMS:
+            raise ValueError(
+                f"{programs} programs are more than a launch can hold ({MAX_PROGRAMS}); split the "
+                "batch"
+            )
+        if programs:
+            self.kernel[(programs,)](**arguments, **self.constants, **self.options())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A variant with a name, for tables.
+
+    Attributes:
+        name: e.g. "msda forward fp32 points".
+        is_model: whether the model launches it at its own sizes.
+    """
+
+    name: str
+    variant: Variant
+    is_model: bool = field(default=True)
+
+
+def family(capability: int) -> int:
+    """The launch-table family of a compute capability (80 for 86 and 89)."""
+    return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
+
+
+def capability_of(device: torch.device) -> int:
+    """Compute capability as a number, 90 for 9.0. A CPU (the interpreter) stands for 9.0."""
+    return _capability(device.index) if device.type == "cuda" else 90
+
+
+@lru_cache(maxsize=64)
+def _capability(index: int | None) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+TRITON_TYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+}
+
+
+def pointer_type(tensor: Tensor | torch.dtype) -> str:
+    """Triton's name for a pointer to such elements."""
+    dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor
+    return "*" + TRITON_TYPES[dtype]

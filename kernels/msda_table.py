@@ -1,0 +1,47 @@
+"""Launch table of the deformable attention kernels, one entry per GPU family and direction.
+
+`python -m bench.tune` measures the candidates on the GPU at hand and rewrites this file; entries of
+families that it has not seen stay. The entries below come from compiled resource usage, not from a
+measurement: few lanes per row save instructions until registers cost occupancy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How a program is laid out.
+
+    Attributes:
+        num_warps: per program, when there are rows enough to fill the GPU.
+        channels_per_lane: channels of a row that one lane takes.
+        max_registers: per thread, None to leave it to the compiler.
+        scalar: neighbouring lanes hold neighbouring channels (see msda_triton_backward).
+    """
+
+    num_warps: int
+    channels_per_lane: int
+    max_registers: int | None = None
+    scalar: bool = False
+
+
+FORWARD = {
+    70: Tile(num_warps=4, channels_per_lane=16, max_registers=120),
+    75: Tile(num_warps=4, channels_per_lane=16),
+    80: Tile(num_warps=4, channels_per_lane=16, max_registers=104),
+    90: Tile(num_warps=4, channels_per_lane=16),
+}
+"""The bounds on registers are those with which ptxas spills nothing at the model's shapes; left to
+itself it spills 8 or 16 bytes to gain a little occupancy."""
+
+BACKWARD = {
+    70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    90: Tile(num_warps=4, channels_per_lane=8),
+}
+
+FEW_ROWS = 65_536
+"""Below this many rows (a decoder layer has 24,000) programs have one warp, to spread evenly."""
