@@ -9,7 +9,7 @@ of a tile anew. Work is done for blocks of a clip's frames and instances. Letter
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -115,9 +115,7 @@ class Block:
             torch.baddbmm(self._biases[-1], self._weights[-1], units, out=z[:, :, tile])
         return z.view(self.f, self.n, -1)
 
-    def backward(
-        self, grad: Tensor, grad_features: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, grad: Tensor, grad_features: Tensor | None) -> tuple[Tensor, Tensor]:
         """
         Args:
             grad: [f, n, h*w], of the logits.
@@ -126,7 +124,7 @@ class Block:
         Returns: gradients of params [n, G] and references [n, f, 2].
         """
         D, K, f, n = self.head.hidden_width, self.head.num_layers, self.f, self.n
-        scratch, grad = self._scratch, grad.view(f * n, 1, -1)
+        scratch, grad = self._scratch, grad.reshape(f * n, 1, -1)
         d_weights = [torch.zeros_like(w) for w in self._weights]
         d_weights[0] = d_weights[0].transpose(1, 2).contiguous()  # [f, I + 1, n*D]
         d_biases = [torch.zeros_like(b) for b in self._biases]
@@ -219,14 +217,14 @@ def _input_rows(features: Tensor, head: MaskHead, centre: Tensor, scratch: Scrat
     return rows.flatten(2)
 
 
-def head_forward_cpu(
+def forward(
     mask_features: Tensor,
     mask_params: Tensor,
     reference_points: Tensor,
     clip_index: Tensor,
     head: MaskHead,
 ) -> Tensor:
-    """Same contract as `dynamic_mask_head`, already checked."""
+    """Same contract as `dynamic_mask_ops.forward`."""
     _, T, _, h, w = mask_features.shape
     F, N = head.upsample, mask_params.shape[0]
     out = mask_features.new_empty(N, T, F * h, F * w)
@@ -243,16 +241,16 @@ def head_forward_cpu(
     return out
 
 
-def head_backward_cpu(
+def backward(
     grad: Tensor,
     mask_features: Tensor,
     mask_params: Tensor,
     reference_points: Tensor,
     clip_index: Tensor,
     head: MaskHead,
-    needs_features: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of features (unless they are not needed), parameters and references."""
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Arguments and gradients as `dynamic_mask_ops.backward`; None where not asked for."""
     h, w = mask_features.shape[-2:]
     scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
 
@@ -261,36 +259,36 @@ def head_backward_cpu(
         return upsample_adjoint(part, head.upsample, h, w, scratch)
 
     tensors = (mask_features, mask_params, reference_points, clip_index)
-    return backward_blocks(gradient, *tensors, head, scratch, needs_features)
+    return backward_blocks(gradient, *tensors, head, scratch, needs)
 
 
 def backward_blocks(
-    gradient,
+    gradient: Callable[[Block], Tensor],
     mask_features: Tensor,
     mask_params: Tensor,
     reference_points: Tensor,
     clip_index: Tensor,
     head: MaskHead,
     scratch: Scratch,
-    needs_features: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Backward of all blocks; `gradient(block)` is that of its logits, [f, n, h, w]."""
     tensors = (mask_features, mask_params, reference_points, clip_index)
     dtype = scratch.dtype
-    d_features = torch.zeros(mask_features.shape, dtype=dtype) if needs_features else None
+    d_features = torch.zeros(mask_features.shape, dtype=dtype) if needs[0] else None
     d_params = torch.zeros(mask_params.shape, dtype=dtype)
     d_references = torch.zeros(reference_points.shape, dtype=dtype)
     for block in blocks(*tensors, head, scratch):
         to_features = None
         if d_features is not None:
             to_features = d_features[block.clip, block.frames].flatten(2)
-        dz = gradient(block).reshape(block.f, block.n, -1)
+        dz = gradient(block).flatten(2)
         part, d_references[block.rows, block.frames] = block.backward(dz, to_features)
         d_params[block.rows] += part
     return (
         None if d_features is None else d_features.to(mask_features.dtype),
-        d_params.to(mask_params.dtype),
-        d_references.to(reference_points.dtype),
+        d_params.to(mask_params.dtype) if needs[1] else None,
+        d_references.to(reference_points.dtype) if needs[1] else None,
     )
 
 

@@ -72,11 +72,6 @@ class MaskHead:
         biases = " + ".join(str(outputs) for outputs, _ in sizes)
         return f"{self.num_params} = {weights} weights + {biases} biases"
 
-    def flops(self, num_cells: int) -> int:
-        """Of one evaluation per cell, two per multiply-add, and of the upsampling."""
-        upsampled = self.upsample**2 * num_cells if self.upsample > 1 else 0
-        return 2 * self.num_weights * num_cells + 4 * upsampled
-
 
 def check_head(
     mask_features: Tensor,
@@ -115,7 +110,9 @@ def check_head(
     N = mask_params.shape[0]
     if reference_points is None:
         if head.relative_coordinates:
-            raise ValueError("reference_points are missing; without them, relative_coordinates=False")
+            raise ValueError(
+                "reference_points are missing; without them, relative_coordinates=False"
+            )
     elif list(reference_points.shape) != [N, T, 2]:
         raise ValueError(
             f"reference_points must be [N, T, 2] = {[N, T, 2]}, got {list(reference_points.shape)}"
