@@ -6,7 +6,7 @@ Shared by the ops and by their implementations, so that they cannot disagree abo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,10 @@ class MaskHead:
                 inputs,
             )
             weight, bias, inputs = weight + outputs * inputs, bias + outputs, outputs
+
+    def without_upsampling(self) -> MaskHead:
+        """The same network, whose results are the logits of the cells."""
+        return replace(self, upsample=1)
 
     def describe_params(self) -> str:
         """How G comes about, for messages: `169 = 8*10 + 8*8 + 1*8 weights + 8 + 8 + 1 biases`."""

@@ -1,0 +1,41 @@
+"""Launch table of the dynamic mask head's kernels, one entry per GPU family and kernel.
+
+The entries come from compiled resource usage (`python -m bench.compile --only mask`), not from a
+measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How a program is laid out.
+
+    Attributes:
+        num_warps: per program.
+        cells: that a lane evaluates at once, so many times a parameter is used per load.
+        max_registers: per thread, None to leave it to the compiler.
+    """
+
+    num_warps: int
+    cells: int
+    max_registers: int | None = None
+
+
+FAMILIES = (70, 75, 80, 90)
+
+FORWARD = dict.fromkeys(FAMILIES, Tile(num_warps=4, cells=4))
+PARAMETERS = dict.fromkeys(FAMILIES, Tile(num_warps=1, cells=1))
+FEATURES = dict.fromkeys(FAMILIES, Tile(num_warps=1, cells=2))
+LOSS = dict.fromkeys(FAMILIES, Tile(num_warps=4, cells=4))
+
+MAX_SUMS = 100
+"""Sums over cells that a lane keeps in registers: all 8 * 11 of SeqFormer's first layer."""
+LONGEST_STRIP = 8
+ENOUGH_LANES = 1 << 17
+"""Lanes that fill a large GPU."""
+LONGEST_PIECE = 16
+"""Blocks of cells per program that sums parameter gradients."""
+ENOUGH_PROGRAMS = 1 << 12
