@@ -27,6 +27,7 @@ if _twin is not None:
 else:
     from .backend import current_backend, use_backend
     from .dynamic_mask import dynamic_mask_head, dynamic_mask_head_reference
+    from .dynamic_mask_loss import MaskLossSums, dynamic_mask_loss
     from .msda import (
         ms_deform_attn,
         ms_deform_attn_fused,
@@ -35,9 +36,11 @@ else:
     )
 
     __all__ = [
+        "MaskLossSums",
         "current_backend",
         "dynamic_mask_head",
         "dynamic_mask_head_reference",
+        "dynamic_mask_loss",
         "ms_deform_attn",
         "ms_deform_attn_fused",
         "ms_deform_attn_fused_reference",
