@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seqformer.boxes import cxcywh_to_xyxy, generalized_box_iou
 from seqformer.config import LossConfig
-from seqformer.criterion.losses import dice, sigmoid_focal
+from seqformer.criterion.losses import sigmoid_focal
 from seqformer.model import SeqFormer
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
 from seqformer.model.decoder import DecoderLayer, inverse_sigmoid
@@ -523,8 +523,15 @@ def _layer_losses(
         "loss_bbox": (matched - wanted).abs().sum() / T,
         "loss_giou": giou_loss,
         "loss_mask": focal.mean(1).sum(),
-        "loss_dice": dice(mask_logits, mask_targets).sum(),
+        "loss_dice": _dice(mask_logits, mask_targets).sum(),
     }
+
+
+def _dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per row; logits, targets: [N, pixels]."""
+    prob = logits.sigmoid()
+    overlap = (prob * targets).sum(1)
+    return 1 - (2 * overlap + 1) / (prob.sum(1) + targets.sum(1) + 1)
 
 
 def _mask_targets(

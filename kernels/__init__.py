@@ -2,7 +2,8 @@
 
 `ms_deform_attn` and `dynamic_mask_head` are what a model calls; the `*_reference` beside each is
 plain PyTorch and the definition of correct. `dynamic_mask_loss` goes from the same arguments to
-the mask losses; `threshold_masks` and `encode_masks` from logits to masks of the frame's size. `use_backend` overrides the choice of implementation.
+the sums of the mask losses; `threshold_masks` and `encode_masks` from logits to masks of the
+frame's size. `use_backend` overrides the choice of implementation.
 This folder knows nothing of the models that use it; it needs torch only.
 """
 

@@ -1,10 +1,11 @@
 """Dynamic mask head for CPUs: matrix products on tiles that stay in cache.
 
 In the first layer, only the bias depends on instance and frame at once: relative coordinates are
-affine in the cell, so `W (ref - cell) + b` is the product of the instances' weights with shared rows
-(-x, -y, features, 1), and nothing is repeated per instance. The backward computes the hidden values
-of a tile anew. Work is done for blocks of a clip's frames and instances. Letters as in
-`dynamic_mask.py`, with n instances and f frames of a block, D hidden width, p cells of a tile.
+affine in the cell, so `W (ref - cell) + b` is the product of the instances' weights with rows that
+all share, (-x, -y, features, 1), and nothing is repeated per instance. The backward computes the
+hidden values of a tile anew. Work is done for blocks of a clip's frames and instances.
+
+Letters as in `dynamic_mask.py`; n instances and f frames of a block, p cells of a tile.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def blocks(
     scratch: Scratch,
 ) -> Iterator[Block]:
     """All instances in all frames, a block at a time; a block is valid until the next."""
-    _, T, C, h, w = mask_features.shape
+    _, T, _, h, w = mask_features.shape
     dtype = scratch.dtype
     params, references = mask_params.to(dtype), reference_points.to(dtype)
     centre = torch.tensor([w * head.stride / 2, h * head.stride / 2], dtype=dtype)

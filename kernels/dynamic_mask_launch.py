@@ -67,6 +67,7 @@ def backward(
         pieces = -(-h * w // piece)
         partials = grad.new_empty(N, T, pieces, G, dtype=torch.float32)
         arguments = shared | {"partials": partials, "piece": piece, "pieces": pieces, "B": B}
+        arguments |= {"still": 0}
         variant = parameter_variant(arguments, head, params_tile)
         groups = (head.num_layers - 1) * head.hidden_width // variant.constants["UNITS"]
         variant.run(N * T * pieces * groups, arguments)
@@ -224,6 +225,11 @@ def _network(head: MaskHead) -> dict[str, int]:
 def _contiguous(
     mask_features: Tensor, mask_params: Tensor, reference_points: Tensor, clip_index: Tensor
 ) -> dict[str, Tensor]:
+    if any(t.dtype == torch.float64 for t in (mask_features, mask_params, reference_points)):
+        raise ValueError(
+            "float64 has no Triton kernel of the dynamic mask head; use float32, or the backend "
+            "'reference'"
+        )
     return {
         "features": mask_features.contiguous(),
         "params": mask_params.contiguous(),
@@ -245,6 +251,8 @@ def _target_arguments(targets: Tensor, target_index: Tensor, target_stride: int)
         "target_h": targets.shape[2],
         "target_w": targets.shape[3],
         "target_stride": target_stride,
+        "M": targets.shape[0],
+        "still": 0,
     }
 
 
@@ -277,9 +285,18 @@ def _family(tensor: Tensor) -> int:
 def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:
     device = family(capability)
     real, integer = torch.float32, torch.int64
-    numbers = "G B N T h w stride strip tiles piece pieces feature_programs".split()
+    numbers = (
+        *"GBNThw",
+        "stride",
+        "strip",
+        "tiles",
+        "piece",
+        "pieces",
+        "feature_programs",
+        "still",
+    )
     arguments: dict[str, Any] = dict.fromkeys(numbers, 1)
-    arguments |= dict.fromkeys(("target_h", "target_w", "target_stride"), 1)
+    arguments |= dict.fromkeys(("target_h", "target_w", "target_stride", "M"), 1)
     arguments |= {"features": dtype, "clip_index": integer, "out": dtype, "grad": dtype}
     arguments |= {"targets": torch.uint8, "target_index": integer, "grad_sums": real}
     arguments |= dict.fromkeys(("params", "references", "partials"), real)

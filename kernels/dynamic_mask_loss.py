@@ -15,7 +15,7 @@ from torch import Tensor
 from . import dynamic_mask_loss_ops, dynamic_mask_ops, dynamic_mask_reference
 from .backend import is_reference_chosen
 from .dynamic_mask import checked_head
-from .dynamic_mask_spec import MaskHead, check_values
+from .dynamic_mask_spec import MaskHead, check_index, check_values
 
 
 class MaskLossSums(NamedTuple):
@@ -79,6 +79,7 @@ def dynamic_mask_loss(
     tensors = (mask_features, mask_params, references, clip_index)
     if is_reference_chosen(mask_features, mask_params, references):
         check_values(references, clip_index, mask_features.shape[0])
+        check_index("target_index", index, targets.shape[0], "targets")
         sums = dynamic_mask_reference.dynamic_mask_loss(
             *tensors, targets, index, head, target_stride, alpha, gamma
         )

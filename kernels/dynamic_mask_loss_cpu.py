@@ -13,8 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dynamic_mask_cpu import Block, Scratch, backward_blocks, blocks, compute_dtype
-from .dynamic_mask_cpu import upsample_adjoint, upsample_into
+from .dynamic_mask_cpu import (
+    Block,
+    Scratch,
+    backward_blocks,
+    blocks,
+    compute_dtype,
+    upsample_adjoint,
+    upsample_into,
+)
 from .dynamic_mask_spec import MaskHead
 
 _PIXELS = 1 << 16

@@ -15,7 +15,7 @@ from . import dynamic_mask_loss_cpu
 from .backend import kernel_implementation
 from .dynamic_mask_cpu import compute_dtype
 from .dynamic_mask_ops import fake_gradients, head_flops, head_of, wanted_gradients
-from .dynamic_mask_spec import check_values
+from .dynamic_mask_spec import check_index, check_values
 
 
 @torch.library.custom_op("seqformer_kernels::dynamic_mask_loss", mutates_args=())
@@ -40,6 +40,7 @@ def forward(
     tensors = (mask_features, mask_params, reference_points, clip_index)
     head = head_of(mask_features.shape[2], sizes)
     check_values(reference_points, clip_index, mask_features.shape[0])
+    check_index("target_index", target_index, targets.shape[0], "targets")
     arguments = (*tensors, targets, target_index, head, target_stride, alpha, gamma)
     if kernel_implementation(mask_features) == "triton":
         from . import dynamic_mask_launch

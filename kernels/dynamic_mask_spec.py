@@ -147,18 +147,27 @@ def check_values(reference_points: Tensor, clip_index: Tensor, num_clips: int) -
 
     Raises: ValueError for an index without a clip, or references that are not finite.
     """
-    if clip_index.device.type != "cpu" or clip_index.numel() == 0:
+    check_index("clip_index", clip_index, num_clips, "clips (mask_features has B)")
+    if reference_points.device.type != "cpu":
         return
-    low, high = (int(v) for v in clip_index.aminmax())
-    if low < 0 or high >= num_clips:
-        raise ValueError(
-            f"clip_index must be in 0..{num_clips - 1} (mask_features has B = {num_clips} clips), "
-            f"got {low if low < 0 else high}"
-        )
     if not reference_points.isfinite().all():
         first = int((~reference_points.isfinite()).flatten(1).any(1).nonzero()[0])
         raise ValueError(
             f"reference_points of instance {first} are not finite: "
             f"{reference_points[first].flatten().tolist()[:6]}; the model has diverged, or the "
             "logit of a reference was taken at 0 or 1"
+        )
+
+
+def check_index(name: str, index: Tensor, length: int, what: str) -> None:
+    """The same for an index into `length` things.
+
+    Raises: ValueError for an index out of range.
+    """
+    if index.device.type != "cpu" or index.numel() == 0:
+        return
+    low, high = (int(v) for v in index.aminmax())
+    if low < 0 or high >= length:
+        raise ValueError(
+            f"{name} must be in 0..{length - 1} for {length} {what}, got {low if low < 0 else high}"
         )

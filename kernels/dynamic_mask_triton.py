@@ -14,6 +14,9 @@ Letters
     F              upsampling factor
     E              cells that a lane evaluates at once, a power of two
     BP             lanes of a program: 32 for each of its warps
+    still          0. Added to the parameters' address in every turn of a loop without stores, for
+                   the compiler, which does not know that: it would load all parameters ahead of the
+                   loop, where there are not registers enough for them.
 """
 
 from __future__ import annotations
@@ -31,11 +34,7 @@ def relu(x):
 @triton.jit
 def weights_of(params, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, R: tl.constexpr):
     """Where the weights [outputs, inputs] of a layer start."""
-    if layer == 0:
-        start = params
-    else:
-        start = params + (D * (C + 2 * R) + (layer - 1) * D * D)
-    return start
+    return params + (0 if layer == 0 else D * (C + 2 * R) + (layer - 1) * D * D)
 
 
 @triton.jit
@@ -47,10 +46,10 @@ def biases_of(
 
 
 @triton.jit
-def clip_of(clip_index, n, B):
-    """The clip of an instance; a wrong index never reads outside the features."""
-    b = tl.load(clip_index + n)
-    return tl.minimum(tl.maximum(b, 0), B - 1).to(tl.int64)
+def load_index(index, n, length):
+    """index[n]; a wrong one never reads outside of what it is an index of."""
+    b = tl.load(index + n)
+    return tl.minimum(tl.maximum(b, 0), length - 1).to(tl.int64)
 
 
 @triton.jit
@@ -245,7 +244,7 @@ def forward_kernel(
 ):
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
-    b = clip_of(clip_index, n, B)
+    b = load_index(clip_index, n, B)
     features += (b * T + frame % T) * C * h * w
     params += n * G
     references += frame.to(tl.int64) * 2

@@ -16,8 +16,8 @@ import triton.language as tl
 
 from .dynamic_mask_triton import (
     biases_of,
-    clip_of,
     first_units,
+    load_index,
     load_inputs,
     next_units,
     unit,
@@ -140,6 +140,7 @@ def sum_layer_gradients(
     h,
     w,
     stride,
+    still,
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -159,6 +160,7 @@ def sum_layer_gradients(
     for _ in tl.static_range(UNITS * SIZE + TOP):
         sums += (tl.zeros([BP], tl.float32),)
     for start in range(first, end, E * BP):
+        params += still
         cell = start + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
         inside = cell < end
         row, column = tl.minimum(cell, end - 1) // w, tl.minimum(cell, end - 1) % w
@@ -209,7 +211,7 @@ def sum_layer_gradients(
         tl.store(bias, tl.sum(sums[UNITS * SIZE]), mask=o0 == 0)
 
 
-@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "piece", "pieces"])
+@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "piece", "pieces", "still"])
 def parameter_kernel(
     features,  # [B, T, C, h, w]
     params,  # [N, G]
@@ -225,6 +227,7 @@ def parameter_kernel(
     stride,
     piece,  # cells of a program
     pieces,  # of a frame
+    still,
     C: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
@@ -239,7 +242,7 @@ def parameter_kernel(
     index = tl.program_id(0) // ((K - 1) * GROUPS)
     frame = index // pieces
     n = (frame // T).to(tl.int64)
-    features += (clip_of(clip_index, n, B) * T + frame % T) * C * h * w
+    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
     params += n * G
     references += frame.to(tl.int64) * 2
     grad += frame.to(tl.int64) * (F * h) * (F * w)
@@ -251,7 +254,7 @@ def parameter_kernel(
         if part // GROUPS == layer:
             sum_layer_gradients(
                 features, references, params, grad, partials, first, end, o0, h, w, stride,
-                layer, C, D, K, R, F, UNITS, E, BP,
+                still, layer, C, D, K, R, F, UNITS, E, BP,
             )  # fmt: skip
 
 

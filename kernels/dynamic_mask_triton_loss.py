@@ -10,7 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .dynamic_mask_triton import blend, blend_rows, clip_of, grid_logits, upsample_line
+from .dynamic_mask_triton import blend, blend_rows, grid_logits, load_index, upsample_line
+
+_NUMBERS = [
+    *("G", "B", "T", "h", "w", "stride", "strip", "tiles"),
+    *("target_h", "target_w", "target_stride", "M", "still"),
+]
+"""Arguments for whose values nothing is compiled anew."""
 
 
 @triton.jit
@@ -46,11 +52,7 @@ def miss_and_cost(logit, target):
     return miss, tl.maximum(wrong, 0.0, propagate_nan=tl.PropagateNan.ALL) + tl.log(1.0 + small)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "G", "B", "T", "h", "w", "stride", "strip", "tiles", "target_h", "target_w", "target_stride"
-    ]
-)  # fmt: skip
+@triton.jit(do_not_specialize=_NUMBERS)
 def loss_kernel(
     features,  # [B, T, C, h, w]
     params,  # [N, G]
@@ -70,6 +72,8 @@ def loss_kernel(
     target_h,
     target_w,
     target_stride,
+    M,
+    still,
     ALPHA: tl.constexpr,
     GAMMA: tl.constexpr,
     C: tl.constexpr,
@@ -82,10 +86,10 @@ def loss_kernel(
 ):
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
-    features += (clip_of(clip_index, n, B) * T + frame % T) * C * h * w
+    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
     params += n * G
     references += frame.to(tl.int64) * 2
-    m = tl.load(target_index + n).to(tl.int64)
+    m = load_index(target_index, n, M)
     targets += (m * T + frame % T) * target_h * target_w
 
     HALO: tl.constexpr = 1 if F > 1 else 0
@@ -103,6 +107,7 @@ def loss_kernel(
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], tl.float32),)
     for i in range(-HALO, strip):
+        params += still
         below = grid_logits(
             features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
         )
@@ -141,11 +146,7 @@ def pixel_gradient(
     return tl.where(inside, total, 0.0)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "G", "B", "T", "h", "w", "stride", "strip", "tiles", "target_h", "target_w", "target_stride"
-    ]
-)  # fmt: skip
+@triton.jit(do_not_specialize=_NUMBERS)
 def loss_gradient_kernel(
     features,
     params,
@@ -166,6 +167,8 @@ def loss_gradient_kernel(
     target_h,
     target_w,
     target_stride,
+    M,
+    still,
     ALPHA: tl.constexpr,
     GAMMA: tl.constexpr,
     C: tl.constexpr,
@@ -178,10 +181,10 @@ def loss_gradient_kernel(
 ):
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
-    features += (clip_of(clip_index, n, B) * T + frame % T) * C * h * w
+    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
     params += n * G
     references += frame.to(tl.int64) * 2
-    m = tl.load(target_index + n).to(tl.int64)
+    m = load_index(target_index, n, M)
     targets += (m * T + frame % T) * target_h * target_w
     grad += frame.to(tl.int64) * h * w
     d_focal = tl.load(grad_sums + n * 4)
@@ -202,6 +205,7 @@ def loss_gradient_kernel(
     for _ in tl.static_range(OWN):
         upper += (tl.zeros([BP], tl.float32),)
     for i in range(-HALO, strip + 1):
+        params += still
         below = grid_logits(
             features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
         )

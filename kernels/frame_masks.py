@@ -1,4 +1,4 @@
-"""Masks at the size of the video frame, from logits at stride 4: thresholded, or as COCO run lengths.
+"""Masks at the size of the video frame, from logits at stride 4: drawn, or as COCO run lengths.
 
 A pixel is set where the logits, interpolated bilinearly without aligned corners, are above zero, as
 `torch.nn.functional.interpolate(..., align_corners=False) > 0`; float masks of full size never
@@ -9,6 +9,7 @@ logits, H x W pixels of the frame.
 from __future__ import annotations
 
 import ctypes
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -196,6 +197,6 @@ def _draw(
         compiled.draw_masks,
         [
             (ctypes.byref(arguments), ctypes.c_int64(a), ctypes.c_int64(b), ctypes.c_int64(i))
-            for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(cuts))
         ],
     )

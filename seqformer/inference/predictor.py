@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,12 +29,12 @@ from seqformer.config import (
 from seqformer.inference.results import RLE, Detection, VideoPrediction, encode_masks
 from seqformer.inference.sources import open_video
 from seqformer.model import Checkpoint, model_from_checkpoint
-from seqformer.model.masks import render_masks
+from seqformer.model.masks import encode_frame_masks, render_masks, threshold_frame_masks
 from seqformer.structures import ClassMap, ClipOutput
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 MAX_PIXELS_AT_ONCE = 2**23
-"""Full-size mask pixels of a query that exist at the same time (as float32: 32 MiB)."""
+"""Full-size mask pixels of a query that exist at the same time, a byte each."""
 
 
 class Predictor:
@@ -233,15 +232,17 @@ def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
 def binarise(logits: Tensor, frame_size: tuple[int, int]) -> list[RLE] | None:
     """Mask logits [T, h, w] -> T compressed masks of the original size; None if all are empty.
 
-    The map is stretched over the whole frame. `logit > 0` says the same as `sigmoid > 0.5`.
+    The map is stretched over the whole frame. Where there is a C compiler, masks are encoded
+    without being drawn; the text is that of pycocotools either way.
     """
-    height, width = frame_size
-    chunk = max(1, MAX_PIXELS_AT_ONCE // (height * width))
+    encoded = encode_frame_masks(logits, frame_size)
+    if encoded is not None:
+        counts, areas = encoded
+        return [{"size": list(frame_size), "counts": c} for c in counts] if any(areas) else None
     segmentations: list[RLE] = []
     has_pixels = False
-    for part in logits.split(chunk):
-        full = F.interpolate(part[:, None], frame_size, mode="bilinear", align_corners=False)[:, 0]
-        masks = (full > 0).transpose(1, 2).contiguous().cpu().numpy()  # [t, w0, h0]
+    for part in logits.split(max(1, MAX_PIXELS_AT_ONCE // (frame_size[0] * frame_size[1]))):
+        masks = threshold_frame_masks(part, frame_size).cpu().numpy()  # [t, w0, h0]
         has_pixels = has_pixels or bool(masks.any())
         segmentations += encode_masks(masks.T)
     return segmentations if has_pixels else None
