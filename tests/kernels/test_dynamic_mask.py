@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_heads import RELATIVES, make_case, run_head
 from parity_weights import DATA
-from tolerances import assert_near
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
+from tests.kernels.mask_heads import RELATIVES, make_case, run_head
+from tests.kernels.tolerances import assert_near
 
 NAMES = ("logits", "grad_features", "grad_params", "grad_references")
 SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
@@ -73,7 +73,7 @@ def test_golden(golden, backend):
     if dtype == torch.float64:
         assert (out - golden["output"]).abs().max() <= 1e-5
     assert_near(out, golden["output"].double(), torch.float32)
-    for leaf, name in zip(leaves, ("features", "params", "reference_points"), strict=True):
+    for leaf, name in zip(leaves, names, strict=True):
         assert_near(leaf.grad, golden[f"grad_{name}"].double(), torch.float32, name)
 
 
@@ -308,6 +308,6 @@ def test_bad_dtypes_are_named():
         kernels.dynamic_mask_head(features, params, None, clip)
     with (
         kernels.use_backend("triton"),
-        pytest.raises(ValueError, match="float64 .* no Triton kernel"),
+        pytest.raises(ValueError, match="float64 has no Triton kernel"),
     ):
         kernels.dynamic_mask_head(features, params, references, clip)

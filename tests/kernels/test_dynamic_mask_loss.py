@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_heads import RELATIVES, make_case, run_loss
-from tolerances import assert_near
 
 import kernels
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
+from tests.kernels.mask_heads import RELATIVES, make_case, run_loss
+from tests.kernels.tolerances import assert_near
 
 NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_heads import RELATIVES, make_case, run_head, run_loss
-from tolerances import assert_near
 
 import kernels
 from kernels import dynamic_mask_launch, dynamic_mask_table
+from tests.kernels.mask_heads import RELATIVES, make_case, run_head, run_loss
+from tests.kernels.tolerances import assert_near
 
 NAMES = ("result", "grad_features", "grad_params", "grad_references")
 
