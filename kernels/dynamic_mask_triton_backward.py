@@ -342,8 +342,9 @@ def add_partials(
     for t in range(0, T):
         of_frame = tl.zeros([BG], tl.float32)
         source = partials + (n * T + t) * pieces * G + g
-        for i in range(0, pieces):
-            of_frame += tl.load(source + i.to(tl.int64) * G, mask=g < G, other=0.0)
+        for _ in range(0, pieces):
+            of_frame += tl.load(source, mask=g < G, other=0.0)
+            source += G
         total += of_frame
         if R:
             target = grad_references + (n * T + t) * 2

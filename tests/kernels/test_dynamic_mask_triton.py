@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_weights import DATA
 
 import kernels
 from kernels import dynamic_mask_launch, dynamic_mask_table
@@ -35,6 +37,29 @@ def check_head(case, dtype=torch.float32):
     for name, tensor, wanted in zip(NAMES, actual, expected, strict=True):
         assert tensor.dtype == dtype
         assert_near(tensor, wanted, dtype, name)
+
+
+def test_golden(monkeypatch):
+    """With wide programs, which the interpreter runs as fast as narrow ones."""
+    wide = dynamic_mask_table.Tile(num_warps=32, cells=4)
+    for name in ("FORWARD", "PARAMETERS", "FEATURES"):
+        monkeypatch.setattr(dynamic_mask_table, name, {90: wide, 80: wide})
+    monkeypatch.setattr(dynamic_mask_table, "LONGEST_PIECE", 1)
+    golden = {
+        k: torch.from_numpy(v)
+        for k, v in np.load(DATA / "parity" / "mask_head_case.npz").items()
+        if k != "meta"
+    }
+    names = ("features", "params", "reference_points")
+    leaves = [golden[name].float().requires_grad_() for name in names]
+    clip = torch.tensor([0] * 3 + [1] * 5)
+    with kernels.use_backend("triton"):
+        out = kernels.dynamic_mask_head(leaves[0][:, None], leaves[1], leaves[2][:, None], clip)
+        out = out[:, 0]
+        out.backward(golden["grad_output"].float())
+    assert_near(out.detach(), golden["output"].double(), torch.float32)
+    for leaf, name in zip(leaves, names, strict=True):
+        assert_near(leaf.grad, golden[f"grad_{name}"].double(), torch.float32, name)
 
 
 @settings(max_examples=8, deadline=None)
