@@ -285,7 +285,11 @@ def _peak_growth(task: Task, side: Side, case: Case, public: Path | None) -> flo
     """The same in this process. A tiny call first loads libraries and compiles what is compiled."""
     torch.set_num_threads(1)
     build_step(task, "published" if side == "public" else side, SMOKE, None)()
-    step = build_step(task, side, case, public)
+    return peak_growth_of(build_step(task, side, case, public))
+
+
+def peak_growth_of(step: Callable[[], Any]) -> float | None:
+    """MiB by which one call raises this process's peak; None where the system does not tell."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

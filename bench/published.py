@@ -76,7 +76,7 @@ def published_training_losses(
         frames = []
         for t in range(T):
             features = _mask_features(model.mask_branch, coarse_to_fine, t)
-            frames.append(_dynamic_masks(features, params, points_px[t], counts, model.mask_stride))
+            frames.append(dynamic_masks(features, params, points_px[t], counts, model.mask_stride))
         masks = torch.stack(frames, dim=1).split(counts)  # per clip [n, T, h4, w4]
         predictions.append((prediction, matches, masks))
 
@@ -119,7 +119,7 @@ def published_inference(model: SeqFormer, images: Tensor) -> tuple[Tensor, Tenso
         for t in range(T):
             features = _mask_features(model.mask_branch, coarse_to_fine, t)
             frames.append(
-                _dynamic_masks(features, params, points_px[t], [len(params)], model.mask_stride)
+                dynamic_masks(features, params, points_px[t], [len(params)], model.mask_stride)
             )
         masks = torch.stack(frames, dim=1)
         layers.append((prediction.class_logits[0], prediction.boxes[0], masks))
@@ -407,7 +407,7 @@ def _mask_features(branch: MaskBranch, coarse_to_fine: list[Tensor], frame: int)
     return F.relu(branch.lay2(x))
 
 
-def _dynamic_masks(
+def dynamic_masks(
     features: Tensor, params: Tensor, points_px: Tensor, counts: list[int], stride: int
 ) -> Tensor:
     """Masks of one frame, by grouped convolutions with one group per instance.
