@@ -199,7 +199,7 @@ def _transform(model: SeqFormer, images: Tensor, padding_mask: Tensor | None) ->
     reference = encoder_reference_points(shapes, ratios)  # [B, S, L, 2]
     for layer in model.encoder.layers:
         attention = layer.self_attn
-        value = attention.project_value(tokens, padding)
+        value = _masked_value(attention, tokens, padding)
         sampled = _sample_frames(attention, tokens + position, reference, value, shapes)
         tokens = layer.ffn(layer.norm1(tokens + attention.output_proj(sampled)))
     return _decode(model, tokens, shapes, padding, ratios)
@@ -235,6 +235,12 @@ def _frozen_norm(x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
     return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
 
+def _masked_value(attention: MSDeformAttn, tokens: Tensor, padding: Tensor) -> Tensor:
+    """[B, T, S, C] -> [B, T, S, M, D], zero where `padding` [B, T, S]."""
+    value = attention.value_proj(tokens).masked_fill(padding[..., None], 0.0)
+    return value.unflatten(-1, (attention.num_heads, -1))
+
+
 def _sample_frames(
     attention: MSDeformAttn, query: Tensor, reference: Tensor, value: Tensor, shapes: Shapes
 ) -> Tensor:
@@ -268,11 +274,11 @@ def _sample_frames(
             locations = point + offset / sizes[:, None]
         else:
             locations = point[..., :2] + offset / P * point[..., 2:] * 0.5
-        frames.append(_sample_frame(values[t], shapes, locations, of_frame(weights, t, 5)))
+        frames.append(sample_frame(values[t], shapes, locations, of_frame(weights, t, 5)))
     return torch.stack(frames, dim=1)
 
 
-def _sample_frame(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_frame(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """value [B, S, M, D], locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P] -> [B, Q, M*D]."""
     B, _, M, D = value.shape
     Q = locations.shape[1]
@@ -346,7 +352,7 @@ def _decoder_layer(
         box = torch.cat([attend_box(box[:, t])[:, None] for t in range(box.shape[1])], dim=1)
         query, residual = box + position[:, None], box
     attention = layer.cross_attn
-    value = attention.project_value(memory, padding)
+    value = _masked_value(attention, memory, padding)
     sampled = _sample_frames(attention, query, reference, value, shapes)  # [B, T, Q, C]
     for_instance, for_box = attention.output_proj(sampled), attention.output_proj_box(sampled)
     box = layer.ffn_box(layer.norm1_box(residual + for_box))

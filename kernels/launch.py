@@ -18,7 +18,7 @@ from torch import Tensor
 MAX_PROGRAMS = 2**31 - 1
 """Largest grid along its first axis, the only one that is used."""
 
-FAMILIES = (70, 75, 80, 90)
+FAMILIES = (70, 75, 80, 86, 90)
 """Compute capabilities that launch tables are written for; others use the nearest one below."""
 
 
@@ -82,7 +82,7 @@ class Case:
 
 
 def family(capability: int) -> int:
-    """The launch-table family of a compute capability (80 for 86 and 89)."""
+    """The launch-table family of a compute capability (86 for 89, 90 for 100)."""
     return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
 
 
@@ -113,3 +113,11 @@ def pointer_type(tensor: Tensor | torch.dtype) -> str:
     """Triton's name for a pointer to such elements."""
     dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor
     return "*" + TRITON_TYPES[dtype]
+
+
+def sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:
+    """Gradients per image -> of an input that several images in a row share, in its dtype."""
+    share = grad.shape[0] // max(like.shape[0], 1)
+    if share > 1:
+        grad = grad.unflatten(0, (like.shape[0], share)).sum(1)
+    return grad.to(like.dtype)

@@ -83,7 +83,7 @@ ALWAYS_INLINE Level level_of(const Arguments *a, const REAL *reference, const in
             if (a->kind == BOXES)
                 level.slope[axis] = reference[a->kind * l + 2 + axis] * (size / (2 * (REAL)a->P));
         }
-        if (inside < 1) level.base[axis] = FAR;
+        if (inside < 1) level.base[axis] = -FAR; /* left of both cells */
     }
     return level;
 }

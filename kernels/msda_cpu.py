@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import msda_bags
+from .launch import sum_of_shared
 from .native import library, run_jobs
 
 Shapes = tuple[tuple[int, int], ...]
@@ -97,9 +98,9 @@ def backward(
             _run(compiled.backward, arguments, jobs)
     return (
         grad_value.to(value.dtype) if needs_value else None,
-        _sum_of_shared(grad_points, points) if needs_samples else None,
-        _sum_of_shared(grad_weights, weights) if needs_samples else None,
-        _sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
+        sum_of_shared(grad_points, points) if needs_samples else None,
+        sum_of_shared(grad_weights, weights) if needs_samples else None,
+        sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
     )
 
 
@@ -193,14 +194,6 @@ def _cuts(length: int, pieces: int) -> list[tuple[int, int]]:
     pieces = max(1, min(pieces, length))
     edges = [length * i // pieces for i in range(pieces + 1)]
     return list(pairwise(edges))
-
-
-def _sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:
-    """Gradients per image -> of an input that several images in a row share, in its dtype."""
-    share = grad.shape[0] // max(like.shape[0], 1)
-    if share > 1:
-        grad = grad.unflatten(0, (like.shape[0], share)).sum(1)
-    return grad.to(like.dtype)
 
 
 def _per_image(x: Tensor, B: int) -> Tensor:

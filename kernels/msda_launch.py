@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import msda_table
-from .launch import Case, Variant, capability_of, family, pointer_type
+from .launch import Case, Variant, capability_of, family, pointer_type, sum_of_shared
 from .msda_table import Tile
 from .msda_triton import BOXES, LOCATIONS, POINTS, forward_kernel
 from .msda_triton_backward import backward_kernel
@@ -33,9 +33,9 @@ def forward(
     """One launch for all images. Arguments as `msda_ops.forward`; returns [B, Q, M*D]."""
     B, _, M, D = value.shape
     Q = points.shape[1]
+    if 0 in (B, Q, M, D, points.shape[4]):
+        return value.new_zeros(B, Q, M * D)
     output = value.new_empty(B, Q, M * D)
-    if output.numel() == 0:
-        return output
     arguments = _shared_arguments(value, points, weights, reference, valid, shapes)
     variant = forward_variant(
         arguments | {"output": output},
@@ -67,54 +67,57 @@ def backward(
     B, _, M, _ = value.shape
     _, Q, _, L, P, _ = points.shape
     needs_value, needs_samples, needs_reference = needs
-    is_fixed = needs_value and torch.are_deterministic_algorithms_enabled()
-    arguments = _shared_arguments(value, points, weights, reference, valid, shapes)
-    total_dtype = torch.int64 if is_fixed else torch.float32
-    unused = value.new_empty(0, dtype=torch.float32)
-    scale = unused
-    if is_fixed:
-        scale, inverse = _fixed_scale(
-            grad_output, None if reference is not None else weights, Q, L * P
+    if grad_output.numel() == 0 or P == 0:
+        wanted = (needs_value, needs_samples, needs_samples, needs_reference)
+        inputs = (value, points, weights, reference)
+        return tuple(
+            torch.zeros_like(x, memory_format=torch.contiguous_format) if want else None
+            for x, want in zip(inputs, wanted, strict=True)
         )
+    is_fixed = needs_value and torch.are_deterministic_algorithms_enabled()
+    needs_rows = needs_samples or needs_reference
+    unused = value.new_empty(0, dtype=torch.float32)
+    scale, inverse = unused, None
+    if is_fixed:
+        given_weights = weights if reference is None else None
+        scale, inverse = _fixed_scale(grad_output, given_weights, Q, L * P)
 
     def new(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=value.device)
 
-    needs_rows = needs_samples or needs_reference
-    grads = {
-        "grad_value": torch.zeros(value.shape, dtype=total_dtype, device=value.device)
-        if needs_value
-        else unused.to(total_dtype),
-        "grad_points": new(B, Q, M, L, P, 2) if needs_rows else unused,
-        "grad_weights": new(B, Q, M, L, P) if needs_rows else unused,
-        "grad_reference": new(B, Q, M, L, reference.shape[-1]) if needs_reference else unused,
+    total_dtype = torch.int64 if is_fixed else torch.float32
+    grad_value = torch.zeros(
+        value.shape if needs_value else 0, dtype=total_dtype, device=value.device
+    )
+    grad_points = new(B, Q, M, L, P, 2) if needs_rows else unused
+    grad_weights = new(B, Q, M, L, P) if needs_rows else unused
+    grad_reference = new(B, Q, M, L, reference.shape[-1]) if needs_reference else unused
+    arguments = _shared_arguments(value, points, weights, reference, valid, shapes) | {
+        "grad_output": grad_output.contiguous(),
+        "fixed_scale": scale,
+        "grad_value": grad_value,
+        "grad_points": grad_points,
+        "grad_weights": grad_weights,
+        "grad_reference": grad_reference,
+        "one": 1,
     }
-    if grad_output.numel():
-        arguments |= grads | {
-            "grad_output": grad_output.contiguous(),
-            "fixed_scale": scale,
-            "one": 1,
-        }
-        # Whole numbers are added one by one on every GPU.
-        tile = _tile(msda_table.BACKWARD, value, points, is_scalar=is_fixed)
-        flags = {
-            "NEEDS_VALUE": needs_value,
-            "NEEDS_SAMPLES": needs_rows,
-            "NEEDS_REFERENCE": needs_reference,
-            "FIXED": is_fixed,
-        }
-        variant = backward_variant(
-            arguments, _sizes(value, points, reference, valid, shapes) | flags, tile
-        )
-        _run(variant, B * M, Q, arguments)
-    grad_value = grads["grad_value"]
+    flags = {
+        "NEEDS_VALUE": needs_value,
+        "NEEDS_SAMPLES": needs_rows,
+        "NEEDS_REFERENCE": needs_reference,
+        "FIXED": is_fixed,
+    }
+    # Whole numbers are added one by one on every GPU.
+    tile = _tile(msda_table.BACKWARD, value, points, is_scalar=is_fixed)
+    sizes = _sizes(value, points, reference, valid, shapes) | flags
+    _run(backward_variant(arguments, sizes, tile), B * M, Q, arguments)
     if is_fixed:
         grad_value = grad_value.to(torch.float32).mul_(inverse)
     return (
         grad_value.to(value.dtype) if needs_value else None,
-        _sum_of_shared(grads["grad_points"], points) if needs_samples else None,
-        _sum_of_shared(grads["grad_weights"], weights) if needs_samples else None,
-        _sum_of_shared(grads["grad_reference"].sum(2), reference) if needs_reference else None,
+        sum_of_shared(grad_points, points) if needs_samples else None,
+        sum_of_shared(grad_weights, weights) if needs_samples else None,
+        sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
     )
 
 
@@ -174,10 +177,10 @@ def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int) -> dict[st
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
     device = family(capability_of(value.device))
     tile = table[80 if is_scalar and not table[device].scalar else device]
+    if value.device.type == "cpu":
+        return replace(tile, num_warps=msda_table.INTERPRETER_WARPS)
     rows = value.shape[0] * value.shape[2] * points.shape[1]
-    if rows < msda_table.FEW_ROWS:
-        tile = replace(tile, num_warps=1)
-    return tile
+    return replace(tile, num_warps=1) if rows < msda_table.FEW_ROWS else tile
 
 
 def _shared_arguments(
@@ -271,14 +274,6 @@ def _fixed_scale(
     exponent = (62 - terms.bit_length() - exponent).clamp(-120, 120).float()
     inverse = torch.where(is_finite, torch.exp2(-exponent), float("nan"))
     return torch.exp2(exponent).reshape(1), inverse
-
-
-def _sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:
-    """Gradients per image -> of an input that several images in a row share, in its dtype."""
-    share = grad.shape[0] // max(like.shape[0], 1)
-    if share > 1:
-        grad = grad.unflatten(0, (like.shape[0], share)).sum(1)
-    return grad.to(like.dtype)
 
 
 RELATIVES = (

@@ -94,17 +94,17 @@ def line(reference, axis: tl.constexpr, size, valid_size, P: tl.constexpr, KIND:
 
     Returns: slope and base of a position (see the top); the last low cell; the distance from a low
     cell to the high one. One valid cell has no neighbour: its high corner is as good as infinitely
-    far, and so is everything where no cell is valid.
+    far to the right. Where no cell is valid, the sample is as far to the left of both.
     """
     last = tl.maximum(valid_size - 2, 0).to(tl.float32)
     step = tl.where(valid_size > 1, 1.0, FAR)
     size = size.to(tl.float32)
     if KIND == LOCATIONS:
         slope = size
-        base = tl.where(valid_size > 0, -0.5, FAR)
+        base = tl.where(valid_size > 0, -0.5, -FAR)
     else:
         at = tl.load(reference + axis).to(tl.float32)
-        base = tl.where(valid_size > 0, at * size - 0.5, FAR)
+        base = tl.where(valid_size > 0, at * size - 0.5, -FAR)
         if KIND == BOXES:
             slope = tl.load(reference + 2 + axis).to(tl.float32) * (size / (2 * P))
         else:

@@ -133,7 +133,11 @@ def test_ground_truth_is_scored(command, dataset, capsys):
     assert main(command) == 0
     truth = add_ground_truth(dataset, read(dataset))
     command[command.index("--annotations") + 1] = str(truth)
-    assert main([*command, "--metrics", str(dataset / "out" / "metrics.json")]) == 0
+    outputs = ["--metrics", str(dataset / "out" / "metrics.json")]
+    outputs += ["--report", str(dataset / "out" / "report")]
+    assert main([*command, *outputs]) == 0
+    page = (dataset / "out" / "report" / "index.html").read_text()
+    assert page.count("data:image/webp") == 6 and "results.json against train.json" in page
     assert "AP50" in capsys.readouterr().out
     assert json.loads((dataset / "out" / "metrics.json").read_text())["AP"] > 0
 
@@ -304,6 +308,10 @@ USAGE_ERRORS = {
     ),
     "no weights file": (["--weights", "w", "--images", "i", "--output", "o"], "w does not exist"),
     "no results file": (["--results", "r", "--annotations", "a"], "r does not exist"),
+    "report": (
+        ["--weights", "w", "--images", "i", "--output", "o", "--report", "r"],
+        "--report needs --annotations",
+    ),
 }
 
 
@@ -333,6 +341,7 @@ def test_unknown_flag_has_exit_code_2(capsys):
         ("--annotations", "nowhere.json", "does not exist"),
         ("--annotations", "images/video4/00000.jpg", "00000.jpg"),
         ("--metrics", "m.json", "has no annotations"),
+        ("--report", "r", "--report needs ground truth"),
         ("--visualize", "images/video4/00000.jpg", "cannot write into"),
     ],
 )

@@ -114,6 +114,9 @@ def test_wheel_contents(our_wheel):
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"seqformer"}
     assert {"seqformer/kernels/msda.py", "seqformer/kernels/__init__.py"} <= set(names)
+    listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
+    page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
+    assert listed | page <= set(names) and len(page) > 5
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

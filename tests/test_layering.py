@@ -18,7 +18,17 @@ ALLOWED = {
     "seqformer/data": {"structures", "boxes", "config"},
     "seqformer/model": {"_kernels", "structures", "config"},
     "seqformer/criterion": {"structures", "boxes", "config", "model.masks"},
-    "seqformer/inference": {"model", "data", "structures", "boxes", "config", "evaluation"},
+    "seqformer/report": {"data", "evaluation"},
+    "seqformer/inference": {
+        "model",
+        "data",
+        "structures",
+        "boxes",
+        "config",
+        "evaluation",
+        "report",
+    },
+    "seqformer/tools": {"data", "evaluation", "report", "inference.results"},
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""
 

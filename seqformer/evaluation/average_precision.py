@@ -55,7 +55,7 @@ def accumulate(
         total = num_instances[a]
         recall[:, a] = true_positives[a, :, -1] / total
         needed = np.searchsorted(np.arange(total + 1) / total, RECALL_LEVELS)
-        place = _first_reaching(true_positives[a], needed)  # [T, R]
+        place = first_reaching(true_positives[a], needed)  # [T, R]
         is_reached = place < joined.size
         place = np.minimum(place, joined.size - 1)
         precision[..., a] = np.where(is_reached, np.take_along_axis(envelope[a], place, 1), 0)
@@ -63,8 +63,8 @@ def accumulate(
     return precision, recall, score_at
 
 
-def _first_reaching(counts: np.ndarray, needed: np.ndarray) -> np.ndarray:
-    """Where every row of rising counts [T, D] first reaches every needed count [R]: [T, R].
+def first_reaching(counts: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """Where every row of rising counts [T, D] first reaches a needed count [R] or [T, R]: [T, R].
 
     D where it never does. One search serves all rows, because each is lifted above the one before.
     """

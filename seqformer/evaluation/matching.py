@@ -20,23 +20,32 @@ AREA_RANGES = {
 """Mean pixels per frame, both ends included; these are not the limits of COCO."""
 
 _THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10).tolist()
-_LOW, _HIGH = np.array(list(AREA_RANGES.values())).T[:, :, None]  # [A, 1] each
+_OFFICIAL_RANGES = np.array(list(AREA_RANGES.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
     """What became of the results of one video and category."""
 
-    is_matched: np.ndarray
-    """[A, T, D] bool: has a partner."""
+    partner: np.ndarray
+    """[A, T, D] int32: the instance that a result has taken; -1 for none."""
     is_ignored: np.ndarray
     """[A, T, D] bool: neither a true nor a false positive."""
     num_instances: np.ndarray
     """[A]: ground truth that ought to be found."""
 
+    @property
+    def is_matched(self) -> np.ndarray:
+        """[A, T, D] bool: has a partner."""
+        return self.partner >= 0
+
 
 def match(
-    ious: np.ndarray, result_areas: np.ndarray, truth_areas: np.ndarray, is_crowd: np.ndarray
+    ious: np.ndarray,
+    result_areas: np.ndarray,
+    truth_areas: np.ndarray,
+    is_crowd: np.ndarray,
+    area_ranges: np.ndarray = _OFFICIAL_RANGES,
 ) -> Matches:
     """Give every result, best score first, the free instance with the largest sufficient IoU.
 
@@ -50,14 +59,16 @@ def match(
         result_areas: [D], pixels.
         truth_areas: [G], pixels.
         is_crowd: [G] bool.
+        area_ranges: [A, 2] pixels, both ends included; by default the official `AREA_RANGES`.
     """
-    is_outside = (result_areas < _LOW) | (result_areas > _HIGH)  # [A, D]
-    shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(result_areas))
-    is_matched = np.zeros(shape, bool)
+    low, high = area_ranges.T[:, :, None]  # [A, 1] each
+    is_outside = (result_areas < low) | (result_areas > high)  # [A, D]
+    shape = (len(area_ranges), len(IOU_THRESHOLDS), len(result_areas))
+    partners = np.full(shape, -1, np.int32)
     is_ignored = is_outside[:, None, :].repeat(shape[1], axis=1)
     if not truth_areas.size:  # the usual case
-        return Matches(is_matched, is_ignored, np.zeros(len(AREA_RANGES), np.int64))
-    truth_is_ignored = is_crowd | (truth_areas < _LOW) | (truth_areas > _HIGH)  # [A, G]
+        return Matches(partners, is_ignored, np.zeros(len(area_ranges), np.int64))
+    truth_is_ignored = is_crowd | (truth_areas < low) | (truth_areas > high)  # [A, G]
     hopeful = np.flatnonzero((ious >= _THRESHOLDS[0]).any(axis=1)).tolist()
     if hopeful:
         rows, crowds = ious.tolist(), is_crowd.tolist()
@@ -65,8 +76,8 @@ def match(
         for a, ignored in enumerate(patterns):
             same = patterns.index(ignored)
             if same < a:  # an area range that ignores the same instances matches the same ones
-                is_matched[a] = is_matched[same]
-                is_ignored[a] = np.where(is_matched[a], is_ignored[same], is_ignored[a])
+                partners[a] = partners[same]
+                is_ignored[a] = np.where(partners[a] >= 0, is_ignored[same], is_ignored[a])
                 continue
             order = sorted(range(len(ignored)), key=ignored.__getitem__)  # stable
             for t, threshold in enumerate(_THRESHOLDS):
@@ -74,11 +85,11 @@ def match(
                 for d in hopeful:
                     partner = _best_partner(rows[d], threshold, free, ignored)
                     if partner is not None:
-                        is_matched[a, t, d] = True
+                        partners[a, t, d] = partner
                         is_ignored[a, t, d] = ignored[partner]
                         if not crowds[partner]:
                             free.remove(partner)
-    return Matches(is_matched, is_ignored, (~truth_is_ignored).sum(axis=1))
+    return Matches(partners, is_ignored, (~truth_is_ignored).sum(axis=1))
 
 
 def _best_partner(

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -60,6 +60,9 @@ class Result(Record):
     score: float
 
 
+Kind = TypeVar("Kind", Instance, Result)
+
+
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
     """The annotation file: canvases by video id, names by category id, instances in file order."""
@@ -69,7 +72,7 @@ class GroundTruth:
     instances: list[Instance]
 
 
-def read_ground_truth(source: str | Path | dict[str, Any]) -> GroundTruth:
+def read_ground_truth(source: str | Path | Parsed | dict[str, Any]) -> GroundTruth:
     """Read YouTube-VIS annotations. A file without "annotations" has no instances (and warns)."""
     name, content = _load(source, "annotations")
     if not isinstance(content, dict):
@@ -114,7 +117,7 @@ def read_ground_truth(source: str | Path | dict[str, Any]) -> GroundTruth:
     return GroundTruth(videos, categories, instances)
 
 
-def read_results(source: str | Path | list[Any], truth: GroundTruth) -> list[Result]:
+def read_results(source: str | Path | Parsed | list[Any], truth: GroundTruth) -> list[Result]:
     """Read a list of results, in file order, without those of categories that are not listed."""
     name, content = _load(source, "results")
     if not isinstance(content, list):
@@ -149,6 +152,14 @@ def read_results(source: str | Path | list[Any], truth: GroundTruth) -> list[Res
     return results
 
 
+def group_by(records: Iterable[Kind], key: str) -> dict[int, list[Kind]]:
+    """Records by video or category, in the order given."""
+    groups: dict[int, list[Kind]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, key), []).append(record)
+    return groups
+
+
 def read_tracks(records: Sequence[Record], canvas: Size | None) -> list[Track]:
     """The masks of instances of one video.
 
@@ -172,8 +183,31 @@ def read_mean_areas(records: Sequence[Record], canvas: Size | None) -> list[floa
         raise ValueError(f"{records[error.position].where}: the mask {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A file that was read before, for use in place of its path."""
+
+    name: str
+    """What to call it in messages."""
+    content: Any
+
+
+def load_json(source: Any, argument: str) -> Parsed:
+    """Read a file once that is used several times.
+
+    Args:
+        source: a path, or what it holds.
+        argument: "annotations" or "results".
+
+    Raises: FileNotFoundError; ValueError when the file is not complete JSON.
+    """
+    return Parsed(*_load(source, argument))
+
+
 def _load(source: Any, argument: str) -> tuple[str, Any]:
     """What to call the source in messages, and its content."""
+    if isinstance(source, Parsed):
+        return source.name, source.content
     if not isinstance(source, str | Path):
         return argument, source
     path = Path(source)

@@ -237,6 +237,28 @@ def _iou(one: Track, other: Track, floor: float) -> float:
     return intersection / union if union else 0.0
 
 
+def frame_intersections(one: Track, other: Track) -> np.ndarray:
+    """Pixels that two tracks share in every frame, [T] int64, T of the shorter one.
+
+    Frames in which their masks differ in height or width share nothing.
+    """
+    num_frames = min(len(one.sizes), len(other.sizes))
+    shared = np.zeros(num_frames, np.int64)
+    if one.size == other.size is not None:
+        starts, common = _common(*one.line, *other.line)
+        is_common = common > 0
+        height, width = one.size
+        frames = starts[is_common] // (height * width)  # no interval crosses the end of a frame
+        found = np.bincount(frames, common[is_common], minlength=num_frames)
+        return found[:num_frames].astype(np.int64)
+    for frame, (size, other_size) in enumerate(zip(one.sizes, other.sizes, strict=False)):
+        if size == other_size is not None:
+            shared[frame] = _intersect(
+                *one.intervals(frame, frame + 1), *other.intervals(frame, frame + 1)
+            )
+    return shared
+
+
 def _overlap_by_frame(one: Track, other: Track) -> tuple[int, int]:
     """Pixels of all intersections and of all unions of two tracks that are not level."""
     intersection = union = 0
@@ -256,15 +278,23 @@ def _overlap_by_frame(one: Track, other: Track) -> tuple[int, int]:
 def _intersect(
     starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray
 ) -> int:
-    """Pixels that two sorted sequences of disjoint intervals have in common.
+    """Pixels that two sorted sequences of disjoint intervals have in common."""
+    _, common = _common(starts, ends, other_starts, other_ends)
+    return int(np.maximum(common, 0, out=common).sum(dtype=np.int64))
+
+
+def _common(
+    starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intersection of two sorted sequences of disjoint intervals: starts, and lengths.
 
     Sort the starts of both together, and the ends. A pixel is in both if two more intervals have
-    started than ended by then: the j-th end overlaps the start after the j-th by what is common.
-    Stable sorting finds the two sorted halves and only merges them.
+    started than ended by then: the j-th end overlaps the start after the j-th by what is common;
+    where that is negative, nothing is. Stable sorting finds the two sorted halves and only merges
+    them.
     """
     all_starts = np.concatenate([starts, other_starts])
     all_starts.sort(kind="stable")
     all_ends = np.concatenate([ends, other_ends])
     all_ends.sort(kind="stable")
-    common = all_ends[:-1] - all_starts[1:]
-    return int(np.maximum(common, 0, out=common).sum(dtype=np.int64))
+    return all_starts[1:], all_ends[:-1] - all_starts[1:]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,9 @@ from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, 
 from seqformer.evaluation.records import (
     GroundTruth,
     Instance,
+    Parsed,
     Result,
+    group_by,
     read_ground_truth,
     read_mean_areas,
     read_results,
@@ -37,7 +39,6 @@ from seqformer.evaluation.records import (
 from seqformer.evaluation.track_iou import Track, track_ious
 
 logger = logging.getLogger(__name__)
-Kind = TypeVar("Kind", Instance, Result)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 @_garbage_collection_paused()
 def evaluate(
-    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
 ) -> YTVISMetrics:
     """Score results against YouTube-VIS annotations; each may be a path or the parsed JSON.
 
@@ -125,7 +126,7 @@ def evaluate(
 
 
 def pairwise_ious(
-    annotations: str | Path | dict[str, Any], results: str | Path | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
 ) -> np.ndarray:
     """The IoUs of all results and instances that are compared, to see what went wrong where.
 
@@ -179,11 +180,11 @@ class _Group:
 
 def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
     """Read the masks video by video, in ascending order of video id."""
-    instances_of = _group_by(truth.instances, "video_id")
-    results_of = _group_by(sorted(results, key=lambda result: -result.score), "video_id")
+    instances_of = group_by(truth.instances, "video_id")
+    results_of = group_by(sorted(results, key=lambda result: -result.score), "video_id")
     for video_id in sorted(instances_of.keys() | results_of.keys()):
-        instances = _group_by(instances_of.get(video_id, []), "category_id")
-        ranked = _group_by(results_of.get(video_id, []), "category_id")
+        instances = group_by(instances_of.get(video_id, []), "category_id")
+        ranked = group_by(results_of.get(video_id, []), "category_id")
         best = {category_id: some[: max(MAX_RESULTS)] for category_id, some in ranked.items()}
         # All categories together, because NumPy is slow on small batches. Results of categories
         # without an instance in the video (most of them, as a rule) need their areas only.
@@ -210,11 +211,3 @@ def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
                 of_results,
                 areas,
             )
-
-
-def _group_by(records: Iterable[Kind], key: str) -> dict[int, list[Kind]]:
-    """Records by video or category, in the order given."""
-    groups: dict[int, list[Kind]] = {}
-    for record in records:
-        groups.setdefault(getattr(record, key), []).append(record)
-    return groups

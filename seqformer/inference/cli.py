@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seqformer.config import BackboneName, EvalConfig
 from seqformer.inference.results import PartialResults, load_results, write_json
+from seqformer.inference.scoring import (
+    check_report,
+    has_ground_truth,
+    refuse_without_ground_truth,
+    score,
+)
 
 if TYPE_CHECKING:
     from seqformer.inference.sources import VideoSource
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
-_ANNOTATIONS = re.compile(rb'"annotations"\s*+:\s*+(?!null|\[\s*\])')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,9 @@ class EvalOptions:
     """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
     metrics: Path | None = None
     """Write the metrics here, as JSON."""
+    report: Path | None = None
+    """Folder for an HTML page with the AP, its failures and all videos; needs ground truth, and
+    --images to show frames."""
     visualize: Path | None = None
     """Folder for videos with the results drawn on them."""
     visualize_format: Literal["mp4", "gif", "png"] = "mp4"
@@ -133,14 +140,17 @@ def check_options(options: EvalOptions) -> None:
             if getattr(options, name) != _default(name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} only works with --weights, not with --results")
-        if options.visualize is None and options.images is not None:
-            raise ValueError("with --results, --images is only used together with --visualize")
+        if options.visualize is options.report is None and options.images is not None:
+            raise ValueError(
+                "with --results, --images is only used together with --visualize or --report"
+            )
         if options.visualize is not None and options.images is None:
             raise ValueError("--visualize needs --images, the frames to draw on")
         if options.visualize is None and options.annotations is None:
             raise ValueError("--results needs --annotations to score, or --visualize and --images")
-    if options.metrics is not None and options.annotations is None:
-        raise ValueError("--metrics needs --annotations with ground truth")
+    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+        if value is not None and options.annotations is None:
+            raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps"):
             if getattr(options, name) != _default(name):
@@ -194,6 +204,7 @@ def draw_and_score(options: EvalOptions) -> int:
     """`--results`: no model, and for scoring alone no torch."""
     assert options.results is not None
     _check_files(options.results, options.annotations)
+    check_report(options)
     check_writable_outputs(options)
     if options.visualize is None:  # as officially, every number is -1 without ground truth
         score(options, options.results)
@@ -221,18 +232,6 @@ def draw_and_score(options: EvalOptions) -> int:
     return 1 if failures else 0
 
 
-def score(options: EvalOptions, entries: Entries | Path) -> None:
-    """Print the table of metrics; write them if asked to."""
-    from seqformer.evaluation import evaluate, format_table
-
-    assert options.annotations is not None
-    metrics = evaluate(options.annotations, entries)
-    sys.stdout.write(format_table(metrics) + "\n")
-    if options.metrics is not None:
-        write_json(options.metrics, metrics.to_dict())
-        logger.info("metrics in %s", options.metrics)
-
-
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
     """The videos; category names by id ({} without annotation file); whether AP can be computed."""
     from seqformer.data.ytvis import load_annotation_file
@@ -246,24 +245,15 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} must be a folder when --annotations is given")
     is_scored = has_ground_truth(options.annotations)
-    if options.metrics is not None and not is_scored:
-        raise ValueError(_no_ground_truth(options.annotations, "--metrics"))
+    if not is_scored:
+        refuse_without_ground_truth(
+            options.annotations, {"--metrics": options.metrics, "--report": options.report}
+        )
     listed = load_annotation_file(options.annotations, require_annotations=False)
     if not listed.videos:
         raise ValueError(f"{options.annotations} lists no videos; there is nothing to do")
     categories = {int(c["id"]): str(c["name"]) for c in listed.categories}
     return listed_videos(listed, options.images), categories, is_scored
-
-
-def has_ground_truth(annotations: Path) -> bool:
-    """Whether the file has annotations; public validation files have none, null or an empty list.
-
-    Looks for the key without parsing the file, which scoring will do.
-    Raises: FileNotFoundError.
-    """
-    if not annotations.is_file():
-        raise FileNotFoundError(f"annotation file {annotations} does not exist; check the path")
-    return _ANNOTATIONS.search(annotations.read_bytes()) is not None
 
 
 def _check_files(*paths: Path | None) -> None:
@@ -272,19 +262,12 @@ def _check_files(*paths: Path | None) -> None:
             raise FileNotFoundError(f"{path} does not exist or is not a file; check the path")
 
 
-def _no_ground_truth(annotations: Path, what: str) -> str:
-    return (
-        f"{what} needs ground truth, but {annotations} has no annotations (the public validation "
-        "files have none; their results are scored by the benchmark's server)"
-    )
-
-
 def check_writable_outputs(options: EvalOptions) -> None:
     """Make the output folders and try to write there.
 
     Raises: ValueError naming the folder.
     """
-    folders = {"--visualize": options.visualize}
+    folders = {"--visualize": options.visualize, "--report": options.report}
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
         if file is not None and file.is_dir():
             raise ValueError(f"{flag} {file} is a folder; give the name of a file")

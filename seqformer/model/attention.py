@@ -44,12 +44,9 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def project_value(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """[n, S, C] -> [n, S, M, D]; `padding` [n, S] bool zeroes tokens after the bias."""
-        value = self.value_proj(tokens)
-        if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
-        return value.unflatten(-1, (self.num_heads, -1))
+    def project_value(self, tokens: Tensor) -> Tensor:
+        """[..., S, C] -> [..., S, M, D]; padding is left to the sampling."""
+        return self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))
 
     def forward(
         self,
@@ -57,39 +54,41 @@ class MSDeformAttn(nn.Module):
         reference: Tensor,
         value: Tensor,
         shapes: list[tuple[int, int]],
+        valid_shapes: Tensor | None,
     ) -> Tensor:
         """Sample `value` around the references; before any output projection.
 
         Args:
             query: [B, F, Q, C] with F = T, or F = 1 where all frames share the query.
-            reference: [B, F, Q, L, 2] points or [B, F, Q, L, 4] boxes (cx, cy, w, h), shares of
-                the padded level; F = T or 1.
+            reference: [B or 1, F, Q, L, 2] points or [B, F, Q, L, 4] boxes (cx, cy, w, h), shares
+                of the padded level; F = T or 1.
             value: [B, T, S, M, D] from `project_value`.
             shapes: L pairs (h, w).
+            valid_shapes: [B, L, 2] int32, the part of each level that is not padding; or None.
 
         Returns: [B, T, Q, C].
         """
         B, T = value.shape[:2]
-        M, L, P = self.num_heads, self.num_levels, self.num_points
-        offsets = self.sampling_offsets(query).unflatten(-1, (M, L, P, 2))
-        weights = self.attention_weights(query).unflatten(-1, (M, L * P))
-        weights = weights.softmax(-1).unflatten(-1, (L, P))  # [B, F, Q, M, L, P]
-        reference = reference[:, :, :, None, :, None]  # [B, F, Q, 1, L, 1, 2 or 4]
-        if reference.shape[-1] == 2:
-            size = torch.tensor(
-                [[w, h] for h, w in shapes], dtype=offsets.dtype, device=offsets.device
-            )
-            locations = reference + offsets / size[:, None]
-        else:
-            locations = reference[..., :2] + offsets / P * reference[..., 2:] * 0.5
-        Q = locations.shape[2]
-        sampled = kernels.ms_deform_attn(
+        offsets, logits = self._samples(query)
+        sampled = kernels.ms_deform_attn_fused(
             value.flatten(0, 1),
             shapes,
-            locations.expand(B, T, Q, M, L, P, 2).flatten(0, 1),
-            weights.expand(B, T, Q, M, L, P).flatten(0, 1),
+            offsets.flatten(0, 1),
+            logits.flatten(0, 1),
+            reference.flatten(0, 1),
+            valid_shapes,
         )
-        return sampled.view(B, T, Q, -1)
+        return sampled.unflatten(0, (B, T))
+
+    def _samples(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets [B, F, Q, M, L, P, 2] and logits [B, F, Q, M, L, P], in the precision of their
+        layers even under autocast: in bf16, an offset of 8 cells is up to 0.03 cells off."""
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        with torch.autocast(query.device.type, enabled=False):
+            query = query.to(self.sampling_offsets.weight.dtype)
+            offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
+            logits = self.attention_weights(query).unflatten(-1, samples)
+        return offsets, logits
 
 
 class QuerySelfAttention(nn.Module):

@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
         reference: Tensor,
         memory: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None,
+        valid_shapes: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The box queries of every frame by themselves; the instance stream does not steer them.
 
@@ -77,15 +77,17 @@ class DecoderLayer(nn.Module):
             reference: [B, 1 or T, Q, L, 2 or 4], shares of the padded levels.
             memory: [B, T, S, C] from the encoder.
             shapes: L pairs (h, w).
-            padding: [B, T, S] bool or None.
+            valid_shapes: [B, L, 2] int32, the part of each level that is not padding; or None.
 
         Returns: box [B, T, Q, C], sampled [B, T, Q, C] and time logits [B, T, Q, 1].
         """
         attended = self.self_attn_box(box.flatten(0, 1), query_position).view_as(box)
         box = self.norm2_box(box + self._drop(attended))
 
-        value = self.cross_attn.project_value(memory, padding)
-        sampled = self.cross_attn(box + query_position, reference, value, shapes)  # [B, T, Q, C]
+        value = self.cross_attn.project_value(memory)
+        sampled = self.cross_attn(
+            box + query_position, reference, value, shapes, valid_shapes
+        )  # [B, T, Q, C]
         box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
         box = self.ffn_box(box)
         return box, sampled, self.time_attention_weights(box)
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
         reference: Tensor,
         memory: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None,
+        valid_shapes: Tensor | None,
         valid_ratios: Tensor,
     ) -> BoxStates:
         """All layers of the box stream. A frame's result does not depend on the other frames.
@@ -135,7 +137,8 @@ class Decoder(nn.Module):
         Args:
             box: [B, 1, Q, C]; query_position: [Q, C].
             reference: [B, 1, Q, 2], (x, y) in 0..1 of the unpadded frame.
-            memory: [B, T, S, C]; shapes: L pairs (h, w); padding: [B, T, S] bool or None.
+            memory: [B, T, S, C]; shapes: L pairs (h, w).
+            valid_shapes: [B, L, 2] int32 or None.
             valid_ratios: [B, L, 2].
         """
         states = BoxStates([], [], [], [])
@@ -145,7 +148,7 @@ class Decoder(nn.Module):
                 ratios = ratios.repeat(1, 1, 1, 1, 2)
             level_reference = reference[:, :, :, None] * ratios
             box, sampled, time_logits = layer.box_stream(
-                box, query_position, level_reference, memory, shapes, padding
+                box, query_position, level_reference, memory, shapes, valid_shapes
             )
             delta = box_head(box)
             prior = inverse_sigmoid(reference)

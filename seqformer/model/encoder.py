@@ -30,12 +30,12 @@ class EncoderLayer(nn.Module):
         position: Tensor,
         reference: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None,
+        valid_shapes: Tensor | None,
     ) -> Tensor:
         """tokens: [B, T, S, C]; position: [B, 1, S, C]; reference: [B, 1, S, L, 2];
-        padding: [B, T, S] bool or None. Returns [B, T, S, C]."""
-        value = self.self_attn.project_value(tokens, padding)
-        sampled = self.self_attn(tokens + position, reference, value, shapes)
+        valid_shapes: [B, L, 2] int32 or None. Returns [B, T, S, C]."""
+        value = self.self_attn.project_value(tokens)
+        sampled = self.self_attn(tokens + position, reference, value, shapes, valid_shapes)
         attended = self.self_attn.output_proj(sampled)
         tokens = self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
         return self.ffn(tokens)
@@ -54,9 +54,9 @@ class Encoder(nn.Module):
         position: Tensor,
         reference: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None,
+        valid_shapes: Tensor | None,
     ) -> Tensor:
         """Arguments and result as in `EncoderLayer.forward`."""
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, shapes, padding)
+            tokens = layer(tokens, position, reference, shapes, valid_shapes)
         return tokens

@@ -43,12 +43,28 @@ def sine_position(padding_mask: Tensor, channels: int) -> Tensor:
     return torch.cat([encode(y), encode(x)], dim=3).permute(0, 3, 1, 2)
 
 
+def valid_shape(padding_mask: Tensor) -> Tensor:
+    """[B, h, w] -> [B, 2] int32, (height, width) of the part that is not padding, by the first
+    column and the first row."""
+    height = (~padding_mask[:, :, 0]).sum(1)
+    width = (~padding_mask[:, 0, :]).sum(1)
+    return torch.stack([height, width], dim=-1).to(torch.int32)
+
+
 def valid_ratio(padding_mask: Tensor) -> Tensor:
     """[B, h, w] -> [B, 2], (x, y): valid share of the first row and of the first column."""
     _, h, w = padding_mask.shape
-    valid_h = (~padding_mask[:, :, 0]).sum(1)
-    valid_w = (~padding_mask[:, 0, :]).sum(1)
+    valid_h, valid_w = valid_shape(padding_mask).unbind(-1)
     return torch.stack([valid_w.float() / w, valid_h.float() / h], dim=-1)
+
+
+def is_rectangle(padding_mask: Tensor) -> bool:
+    """Whether what is not padding in [B, h, w] is a rectangle at the top left of every clip."""
+    _, h, w = padding_mask.shape
+    height, width = valid_shape(padding_mask).unbind(-1)
+    rows = torch.arange(h) < height[:, None]
+    columns = torch.arange(w) < width[:, None]
+    return torch.equal(~padding_mask, rows[:, :, None] & columns[:, None])
 
 
 def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor) -> Tensor:

@@ -22,7 +22,14 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .masks import MaskBranch
-from .position import encoder_reference_points, level_mask, sine_position, valid_ratio
+from .position import (
+    encoder_reference_points,
+    is_rectangle,
+    level_mask,
+    sine_position,
+    valid_ratio,
+    valid_shape,
+)
 from .temporal import TemporalPool
 
 
@@ -84,7 +91,8 @@ class SeqFormer(nn.Module):
 
         Args:
             images: [B, T, 3, H, W], normalised with ImageNet mean and deviation, zero where padded.
-            padding_mask: [B, H, W] bool, True on padding; None when nothing is padded.
+            padding_mask: [B, H, W] bool, True on padding, which lies right of and below the frame;
+                None when nothing is padded.
             last_layer_only: apply class and mask-parameter heads to the last layer only (D = 1).
 
         Returns: `ClipOutput` with D decoder layers stacked first.
@@ -116,7 +124,7 @@ class SeqFormer(nn.Module):
         Raises: ValueError naming the argument and its shape when it does not fit.
         """
         B = self._check_input(images, padding_mask)
-        memory, shapes, padding, valid_ratios = self.encode(images, padding_mask)
+        memory, shapes, valid_shapes, valid_ratios = self.encode(images, padding_mask)
         position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
         reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
         states = self.decoder.box_stream(
@@ -125,7 +133,7 @@ class SeqFormer(nn.Module):
             reference,
             memory,
             shapes,
-            padding,
+            valid_shapes,
             valid_ratios,
         )
         return states, self.mask_features(memory, shapes)
@@ -158,7 +166,7 @@ class SeqFormer(nn.Module):
     ) -> tuple[Tensor, list[tuple[int, int]], Tensor | None, Tensor]:
         """Backbone, pyramid and encoder: frames on their own.
 
-        Returns: memory [B, T, S, C], L shapes (h, w), padding [B, T, S] or None,
+        Returns: memory [B, T, S, C], L shapes (h, w), valid_shapes [B, L, 2] int32 or None,
             valid_ratios [B, L, 2].
         """
         B, T = images.shape[:2]
@@ -183,12 +191,11 @@ class SeqFormer(nn.Module):
         )[:, None]  # [B or 1, 1, S, C]
         valid_ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
         reference = encoder_reference_points(shapes, valid_ratios)[:, None]
-        padding = None
+        valid_shapes = None
         if masked:
-            padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-            padding = padding[:, None].expand(B, T, -1)
-        memory = self.encoder(tokens, position, reference, shapes, padding)
-        return memory, shapes, padding, valid_ratios
+            valid_shapes = torch.stack([valid_shape(mask) for mask in masks], dim=1)
+        memory = self.encoder(tokens, position, reference, shapes, valid_shapes)
+        return memory, shapes, valid_shapes, valid_ratios
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> L maps [n, C, h_l, w_l], finest first."""
@@ -235,6 +242,16 @@ class SeqFormer(nn.Module):
             raise ValueError(
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
+            )
+        # On a GPU, looking would wait for the device.
+        if (
+            padding_mask is not None
+            and padding_mask.device.type == "cpu"
+            and not is_rectangle(padding_mask)
+        ):
+            raise ValueError(
+                "padding_mask must be False in a rectangle at the top left of every clip and True "
+                "right of it and below it"
             )
         return B
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 HEIGHT, WIDTH = 10, 20
@@ -44,3 +45,33 @@ def problem(
         "categories": [{"id": i, "name": f"class {i}"} for i in categories],
         "annotations": annotations,
     }
+
+
+@st.composite
+def random_problems(draw):
+    """Several videos and classes with rectangles of random place, size, presence and score."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_videos = draw(st.integers(1, 4))
+
+    def track():
+        box = rng.integers(0, 4, 2), rng.integers(1, 5, 2)
+        return [
+            None if rng.random() < 0.2 else rectangle(*(box[0] + rng.integers(0, 2, 2)), *box[1])
+            for _ in range(3)
+        ]
+
+    def place():
+        return {
+            "video_id": int(rng.integers(num_videos)) + 1,
+            "category_id": int(rng.integers(2)) + 1,
+        }
+
+    annotations = [
+        annotation(track(), id=i + 1, iscrowd=int(rng.random() < 0.2), **place())
+        for i in range(draw(st.integers(1, 6)))
+    ]
+    results = [
+        result(track(), float(rng.choice([0.2, 0.5, 0.5, 0.9])), **place())
+        for _ in range(draw(st.integers(0, 8)))
+    ]
+    return problem(annotations, num_videos, (1, 2)), results

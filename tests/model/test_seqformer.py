@@ -91,24 +91,31 @@ def test_content_of_padding_does_not_reach_queries(model):
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 32:] = True
     mask[:, :, 48:] = True
-    features = model.encode(torch.zeros(1, 2, 3, 64, 64), mask)[2]
-    assert features is not None and features.any() and not features.all()
     images = torch.zeros(1, 2, 3, 64, 64)
     images[..., :32, :48] = torch.randn(1, 2, 3, 32, 48)
     with torch.no_grad():
-        memory, shapes, padding, ratios = model.encode(images, mask)
+        memory, shapes, valid_shapes, ratios = model.encode(images, mask)
+        assert valid_shapes.tolist() == [[[8, 12], [4, 6], [2, 3], [1, 2]]]
+        padding = ~kernels.msda_reference.inside_mask(valid_shapes, shapes)
         noisy = torch.where(padding[..., None], torch.randn_like(memory), memory)
-        states = [_decode(model, m, shapes, padding, ratios) for m in (memory, noisy)]
+        states = [_decode(model, m, shapes, valid_shapes, ratios) for m in (memory, noisy)]
     torch.testing.assert_close(states[0].boxes, states[1].boxes)
     pools = [TemporalPool.of(s.time_logits, s.sampled).pooled() for s in states]
     torch.testing.assert_close(model.instance_stream(pools[0]), model.instance_stream(pools[1]))
 
 
-def _decode(model, memory, shapes, padding, ratios):
+def test_padding_that_is_no_rectangle_is_refused(model):
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 20, 20] = True
+    with pytest.raises(ValueError, match="a rectangle at the top left of every clip"):
+        model(torch.zeros(1, 2, 3, 64, 64), mask)
+
+
+def _decode(model, memory, shapes, valid_shapes, ratios):
     position, content = model.query_embed.weight.chunk(2, dim=1)
     reference = model.reference_points(position).sigmoid().expand(1, 1, -1, -1)
     return model.decoder.box_stream(
-        content.expand(1, 1, -1, -1), position, reference, memory, shapes, padding, ratios
+        content.expand(1, 1, -1, -1), position, reference, memory, shapes, valid_shapes, ratios
     )
 
 

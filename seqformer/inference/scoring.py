@@ -1,0 +1,71 @@
+"""What `eval.py` does with results where there is ground truth: the table, metrics, the report.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqformer.inference.results import write_json
+
+if TYPE_CHECKING:
+    from seqformer.inference.cli import EvalOptions
+
+logger = logging.getLogger(__name__)
+
+_ANNOTATIONS = re.compile(rb'"annotations"\s*+:\s*+(?!null|\[\s*\])')
+
+
+def has_ground_truth(annotations: Path) -> bool:
+    """Whether the file has annotations; public validation files have none, null or an empty list.
+
+    Looks for the key without parsing the file, which scoring will do.
+    Raises: FileNotFoundError.
+    """
+    if not annotations.is_file():
+        raise FileNotFoundError(f"annotation file {annotations} does not exist; check the path")
+    return _ANNOTATIONS.search(annotations.read_bytes()) is not None
+
+
+def refuse_without_ground_truth(annotations: Path, wanted: Mapping[str, Path | None]) -> None:
+    """Raises: ValueError if an option (flag -> its value) is given that needs ground truth."""
+    for flag, value in wanted.items():
+        if value is not None:
+            raise ValueError(
+                f"{flag} needs ground truth, but {annotations} has no annotations (the public "
+                "validation files have none; their results are scored by the benchmark's server)"
+            )
+
+
+def check_report(options: EvalOptions) -> None:
+    """Refuse a report that cannot be made, before anything is computed. Raises: ValueError."""
+    if options.report is None or options.annotations is None:
+        return
+    if options.images is not None and not options.images.is_dir():
+        raise ValueError(f"--images {options.images} must be a folder for --report")
+    if not has_ground_truth(options.annotations):
+        refuse_without_ground_truth(options.annotations, {"--report": options.report})
+
+
+def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
+    """Print the table of metrics; write them, and the report, if asked to."""
+    from seqformer.evaluation import evaluate, format_table
+
+    assert options.annotations is not None
+    metrics = evaluate(options.annotations, entries)
+    sys.stdout.write(format_table(metrics) + "\n")
+    if options.metrics is not None:
+        write_json(options.metrics, metrics.to_dict())
+        logger.info("metrics in %s", options.metrics)
+    if options.report is not None:
+        from seqformer.report import write_report
+
+        results = options.results or options.output  # both hold these entries
+        assert results is not None
+        write_report(options.annotations, results, options.report, options.images)

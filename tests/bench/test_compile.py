@@ -1,0 +1,123 @@
+"""Every launch of the model compiles for V100, A100 and H100 with no GPU, and gets no worse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from bench.compile import TABLE, _Listing, read_table
+
+ROOT = Path(__file__).parents[2]
+GROWTH = 1.05
+"""Registers and instructions may grow by this factor before it is an error."""
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+
+
+def compile_cases(tmp_path: Path, *arguments: str) -> tuple[int, list[dict]]:
+    """Rows of `python -m bench.compile`, in a process that does not interpret."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    out = tmp_path / "table.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.compile", "--out", str(out), *arguments],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert out.exists(), done.stderr
+    return done.returncode, json.loads(out.read_text())["rows"]
+
+
+def assert_no_worse(rows: list[dict]) -> None:
+    """Nothing spills, and against the committed table nothing grew."""
+    import triton
+
+    table = read_table()
+    known = {(r["case"], r["target"]): r for r in table["rows"]}
+    for row in rows:
+        name = f"{row['case']} for {row['target']}"
+        assert "error" not in row, f"{name}: {row['error']}"
+        assert row["spills"] == 0, f"{name} spills {row['spills']} bytes"
+        old = known.get((row["case"], row["target"]))
+        assert old is not None, f"{name} is not in {TABLE.name}; run python -m bench.compile"
+        if table["triton"] != triton.__version__:
+            continue  # another compiler: its numbers cannot be compared
+        for key in ("registers", "per_row"):
+            if key in old:
+                assert row[key] <= GROWTH * old[key], f"{name}: {key} {old[key]} -> {row[key]}"
+
+
+def test_model_launches_compile_without_spills(tmp_path):
+    code, rows = compile_cases(tmp_path, "--model-only", "--targets", "70", "80", "90")
+    assert rows and code == 0
+    assert_no_worse(rows)
+
+
+@pytest.mark.slow
+def test_everything_compiles(tmp_path):
+    code, rows = compile_cases(tmp_path)
+    assert code == 0
+    assert_no_worse([r for r in rows if r["is_model"] and not r["target"].startswith("gfx")])
+
+
+def test_instruction_budgets_of_the_committed_table():
+    """Issue of the kernels: warp instructions per row, from the table."""
+    rows = {(r["case"], r["target"]): r for r in read_table()["rows"]}
+    for target in ("80", "90"):
+        for dtype, points, boxes in (
+            ("float32", 180, 200),
+            ("float16", 240, 260),
+            ("bfloat16", 240, 260),
+        ):
+            assert rows[f"msda forward {dtype} points", target]["per_row"] <= points
+            assert rows[f"msda forward {dtype} boxes", target]["per_row"] <= boxes
+    for dtype in ("float32", "float16", "bfloat16"):
+        assert rows[f"msda backward {dtype} points", "90"]["per_row"] <= 700
+        assert rows[f"msda backward {dtype} points", "80"]["per_row"] <= 1450
+
+
+def test_kernels_move_nothing_through_shared_memory_and_add_as_designed():
+    for row in read_table()["rows"]:
+        if not row["case"].startswith("msda") or row["target"] in ("70", "gfx942"):
+            continue
+        assert row["shared"] == 0, row
+        if "backward" not in row["case"]:
+            assert not row.get("atomics"), row
+            continue
+        kinds = " ".join(row["atomics"])
+        assert "ATOM" not in kinds and "CAS" not in kinds, row
+        if "deterministic" in row["case"]:
+            assert "64" in kinds, row
+        elif row["target"] in ("90", "100"):
+            assert "F32x4" in kinds, row
+        else:
+            assert "F32x" not in kinds, row
+
+
+def test_loops_are_counted_by_their_trips():
+    code = """
+.L_x_0:
+        /*0000*/                   MOV R1, R2 ;
+.L_x_1:
+        /*0010*/              @!P0 LDG.E.128 R4, [R2] ;
+        /*0020*/                   FADD R1, R1, R4 ;
+        /*0030*/               @P1 BRA `(.L_x_1) ;
+        /*0040*/                   STL.64 [R1], R2 ;
+        /*0050*/                   EXIT ;
+.L_x_2:
+        /*0060*/                   BRA `(.L_x_2);
+        /*0070*/                   NOP;
+"""
+    listing = _Listing.parse(code)
+    assert len(listing.instructions) == 7
+    assert listing.loops == [(1, 3)]
+    assert listing.executed(4) == 1 + 4 * 3 + 3
+    assert listing.count("LDG") == {"LDG.E.128": 1}
+    assert listing.spilled_bytes() == 8

@@ -1,0 +1,147 @@
+"""Random problems for deformable attention, and one way to run every implementation on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+import kernels.msda_launch
+from tests.kernels.tolerances import assert_near
+
+Shapes = tuple[tuple[int, int], ...]
+
+IMPLEMENTATIONS = ("triton", "cpu", "bags")
+"""The kernels (interpreted without a GPU), the compiled CPU path, the CPU path in plain PyTorch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Sizes and kind of a call; `tensors` fills them.
+
+    Attributes:
+        kind: 0 the drop-in operator; 2 the fused one with points, 4 with boxes.
+        share: images in a row that share queries, references and padding (fused only).
+        spread: deviation of the samples, in shares of the level.
+        is_padded: whether each level has a valid region smaller than itself (fused only).
+    """
+
+    shapes: Shapes = ((5, 7), (3, 4), (1, 1))
+    B: int = 2
+    Q: int = 5
+    M: int = 2
+    D: int = 8
+    P: int = 2
+    kind: int = 2
+    share: int = 1
+    spread: float = 0.4
+    is_padded: bool = False
+    seed: int = 0
+
+    def tensors(self) -> tuple[list[Tensor], Tensor | None, Tensor]:
+        """Differentiable inputs in float64, the valid shapes, and a gradient of the output."""
+        g = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+        S, L, n = sum(h * w for h, w in self.shapes), len(self.shapes), self.B // self.share
+        value = normal(self.B, S, self.M, self.D)
+        logits = normal(n, self.Q, self.M, L, self.P)
+        grad_output = normal(self.B, self.Q, self.M * self.D)
+        noise = self.spread * normal(n, self.Q, self.M, L, self.P, 2)
+        if self.kind == 0:
+            locations = 0.5 + noise
+            return (
+                [value, locations, logits.flatten(3).softmax(-1).view_as(logits)],
+                None,
+                grad_output,
+            )
+        reference = torch.rand(n, self.Q, L, self.kind, generator=g, dtype=torch.float64)
+        sizes = torch.tensor([[w, h] for h, w in self.shapes], dtype=torch.float64)
+        offsets = noise * (sizes[:, None] if self.kind == 2 else 2 * self.P)
+        valid = None
+        if self.is_padded:
+            cut = torch.randint(0, 3, (n, L, 2), generator=g)
+            valid = (torch.tensor(self.shapes) - cut).clamp(min=0)
+        return [value, offsets, logits, reference], valid, grad_output
+
+
+@contextmanager
+def implementation(name: str) -> Iterator[None]:
+    """Everything inside is answered by one implementation (or by the "reference")."""
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "bags":
+            patch.setattr(kernels.msda_cpu, "library", lambda *_: None)
+        backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
+        with kernels.use_backend(backend):
+            yield
+
+
+def run(
+    name: str,
+    problem: Problem,
+    tensors: list[Tensor],
+    valid: Tensor | None,
+    grad_output: Tensor,
+    value_dtype: torch.dtype,
+    dtype: torch.dtype,
+    device: str = "cpu",
+) -> dict[str, Tensor]:
+    """Output and gradients of a problem by an implementation, on the CPU again.
+
+    Args:
+        tensors, valid, grad_output: as `Problem.tensors` gives them, or rounded.
+        value_dtype: of value and output; dtype: of the other inputs.
+    """
+    leaves = [
+        t.detach().to(device, value_dtype if i == 0 else dtype).requires_grad_()
+        for i, t in enumerate(tensors)
+    ]
+    with implementation(name):
+        if problem.kind == 0:
+            output = kernels.ms_deform_attn(leaves[0], problem.shapes, *leaves[1:])
+        else:
+            valid = None if valid is None else valid.to(device)
+            output = kernels.ms_deform_attn_fused(leaves[0], problem.shapes, *leaves[1:], valid)
+        output.backward(grad_output.to(device, value_dtype))
+    names = ("grad_value", "grad_points", "grad_weights", "grad_reference")
+    grads = dict(zip(names, (leaf.grad for leaf in leaves), strict=False))
+    return {k: v.detach().cpu() for k, v in ({"output": output} | grads).items()}
+
+
+def rounded(
+    problem: Problem, value_dtype: torch.dtype, dtype: torch.dtype
+) -> tuple[list[Tensor], Tensor | None, Tensor]:
+    """The problem's tensors as float64 numbers that the dtypes can hold."""
+    tensors, valid, grad_output = problem.tensors()
+    tensors = [t.to(value_dtype if i == 0 else dtype).double() for i, t in enumerate(tensors)]
+    return tensors, valid, grad_output.to(value_dtype).double()
+
+
+def compare(
+    name: str,
+    problem: Problem,
+    value_dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
+    """An implementation against the float64 reference on the same rounded inputs.
+
+    The gradient of a logit is a difference, weight * (d weight - <grad, output>), of which nearly
+    nothing is left where a row's samples see the same: its error is measured against the terms.
+    """
+    inputs = rounded(problem, value_dtype, dtype)
+    exact = run("reference", problem, *inputs, torch.float64, torch.float64)
+    actual = run(name, problem, *inputs, value_dtype, dtype, device)
+    assert actual.keys() == exact.keys()
+    terms = (inputs[2] * exact["output"]).abs().unflatten(-1, (problem.M, -1)).sum(-1).norm()
+    for key, tensor in actual.items():
+        low = value_dtype if key in ("output", "grad_value") else dtype
+        floor = terms if key == "grad_weights" and problem.kind else 0.0
+        assert_near(tensor, exact[key], low, f"{key} of {name} on {problem}", floor)
