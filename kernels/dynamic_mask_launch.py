@@ -16,7 +16,7 @@ from .dynamic_mask_spec import MaskHead
 from .dynamic_mask_triton import forward_kernel
 from .dynamic_mask_triton_backward import feature_kernel, parameter_kernel
 from .dynamic_mask_triton_loss import loss_gradient_kernel, loss_kernel
-from .launch import Case, Variant, capability_of, family, pointer_type
+from .launch import Case, Variant, capability_of, pointer_type
 
 
 def forward(
@@ -31,7 +31,7 @@ def forward(
     _, T, _, h, w = mask_features.shape
     N, F = mask_params.shape[0], head.upsample
     out = mask_features.new_empty(N, T, F * h, F * w)
-    tile = table.FORWARD[_family(out)]
+    tile = _tile(table.FORWARD, out)
     halo = int(F > 1)
     strip, tiles = _strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
@@ -56,8 +56,7 @@ def backward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
-    device = _family(grad)
-    params_tile, features_tile = table.PARAMETERS[device], table.FEATURES[device]
+    params_tile, features_tile = _tile(table.PARAMETERS, grad), _tile(table.FEATURES, grad)
     shared = tensors | {"grad": grad.contiguous()} | _sizes(mask_features, mask_params, head)
 
     pieces = 1
@@ -111,7 +110,7 @@ def loss_forward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     _, T, _, h, w = mask_features.shape
     N, F = mask_params.shape[0], head.upsample
-    tile = table.LOSS[_family(mask_features)]
+    tile = _tile(table.LOSS, mask_features)
     halo = int(F > 1)
     strip, tiles = _strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
@@ -143,7 +142,7 @@ def loss_backward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N = mask_params.shape[0]
-    tile = table.LOSS[_family(mask_features)]
+    tile = _tile(table.LOSS, mask_features)
     own = tile.cells - 2 * (head.upsample > 1)
     strip, tiles = _strips(h, w, own, 32 * tile.num_warps, N * T, h)
     grad = mask_features.new_empty(N, T, h, w, dtype=torch.float32)
@@ -278,12 +277,11 @@ def _piece(cells: int, frames: int, tile: table.Tile) -> int:
     return piece * block
 
 
-def _family(tensor: Tensor) -> int:
-    return family(capability_of(tensor.device))
+def _tile(entries: dict[int, table.Tile], tensor: Tensor) -> table.Tile:
+    return table.tile_for(entries, capability_of(tensor.device))
 
 
 def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:
-    device = family(capability)
     real, integer = torch.float32, torch.int64
     numbers = (
         *"GBNThw",
@@ -302,22 +300,24 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     arguments |= dict.fromkeys(("params", "references", "partials"), real)
     arguments |= {"grad_features": dtype, "grad_params": real, "grad_references": real}
     if kind == "forward":
-        variant = forward_variant(arguments, head, table.FORWARD[device])
+        variant = forward_variant(arguments, head, table.tile_for(table.FORWARD, capability))
     elif kind == "parameters":
-        variant = parameter_variant(arguments, head, table.PARAMETERS[device])
+        variant = parameter_variant(arguments, head, table.tile_for(table.PARAMETERS, capability))
     elif kind == "features":
-        variant = feature_variant(arguments, head, table.FEATURES[device])
+        variant = feature_variant(arguments, head, table.tile_for(table.FEATURES, capability))
     elif kind == "loss":
-        variant = loss_variant(arguments, head, table.LOSS[device], 0.25, 2.0)
+        variant = loss_variant(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
     else:
         arguments |= {"grad": real}
-        variant = loss_gradient_variant(arguments, head, table.LOSS[device], 0.25, 2.0)
-    is_model = head == SEQFORMER
+        variant = loss_gradient_variant(
+            arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0
+        )
     name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
-    if not is_model:
+    if head != SEQFORMER:
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
         name += " absolute" * (not head.relative_coordinates)
-    return Case(name=name, variant=variant, is_model=is_model)
+    # Half precision differs in loads and stores alone, and is left to the whole table.
+    return Case(name=name, variant=variant, is_model=head == SEQFORMER and dtype == torch.float32)
 
 
 SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)

@@ -1,4 +1,4 @@
-"""Launch table of the dynamic mask head's kernels, one entry per GPU family and kernel.
+"""Launch table of the dynamic mask head's kernels: by kernel, and from which compute capability on.
 
 The entries come from compiled resource usage (`python -m bench.compile --only mask`), not from a
 measurement.
@@ -24,23 +24,11 @@ class Tile:
     max_registers: int | None = None
 
 
-FAMILIES = (70, 75, 80, 90)
-
-FORWARD = dict.fromkeys(FAMILIES, Tile(num_warps=4, cells=4))
-PARAMETERS = {
-    70: Tile(num_warps=1, cells=1),
-    75: Tile(num_warps=1, cells=1),
-    80: Tile(num_warps=1, cells=2),
-    90: Tile(num_warps=1, cells=2),
-}
-FEATURES = {
-    70: Tile(num_warps=1, cells=1),
-    75: Tile(num_warps=1, cells=1),
-    80: Tile(num_warps=1, cells=2),
-    90: Tile(num_warps=1, cells=2),
-}
+FORWARD = {70: Tile(num_warps=4, cells=4)}
+PARAMETERS = {70: Tile(num_warps=1, cells=1), 80: Tile(num_warps=1, cells=2)}
+FEATURES = {70: Tile(num_warps=1, cells=1), 80: Tile(num_warps=1, cells=2)}
 """One warp: sums over lanes then need no shared memory. Two cells do not fit the older ones."""
-LOSS = dict.fromkeys(FAMILIES, Tile(num_warps=4, cells=4))
+LOSS = {70: Tile(num_warps=4, cells=4)}
 
 MAX_SUMS = 100
 """Sums over cells that a lane keeps in registers: all 8 * 11 of SeqFormer's first layer."""
@@ -50,3 +38,8 @@ ENOUGH_LANES = 1 << 17
 LONGEST_PIECE = 16
 """Blocks of cells per program that sums parameter gradients."""
 ENOUGH_PROGRAMS = 1 << 12
+
+
+def tile_for(entries: dict[int, Tile], capability: int) -> Tile:
+    """The entry of the newest GPUs that are not newer than this one."""
+    return entries[max((c for c in entries if c <= capability), default=min(entries))]
