@@ -40,33 +40,31 @@ def check_head(case, dtype=torch.float32):
 
 
 def test_golden(monkeypatch):
-    """With wide programs, which the interpreter runs as fast as narrow ones."""
-    wide = dynamic_mask_table.Tile(num_warps=32, cells=4)
+    """Two of the instances, with wide programs, which are interpreted as fast as narrow ones."""
     for name in ("FORWARD", "PARAMETERS", "FEATURES"):
+        wide = dynamic_mask_table.Tile(num_warps=8, cells=4)
         monkeypatch.setattr(dynamic_mask_table, name, {70: wide})
-    monkeypatch.setattr(dynamic_mask_table, "LONGEST_PIECE", 1)
-    golden = {
-        k: torch.from_numpy(v)
-        for k, v in np.load(DATA / "parity" / "mask_head_case.npz").items()
-        if k != "meta"
-    }
-    names = ("features", "params", "reference_points")
-    leaves = [golden[name].float().requires_grad_() for name in names]
-    clip = torch.tensor([0] * 3 + [1] * 5)
+    golden = np.load(DATA / "parity" / "mask_head_case.npz")
+    chosen = [0, 7]  # of the first and of the second clip
+    features = torch.from_numpy(golden["features"])[:, None]
+    params = torch.from_numpy(golden["params"])[chosen].requires_grad_()
+    references = torch.from_numpy(golden["reference_points"])[chosen, None].requires_grad_()
     with kernels.use_backend("triton"):
-        out = kernels.dynamic_mask_head(leaves[0][:, None], leaves[1], leaves[2][:, None], clip)
-        out = out[:, 0]
-        out.backward(golden["grad_output"].float())
-    assert_near(out.detach(), golden["output"].double(), torch.float32)
-    for leaf, name in zip(leaves, names, strict=True):
-        assert_near(leaf.grad, golden[f"grad_{name}"].double(), torch.float32, name)
+        out = kernels.dynamic_mask_head(features, params, references, torch.tensor([0, 1]))
+        out.backward(torch.from_numpy(golden["grad_output"])[chosen, None])
+    for actual, name in (
+        (out.detach()[:, 0], "output"),
+        (params.grad, "grad_params"),
+        (references.grad[:, 0], "grad_reference_points"),
+    ):
+        assert_near(actual, torch.from_numpy(golden[name])[chosen].double(), torch.float32, name)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     B=st.integers(1, 2),
     T=st.integers(1, 2),
-    N=st.integers(0, 3),
+    N=st.integers(0, 2),
     h=st.integers(1, 6),
     w=st.integers(1, 7),
     seed=st.integers(0, 2**16),
@@ -77,23 +75,23 @@ def test_any_shape(B, T, N, h, w, seed):
 
 @pytest.mark.parametrize("relative", RELATIVES)
 def test_relatives(relative):
-    check_head(make_case(2, 1, 2, 3, 5, seed=1, **RELATIVES[relative]))
+    check_head(make_case(1, 1, 1, 3, 5, seed=1, **RELATIVES[relative]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision(dtype):
-    check_head(make_case(1, 2, 2, 4, 3, seed=2), dtype)
+    check_head(make_case(1, 1, 1, 4, 3, seed=2), dtype)
 
 
 def test_long_strips_and_several_programs(monkeypatch):
     """What only large inputs have: strips of many rows, sums over many blocks, several programs."""
     monkeypatch.setattr(dynamic_mask_table, "ENOUGH_LANES", 1)
-    monkeypatch.setattr(dynamic_mask_table, "ENOUGH_PROGRAMS", 6)
-    check_head(make_case(2, 1, 2, 19, 25, seed=3))
+    monkeypatch.setattr(dynamic_mask_table, "ENOUGH_PROGRAMS", 2)
+    check_head(make_case(1, 1, 1, 17, 13, seed=3, num_layers=2))
 
 
 def test_one_cell_many_instances():
-    check_head(make_case(1, 1, 60, 1, 1, seed=4, num_layers=2))
+    check_head(make_case(1, 1, 12, 1, 1, seed=4, num_layers=2))
 
 
 def test_launches_are_few(monkeypatch):
@@ -106,15 +104,15 @@ def test_launches_are_few(monkeypatch):
         run(variant, programs, arguments)
 
     monkeypatch.setattr(kernels.launch.Variant, "run", counted)
-    case = make_case(2, 2, 3, 2, 3)
+    case = make_case(1, 1, 1, 2, 3, num_layers=2)
     leaves = [t.float().requires_grad_() for t in case.tensors]
     with kernels.use_backend("triton"):
-        out = kernels.dynamic_mask_head(*leaves, case.clip_index)
+        out = kernels.dynamic_mask_head(*leaves, case.clip_index, num_layers=2)
         assert len(launches) == 1
         out.sum().backward()
         assert len(launches) == 3
-        targets = torch.zeros(3, 2, 4, 6, dtype=torch.bool)
-        sums = kernels.dynamic_mask_loss(*leaves, case.clip_index, targets)
+        targets = torch.zeros(1, 1, 4, 6, dtype=torch.bool)
+        sums = kernels.dynamic_mask_loss(*leaves, case.clip_index, targets, num_layers=2)
         assert len(launches) == 4
         sums.focal.sum().backward()
         assert len(launches) == 7
@@ -132,23 +130,22 @@ def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
     arguments = (torch.zeros(2, 1, 6, 6), features, params, references, case.clip_index)
     head = dynamic_mask_launch.SEQFORMER
     only_params = dynamic_mask_launch.backward(*arguments, head, [False, True])
-    assert only_params[0] is None and programs["feature_kernel"] == 2  # sums of two instances
+    assert only_params[0] is None and programs["feature_kernel"] == 2  # a sum per instance
     programs.clear()
     only_features = dynamic_mask_launch.backward(*arguments, head, [True, False])
     assert only_features[1] is None and set(programs) == {"feature_kernel"}
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
-    T=st.integers(1, 2),
     N=st.integers(1, 2),
     h=st.integers(1, 4),
     w=st.integers(1, 5),
     target_stride=st.sampled_from([1, 4]),
     seed=st.integers(0, 2**16),
 )
-def test_losses_of_any_shape(T, N, h, w, target_stride, seed):
-    case = make_case(2, T, N, h, w, seed)
+def test_losses_of_any_shape(N, h, w, target_stride, seed):
+    case = make_case(2, 1, N, h, w, seed)
     check_loss(case, target_stride, seed)
 
 
@@ -157,7 +154,7 @@ def test_losses_of_any_shape(T, N, h, w, target_stride, seed):
     [({"upsample": 1}, 0.0), ({"upsample": 4, "num_layers": 2}, 1.5), ({"upsample": 1}, 1.0)],
 )
 def test_losses_of_relatives(options, gamma):
-    check_loss(make_case(2, 1, 2, 3, 4, seed=7, **options), 2, 0, gamma=gamma)
+    check_loss(make_case(1, 1, 1, 3, 4, seed=7, **options), 2, 0, gamma=gamma)
 
 
 def check_loss(case, target_stride, seed, **options):
