@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(device: torch.device, part: str, is_smoke: bool) -> dict[str, Any]:
     """The whole record of a part; rows are printed as they come."""
-    from bench import ceilings, gpu_msda
+    from bench import ceilings, gpu_mask, gpu_msda
 
     start = time.perf_counter()
     record: dict[str, Any] = {"part": part, **machine(device), "rows": []}
     record["ceilings"] = ceilings.measure(device)
-    record["checks"] = gpu_msda.check(device, is_smoke)
+    record["checks"] = gpu_msda.check(device, is_smoke) + gpu_mask.check(device, is_smoke)
     record["failed_checks"] = [
         f"{check['dtype']} {name}: {error:.1e}"
         for check in record["checks"]
@@ -65,7 +65,10 @@ def measure(device: torch.device, part: str, is_smoke: bool) -> dict[str, Any]:
     if record["failed_checks"]:
         print("checks failed, nothing is timed:", *record["failed_checks"], sep="\n  ")
     else:
-        suites: list[Callable[..., Iterator[dict[str, Any]]]] = [gpu_msda.run_cases]
+        suites: list[Callable[..., Iterator[dict[str, Any]]]] = [
+            gpu_msda.run_cases,
+            gpu_mask.run_cases,
+        ]
         for suite in suites:
             for row in suite(device, record["ceilings"], is_smoke, part == "peers"):
                 record["rows"].append(row)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seqformer.boxes import cxcywh_to_xyxy, generalized_box_iou
 from seqformer.config import LossConfig
-from seqformer.criterion.losses import dice, sigmoid_focal
+from seqformer.criterion.losses import sigmoid_focal
 from seqformer.model import SeqFormer
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
 from seqformer.model.decoder import DecoderLayer, inverse_sigmoid
@@ -76,7 +76,7 @@ def published_training_losses(
         frames = []
         for t in range(T):
             features = _mask_features(model.mask_branch, coarse_to_fine, t)
-            frames.append(_dynamic_masks(features, params, points_px[t], counts, model.mask_stride))
+            frames.append(dynamic_masks(features, params, points_px[t], counts, model.mask_stride))
         masks = torch.stack(frames, dim=1).split(counts)  # per clip [n, T, h4, w4]
         predictions.append((prediction, matches, masks))
 
@@ -119,7 +119,7 @@ def published_inference(model: SeqFormer, images: Tensor) -> tuple[Tensor, Tenso
         for t in range(T):
             features = _mask_features(model.mask_branch, coarse_to_fine, t)
             frames.append(
-                _dynamic_masks(features, params, points_px[t], [len(params)], model.mask_stride)
+                dynamic_masks(features, params, points_px[t], [len(params)], model.mask_stride)
             )
         masks = torch.stack(frames, dim=1)
         layers.append((prediction.class_logits[0], prediction.boxes[0], masks))
@@ -413,7 +413,7 @@ def _mask_features(branch: MaskBranch, coarse_to_fine: list[Tensor], frame: int)
     return F.relu(branch.lay2(x))
 
 
-def _dynamic_masks(
+def dynamic_masks(
     features: Tensor, params: Tensor, points_px: Tensor, counts: list[int], stride: int
 ) -> Tensor:
     """Masks of one frame, by grouped convolutions with one group per instance.
@@ -529,8 +529,15 @@ def _layer_losses(
         "loss_bbox": (matched - wanted).abs().sum() / T,
         "loss_giou": giou_loss,
         "loss_mask": focal.mean(1).sum(),
-        "loss_dice": dice(mask_logits, mask_targets).sum(),
+        "loss_dice": _dice(mask_logits, mask_targets).sum(),
     }
+
+
+def _dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per row; logits, targets: [N, pixels]."""
+    prob = logits.sigmoid()
+    overlap = (prob * targets).sum(1)
+    return 1 - (2 * overlap + 1) / (prob.sum(1) + targets.sum(1) + 1)
 
 
 def _mask_targets(

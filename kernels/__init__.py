@@ -1,7 +1,9 @@
 """Multi-scale deformable attention and the dynamic mask head, usable on their own.
 
 `ms_deform_attn` and `dynamic_mask_head` are what a model calls; the `*_reference` beside each is
-plain PyTorch and the definition of correct. `use_backend` overrides the choice of implementation.
+plain PyTorch and the definition of correct. `dynamic_mask_loss` goes from the same arguments to
+the sums of the mask losses; `threshold_masks` and `encode_masks` from logits to masks of the
+frame's size. `use_backend` overrides the choice of implementation.
 This folder knows nothing of the models that use it; it needs torch only.
 """
 
@@ -27,6 +29,8 @@ if _twin is not None:
 else:
     from .backend import current_backend, use_backend
     from .dynamic_mask import dynamic_mask_head, dynamic_mask_head_reference
+    from .dynamic_mask_loss import MaskLossSums, dynamic_mask_loss
+    from .frame_masks import RunLengths, encode_masks, threshold_masks
     from .msda import (
         ms_deform_attn,
         ms_deform_attn_fused,
@@ -35,12 +39,17 @@ else:
     )
 
     __all__ = [
+        "MaskLossSums",
+        "RunLengths",
         "current_backend",
         "dynamic_mask_head",
         "dynamic_mask_head_reference",
+        "dynamic_mask_loss",
+        "encode_masks",
         "ms_deform_attn",
         "ms_deform_attn_fused",
         "ms_deform_attn_fused_reference",
         "ms_deform_attn_reference",
+        "threshold_masks",
         "use_backend",
     ]

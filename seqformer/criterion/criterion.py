@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
 from ..config import LossConfig
-from ..model.masks import render_masks
+from ..model.masks import mask_loss_sums
 from ..structures import ClipOutput, ClipTargets
 from .losses import at_least_float32, dice, scatter_one_hot, sigmoid_focal
 from .matcher import HungarianMatcher, Matches
@@ -120,23 +120,23 @@ class SetCriterion:
         ]  # [N, T, 2]
         # parity: in training the reference is scaled by the clip's own size, before padding.
         sizes = references.new_tensor([[t["size"][1], t["size"][0]] for t in targets])
-        logits = at_least_float32(
-            render_masks(
-                output.mask_features,
-                params,
-                references * sizes[matches.clip][:, None],
-                matches.clip,
-                output.mask_stride,
-            )
+        h, w = output.mask_features.shape[-2:]
+        masks = _subsampled_masks(targets, (2 * h, 2 * w), output.mask_stride // 2)
+        focal, overlap, area, target_area = mask_loss_sums(
+            output.mask_features,
+            params,
+            references * sizes[matches.clip][:, None],
+            matches.clip,
+            output.mask_stride,
+            masks,
+            matches.target,
+            self.config.focal_alpha,
+            self.config.focal_gamma,
         )
-        masks = _subsampled_masks(targets, logits.shape[-2:], output.mask_stride // 2)
-        wanted = masks[matches.target].to(logits.dtype).flatten(1)
-        logits = logits.flatten(1)
         # parity: padded area counts as background in both losses.
-        focal = sigmoid_focal(logits, wanted, self.config.focal_alpha, self.config.focal_gamma)
         return {
-            "loss_mask": _sum_by_layer(focal.mean(1), matches, output),
-            "loss_dice": _sum_by_layer(dice(logits, wanted), matches, output),
+            "loss_mask": _sum_by_layer(focal / masks.shape[1:].numel(), matches, output),
+            "loss_dice": _sum_by_layer(dice(overlap, area, target_area), matches, output),
         }
 
     @torch.no_grad()
@@ -191,7 +191,7 @@ def _sum_by_layer(values: Tensor, matches: Matches, output: ClipOutput) -> Tenso
     return values.new_zeros(layers).index_add(0, matches.layer, values)
 
 
-def _subsampled_masks(targets: list[ClipTargets], size: torch.Size, stride: int) -> Tensor:
+def _subsampled_masks(targets: list[ClipTargets], size: tuple[int, int], stride: int) -> Tensor:
     """Target masks at the mask stride, [sum of N, T, *size] bool, False on padding.
 
     Every `stride`-th pixel from `stride // 2` on: [2::4, 2::4] for the published stride 4.

@@ -30,11 +30,9 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -
     return weight * cross_entropy * miss**gamma
 
 
-def dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """`1 - (2 sum(s t) + 1) / (sum s + sum t + 1)` per row; logits, targets: [N, pixels]."""
-    prob = logits.sigmoid()
-    overlap = (prob * targets).sum(1)
-    return 1 - (2 * overlap + 1) / (prob.sum(1) + targets.sum(1) + 1)
+def dice(overlap: Tensor, area: Tensor, target_area: Tensor) -> Tensor:
+    """`1 - (2 sum(p t) + 1) / (sum p + sum t + 1)` from the three sums, [N] each."""
+    return 1 - (2 * overlap + 1) / (area + target_area + 1)
 
 
 def scatter_one_hot(shape: torch.Size, index: tuple[Tensor, ...], like: Tensor) -> Tensor:

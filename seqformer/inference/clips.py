@@ -22,7 +22,7 @@ from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.network import HostCopy, Portion
-from seqformer.inference.rendering import full_size_portions, mask_logits
+from seqformer.inference.rendering import compress_masks, mask_logits
 from seqformer.inference.results import RLE, Detection, VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
@@ -195,11 +195,10 @@ class ClipMatcher:
             part = slice(int(frames[0]), int(frames[-1]) + 1)
             mean = self.logits[row, part] / self.counts[row, part, None, None].clamp(min=1)
             start = self.first + part.start
-            for masks in full_size_portions(mean, frame_size):
-                job = self.context.encoder.submit(masks)
-                track.masks.append((start, start + len(masks), job))
+            for count, job in compress_masks(mean, frame_size, self.context.encoder):
+                track.masks.append((start, start + count, job))
                 track.has_pixels |= job.has_pixels
-                start += len(masks)
+                start += count
             track.boxes |= {self.first + int(t): xyxy[row, t] for t in frames}
         staying = [row for row in range(len(self.open)) if present[row, done:].any()]
         self.open = [self.open[row] for row in staying]

@@ -5,19 +5,15 @@ Full-size masks exist for few frames at a time; only their run lengths stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from seqformer.inference.encoding import MaskEncoder
+from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameData
-from seqformer.inference.results import RLE
-from seqformer.model.masks import render_masks
+from seqformer.model.masks import encode_frame_masks, render_masks, threshold_frame_masks
 
 MAX_PIXELS_AT_ONCE = 2**23
-"""Full-size mask pixels that exist at the same time (as float32: 32 MiB)."""
+"""Full-size mask pixels that exist at the same time, a byte each."""
 
 
 def mask_logits(
@@ -57,29 +53,22 @@ def host_tensor(array) -> Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
-def full_size_masks(logits: Tensor, frame_size: tuple[int, int]) -> Tensor:
-    """Threshold logits [n, h, w] at the size of the original frames.
+def compress_masks(
+    logits: Tensor, frame_size: tuple[int, int], encoder: MaskEncoder
+) -> list[tuple[int, EncodingJob]]:
+    """Start on the masks of logits [n, h, w] at the size of the original frames.
 
-    The map is stretched over the whole frame. `logit > 0` says the same as `sigmoid > 0.5`.
+    Where there is a C compiler, run lengths are counted while the logits are interpolated, and no
+    mask exists; else masks are drawn, few at a time, and given to the encoder.
 
-    Returns: [n, w0, h0] bool, columns first, as run lengths go.
+    Returns: (number of masks, their job), in order.
     """
-    full = F.interpolate(logits[:, None], frame_size, mode="bilinear", align_corners=False)[:, 0]
-    return (full > 0).transpose(1, 2).contiguous()
-
-
-def binarise(
-    logits: Tensor, frame_size: tuple[int, int], encoder: MaskEncoder | None = None
-) -> list[RLE] | None:
-    """Mask logits [T, h, w] -> T compressed masks of the original size; None if all are empty."""
-    encoder = encoder or MaskEncoder()
-    jobs = [encoder.submit(masks) for masks in full_size_portions(logits, frame_size)]
-    segmentations = [rle for job in jobs for rle in job.result()]
-    return segmentations if any(job.has_pixels for job in jobs) else None
-
-
-def full_size_portions(logits: Tensor, frame_size: tuple[int, int]) -> Iterator:
-    """`full_size_masks` of [n, h, w], few enough at a time, on the host as numpy [m, w0, h0]."""
+    encoded = encode_frame_masks(logits, frame_size)
+    if encoded is not None:
+        masks = [{"size": list(frame_size), "counts": counts} for counts in encoded.counts]
+        return [(len(masks), EncodingJob(any(encoded.areas), lambda: masks))]
     chunk = max(1, MAX_PIXELS_AT_ONCE // (frame_size[0] * frame_size[1]))
-    for part in logits.split(chunk):
-        yield full_size_masks(part, frame_size).cpu().numpy()
+    return [
+        (len(part), encoder.submit(threshold_frame_masks(part, frame_size).cpu().numpy()))
+        for part in logits.split(chunk)
+    ]

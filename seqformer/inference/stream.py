@@ -24,7 +24,7 @@ from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.frames import FrameSizes, check_frame, resize_frame
 from seqformer.inference.network import FrameNetwork, HostCopy, Portion
-from seqformer.inference.rendering import full_size_portions, mask_logits
+from seqformer.inference.rendering import compress_masks, mask_logits
 from seqformer.inference.results import Detection, VideoPrediction
 from seqformer.model import TemporalPool
 from seqformer.structures import ClassMap
@@ -264,8 +264,8 @@ class WholeVideoStream(VideoStream):
                 self.context.network.mask_stride,
             )
             for position, of_query in enumerate(logits):
-                for masks in full_size_portions(of_query, size):
-                    jobs[position].append(self.context.encoder.submit(masks))
+                for _, job in compress_masks(of_query, size, self.context.encoder):
+                    jobs[position].append(job)
         return jobs, torch.cat(boxes).numpy()
 
     def close(self) -> None:

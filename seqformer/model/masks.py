@@ -60,3 +60,59 @@ def render_masks(
     return kernels.dynamic_mask_head(
         mask_features, mask_params, reference_points_px, clip_index, mask_stride
     )
+
+
+def mask_loss_sums(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points_px: Tensor,
+    clip_index: Tensor,
+    mask_stride: int,
+    targets: Tensor,
+    target_index: Tensor,
+    focal_alpha: float,
+    focal_gamma: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the mask losses need of N chosen queries, without storing their logits.
+
+    Args:
+        targets: [M, T, 2h, 2w] bool.
+        target_index: [N], the target of each query.
+        focal_alpha, focal_gamma: of the focal loss.
+        The rest: as `render_masks`.
+
+    Returns: sums over the pixels of all frames, [N] each: focal loss, p * t, p and t, where p is
+        the sigmoid of a logit and t its target.
+    """
+    return kernels.dynamic_mask_loss(
+        mask_features,
+        mask_params,
+        reference_points_px,
+        clip_index,
+        targets,
+        mask_stride,
+        target_index=target_index,
+        alpha=focal_alpha,
+        gamma=focal_gamma,
+    )
+
+
+def encode_frame_masks(
+    logits: Tensor, frame_size: tuple[int, int]
+) -> tuple[list[str], list[int]] | None:
+    """COCO run lengths of masks at the size of the frame.
+
+    Args:
+        logits: [T, h, w]; stretched over the whole frame. `logit > 0` says the same as
+            `sigmoid > 0.5`.
+        frame_size: (height, width).
+
+    Returns: compressed text and number of pixels of each mask; None where there is no C compiler to
+        build the encoder with.
+    """
+    return kernels.encode_masks(logits, frame_size)
+
+
+def threshold_frame_masks(logits: Tensor, frame_size: tuple[int, int]) -> Tensor:
+    """As `encode_frame_masks`, but the masks themselves: uint8 [T, width, height]."""
+    return kernels.threshold_masks(logits, frame_size)

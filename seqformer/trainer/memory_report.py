@@ -37,7 +37,7 @@ from seqformer.trainer.step import TrainingStep
 INSTANCES = 10
 """Instances per clip that the report assumes."""
 META = torch.device("meta")
-KERNELS = ("ms_deform_attn_fused", "dynamic_mask_head")
+KERNELS = ("ms_deform_attn_fused", "dynamic_mask_head", "dynamic_mask_loss")
 """What the model and the criterion call in training."""
 
 

@@ -67,8 +67,8 @@ def test_focal_and_dice_by_hand():
     positive, negative = sigmoid_focal(logits, targets, alpha=0.25, gamma=2.0).tolist()
     assert positive == pytest.approx(0.25 * 0.25**2 * -math.log(0.75), rel=1e-5)
     assert negative == pytest.approx(0.75 * 0.75**2 * -math.log(0.25), rel=1e-5)
-    # sum s = 1.5, sum t = 1, overlap 0.75
-    value = float(dice(logits[None], targets[None]))
+    # probabilities 3/4 and 3/4, of which the first is on target
+    value = float(dice(torch.tensor(0.75), torch.tensor(1.5), torch.tensor(1.0)))
     assert value == pytest.approx(1 - (2 * 0.75 + 1) / (1.5 + 1 + 1), rel=1e-6)
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
 from seqformer.inference import rendering
+from seqformer.inference.encoding import MaskEncoder
 from seqformer.inference.frames import resize_frame
 from seqformer.inference.predictor import Predictor, choose_device
-from seqformer.inference.rendering import binarise
 from seqformer.model import build_model, save_safetensors
 from seqformer.model.decoder import BoxStates
 from seqformer.structures import ClassMap, ClipOutput
@@ -230,15 +230,21 @@ def test_bad_frames_are_refused_in_words():
         predictor.predict([np.zeros((6, 8, 3), np.uint8), np.zeros((6, 9, 3), np.uint8)])
 
 
-def test_threshold_is_that_of_the_sigmoid(monkeypatch):
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_threshold_is_that_of_the_sigmoid(is_compiled, monkeypatch):
+    if not is_compiled:
+        monkeypatch.setattr(rendering, "encode_frame_masks", lambda *_: None)
     logits = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0)) * 4
     full = torch.nn.functional.interpolate(logits[:, None], (33, 50), mode="bilinear")[:, 0]
     expected = (full.sigmoid() > 0.5).numpy()
     for pixels in (1, 2 * 33 * 50, 2**23):  # one, two and all frames at once
         monkeypatch.setattr(rendering, "MAX_PIXELS_AT_ONCE", pixels)
-        decoded = [coco_mask.decode(s) for s in binarise(logits, (33, 50))]
+        jobs = rendering.compress_masks(logits, (33, 50), MaskEncoder())
+        assert sum(count for count, _ in jobs) == 5
+        decoded = [coco_mask.decode(rle) for _, job in jobs for rle in job.result()]
         assert np.array_equal(np.stack(decoded), expected)
-    assert binarise(-logits.abs() - 1, (33, 50)) is None
+    jobs = rendering.compress_masks(-logits.abs() - 1, (33, 50), MaskEncoder())
+    assert not any(job.has_pixels for _, job in jobs)
 
 
 def test_cuda_without_gpu_is_refused():

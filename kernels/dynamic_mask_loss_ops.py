@@ -1,0 +1,152 @@
+"""The mask losses as operators of torch: registration, shapes, gradients, FLOPs, dispatch.
+
+As `dynamic_mask_ops.py`. Arguments are checked already; letters as in `dynamic_mask.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from . import dynamic_mask_loss_cpu
+from .backend import kernel_implementation
+from .dynamic_mask_cpu import compute_dtype
+from .dynamic_mask_ops import fake_gradients, head_flops, head_of, wanted_gradients
+from .dynamic_mask_spec import check_index, check_values
+
+
+@torch.library.custom_op("seqformer_kernels::dynamic_mask_loss", mutates_args=())
+def forward(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    targets: Tensor,
+    target_index: Tensor,
+    sizes: list[int],
+    target_stride: int,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Sums over the pixels of an instance, [N, 4]: focal loss, p * t, p, t.
+
+    Args:
+        targets: [M, T, H, W] bool or uint8.
+        target_index: [N], which of the M.
+    """
+    tensors = (mask_features, mask_params, reference_points, clip_index)
+    head = head_of(mask_features.shape[2], sizes)
+    check_values(reference_points, clip_index, mask_features.shape[0])
+    check_index("target_index", target_index, targets.shape[0], "targets")
+    arguments = (*tensors, targets, target_index, head, target_stride, alpha, gamma)
+    if kernel_implementation(mask_features) == "triton":
+        from . import dynamic_mask_launch
+
+        return dynamic_mask_launch.loss_forward(*arguments)
+    return dynamic_mask_loss_cpu.forward(*arguments)
+
+
+@forward.register_fake
+def _(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    targets: Tensor,
+    target_index: Tensor,
+    sizes: list[int],
+    target_stride: int,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    dtype = compute_dtype(mask_features, mask_params, reference_points)
+    return mask_features.new_empty(mask_params.shape[0], 4, dtype=dtype)
+
+
+@torch.library.custom_op("seqformer_kernels::dynamic_mask_loss_backward", mutates_args=())
+def backward(
+    grad_sums: Tensor,
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    targets: Tensor,
+    target_index: Tensor,
+    sizes: list[int],
+    target_stride: int,
+    alpha: float,
+    gamma: float,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of features, parameters and references; `needs` as in `dynamic_mask_ops`."""
+    tensors = (grad_sums, mask_features, mask_params, reference_points, clip_index)
+    head = head_of(mask_features.shape[2], sizes)
+    arguments = (*tensors, targets, target_index, head, target_stride, alpha, gamma, needs)
+    if kernel_implementation(mask_features) == "triton":
+        from . import dynamic_mask_launch
+
+        grads = dynamic_mask_launch.loss_backward(*arguments)
+    else:
+        grads = dynamic_mask_loss_cpu.backward(*arguments)
+    return tuple(grad_sums.new_empty(0) if g is None else g for g in grads)
+
+
+@backward.register_fake
+def _(
+    grad_sums: Tensor,
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    targets: Tensor,
+    target_index: Tensor,
+    sizes: list[int],
+    target_stride: int,
+    alpha: float,
+    gamma: float,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    return fake_gradients(mask_features, mask_params, reference_points, needs)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    tensors, ctx.settings = inputs[:6], inputs[6:]
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad
+    needs = [wanted[0], wanted[1] or wanted[2]]
+    grads = backward(grad_sums, *ctx.saved_tensors, *ctx.settings, needs)
+    return (*wanted_gradients(wanted, grads), *[None] * 7)
+
+
+forward.register_autograd(_backward, setup_context=_setup_context)
+
+_PIXEL, _PIXEL_BACKWARD = 20, 30
+"""Operations per pixel for its share of the sums, and for its gradient."""
+
+
+def _pixels(features: Any, params: Any, sizes: list[int]) -> int:
+    return params[0] * features[1] * features[3] * features[4] * sizes[3] ** 2
+
+
+@register_flop_formula(torch.ops.seqformer_kernels.dynamic_mask_loss)
+def _forward_flops(
+    features: Any, params: Any, references: Any, clip: Any, targets: Any, index: Any, sizes: Any,
+    *args: Any, out_shape: Any = None, **kw: Any,
+) -> int:  # fmt: skip
+    return head_flops(features, params, sizes) + _PIXEL * _pixels(features, params, sizes)
+
+
+@register_flop_formula(torch.ops.seqformer_kernels.dynamic_mask_loss_backward)
+def _backward_flops(
+    grad: Any, features: Any, params: Any, references: Any, clip: Any, targets: Any, index: Any,
+    sizes: Any, target_stride: Any, alpha: Any, gamma: Any, needs: Any,
+    *args: Any, out_shape: Any = None, **kw: Any,
+) -> int:  # fmt: skip
+    pixels = _PIXEL_BACKWARD * _pixels(features, params, sizes)
+    return head_flops(features, params, sizes) * (2 + sum(needs)) + pixels

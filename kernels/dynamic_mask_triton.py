@@ -1,0 +1,283 @@
+"""Device code of the dynamic mask head: the little network, upsampling, and the forward kernel.
+
+A lane owns a few cells of the map and keeps the whole network in registers. Parameters are loads of
+one address for all lanes, so each is used for several cells at once: hidden values are tensors
+[E, BP], of which a lane holds the E values of its column. The forward walks down a strip of rows
+and carries the last row along, so that upsampling needs neither shared memory nor an exchange
+between lanes. All arithmetic is float32.
+
+Letters
+    n, t, b        instance, frame and clip of a program
+    h, w           cells of a frame of features; a cell is (row, column)
+    C, D, K        feature channels, hidden width, layers
+    R              1 with relative coordinates as two more inputs, else 0
+    F              upsampling factor
+    E              cells that a lane evaluates at once, a power of two
+    BP             lanes of a program: 32 for each of its warps
+    still          0. Added to the parameters' address in every turn of a loop without stores, for
+                   the compiler, which does not know that: it would load all parameters ahead of the
+                   loop, where there are not registers enough for them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def relu(x):
+    """Keeps NaN, so that a diverged network stays visible."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def weights_of(params, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, R: tl.constexpr):
+    """Where the weights [outputs, inputs] of a layer start."""
+    return params + (0 if layer == 0 else D * (C + 2 * R) + (layer - 1) * D * D)
+
+
+@triton.jit
+def biases_of(
+    params, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+):
+    """Where the biases of a layer start: behind the weights of all layers."""
+    return params + (D * (C + 2 * R) + (K - 2) * D * D + D + layer * D)
+
+
+@triton.jit
+def load_index(index, n, length):
+    """index[n]; a wrong one never reads outside of what it is an index of."""
+    b = tl.load(index + n)
+    return tl.minimum(tl.maximum(b, 0), length - 1).to(tl.int64)
+
+
+@triton.jit
+def load_input(
+    features,  # [C, h, w] of the frame
+    reference,  # [2] of the instance in the frame
+    row,
+    column,
+    h,
+    w,
+    stride,
+    i: tl.constexpr,
+    R: tl.constexpr,
+):
+    """Input i of the network at the given cells: rel_x, rel_y, then the channels."""
+    if i < 2 * R:
+        cell = column if i == 0 else row
+        value = tl.load(reference + i).to(tl.float32)
+        value = value - (cell * stride + stride // 2).to(tl.float32)
+    else:
+        value = tl.load(features + ((i - 2 * R) * h * w + row * w + column)).to(tl.float32)
+    return value
+
+
+@triton.jit
+def load_inputs(features, reference, row, column, h, w, stride, C: tl.constexpr, R: tl.constexpr):
+    """All inputs, a tuple."""
+    inputs = ()
+    for i in tl.static_range(C + 2 * R):
+        inputs += (load_input(features, reference, row, column, h, w, stride, i, R),)
+    return inputs
+
+
+@triton.jit
+def unit(inputs, weights, bias, INPUTS: tl.constexpr):
+    """One unit before its ReLU."""
+    total = tl.load(weights).to(tl.float32) * inputs[0] + tl.load(bias).to(tl.float32)
+    for i in tl.static_range(1, INPUTS):
+        total += tl.load(weights + i).to(tl.float32) * inputs[i]
+    return total
+
+
+@triton.jit
+def first_units(inputs, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+    """Units of the first layer with their ReLU, a tuple."""
+    biases = biases_of(params, 0, C, D, K, R)
+    units = ()
+    for o in tl.static_range(D):
+        units += (relu(unit(inputs, params + o * (C + 2 * R), biases + o, C + 2 * R)),)
+    return units
+
+
+@triton.jit
+def next_units(
+    units,
+    params,
+    layer: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+):
+    """Units of hidden layer 1, 2, ... from those of the layer before."""
+    weights, biases = weights_of(params, layer, C, D, R), biases_of(params, layer, C, D, K, R)
+    new = ()
+    for o in tl.static_range(D):
+        new += (relu(unit(units, weights + o * D, biases + o, D)),)
+    return new
+
+
+@triton.jit
+def network(inputs, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+    """Logits; units of the last hidden layer are used up as they come."""
+    last = weights_of(params, K - 1, C, D, R)
+    z = tl.zeros_like(inputs[0]) + tl.load(biases_of(params, K - 1, C, D, K, R)).to(tl.float32)
+    if K == 2:
+        units = inputs
+        INPUTS: tl.constexpr = C + 2 * R
+    else:
+        units = first_units(inputs, params, C, D, K, R)
+        for layer in tl.static_range(1, K - 2):
+            units = next_units(units, params, layer, C, D, K, R)
+        INPUTS: tl.constexpr = D
+    weights, biases = weights_of(params, K - 2, C, D, R), biases_of(params, K - 2, C, D, K, R)
+    for o in tl.static_range(D):
+        value = relu(unit(units, weights + o * INPUTS, biases + o, INPUTS))
+        z += tl.load(last + o).to(tl.float32) * value
+    return z
+
+
+@triton.jit
+def grid_logits(
+    features,
+    reference,
+    params,
+    top,  # [BP] first row of a lane
+    left,  # [BP] first column of a lane
+    h,
+    w,
+    stride,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Logits of ROWS x COLUMNS cells per lane, a tuple of [BP], row by row.
+
+    Beyond the border the nearest cell stands in: the replicated padding of the upsampling.
+    """
+    e = tl.arange(0, ROWS * COLUMNS)[:, None]
+    row = tl.minimum(tl.maximum(top[None, :] + e // COLUMNS, 0), h - 1)
+    column = tl.minimum(tl.maximum(left[None, :] + e % COLUMNS, 0), w - 1)
+    inputs = load_inputs(features, reference, row, column, h, w, stride, C, R)
+    return unstack(network(inputs, params, C, D, K, R), ROWS * COLUMNS)
+
+
+@triton.jit
+def unstack(x, COUNT: tl.constexpr):
+    """[COUNT, BP] -> COUNT tensors [BP], in registers; COUNT is 1, 2, 4 or 8."""
+    BP: tl.constexpr = x.shape[1]
+    if COUNT == 1:
+        parts = (tl.reshape(x, [BP]),)
+    else:
+        # Binary digits of the index become axes, the lowest last; `split` takes the last away.
+        even, odd = tl.split(tl.permute(tl.reshape(x, [COUNT // 2, 2, BP]), (0, 2, 1)))
+        low, high = unstack(even, COUNT // 2), unstack(odd, COUNT // 2)
+        parts = ()
+        for i in tl.static_range(COUNT // 2):
+            parts += (low[i], high[i])
+    return parts
+
+
+@triton.jit
+def blend(first, second, q: tl.constexpr, F: tl.constexpr):
+    """The value q / F of the way from `first` to `second`."""
+    if q == F:
+        value = second
+    elif 2 * q == F:
+        value = 0.5 * (first + second)
+    else:
+        value = first * ((F - q) / F) + second * (q / F)
+    return value
+
+
+@triton.jit
+def blend_rows(above, below, q: tl.constexpr, F: tl.constexpr, COLUMNS: tl.constexpr):
+    """Two rows of cells of a lane -> the row q / F of the way between them."""
+    line = ()
+    for c in tl.static_range(COLUMNS):
+        line += (blend(above[c], below[c], q, F),)
+    return line
+
+
+@triton.jit
+def upsample_line(line, F: tl.constexpr, COLUMNS: tl.constexpr):
+    """COLUMNS cells -> F pixels for each cell but the first, in the gap to its left."""
+    if F == 1:
+        pixels = line
+    else:
+        pixels = ()
+        for c in tl.static_range(1, COLUMNS):
+            for p in tl.static_range(1, F + 1):
+                pixels += (blend(line[c - 1], line[c], p, F),)
+    return pixels
+
+
+@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles"])
+def forward_kernel(
+    features,  # [B, T, C, h, w]
+    params,  # [N, G]
+    references,  # [N, T, 2]
+    clip_index,  # [N]
+    out,  # [N, T, F*h, F*w]
+    G,
+    B,
+    T,
+    h,
+    w,
+    stride,
+    strip,  # rows of cells that a lane walks down
+    tiles,  # programs per instance and frame
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,  # cells of a row that a lane evaluates
+    ROWS: tl.constexpr,  # rows that it evaluates at once
+    BP: tl.constexpr,
+):
+    frame = tl.program_id(0) // tiles
+    n = (frame // T).to(tl.int64)
+    b = load_index(clip_index, n, B)
+    features += (b * T + frame % T) * C * h * w
+    params += n * G
+    references += frame.to(tl.int64) * 2
+    out += frame.to(tl.int64) * (F * h) * (F * w)
+
+    # A pixel belongs to the cell to its lower right. With F = 4, the last row and column have
+    # pixels beyond them, in one gap more.
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    MORE: tl.constexpr = 1 if F > 2 else 0
+    FIRST: tl.constexpr = F // 2 - F + 1
+    lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
+    lanes_per_row = tl.cdiv(w + MORE, CELLS - HALO)
+    left = (lane % lanes_per_row) * (CELLS - HALO)
+    top = (lane // lanes_per_row) * strip
+    above = ()
+    for _ in tl.static_range(CELLS):
+        above += (tl.zeros([BP], dtype=tl.float32),)
+    for i in range(-ROWS * HALO, strip, ROWS):
+        cells = grid_logits(
+            features, references, params, top + i, left - HALO, h, w, stride,
+            C, D, K, R, ROWS, CELLS,
+        )  # fmt: skip
+        for r in tl.static_range(ROWS):
+            below = cells[r * CELLS : (r + 1) * CELLS]
+            for q in tl.static_range(1, F + 1):
+                pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
+                y = F * (top + i + r) + FIRST + q - 1
+                inside = (i >= 0) & (y >= 0) & (y < F * h)
+                for p in tl.static_range(F * (CELLS - HALO)):
+                    x = F * left + FIRST + p
+                    tl.store(
+                        out + (y * (F * w) + x),
+                        pixels[p].to(out.dtype.element_ty),
+                        mask=inside & (x >= 0) & (x < F * w),
+                    )
+            above = below

@@ -1,0 +1,287 @@
+"""Device code of the mask losses: from features and parameters to sums per instance, and back.
+
+As the forward of the head, but a pixel's logit is used up where it arises: only four sums per
+program leave it. The backward finds the gradient of the cells' logits, a quarter of the pixels'
+(F = 2), and leaves the rest to the backward of the head. Letters as in `dynamic_mask_triton.py`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .dynamic_mask_triton import blend, blend_rows, grid_logits, load_index, upsample_line
+
+_NUMBERS = [
+    *("G", "B", "T", "h", "w", "stride", "strip", "tiles"),
+    *("target_h", "target_w", "target_stride", "M", "still"),
+]
+"""Arguments for whose values nothing is compiled anew."""
+
+
+@triton.jit
+def load_target(targets, y, x, inside, target_h, target_w, target_stride):
+    """1.0 where the target is set; outside of it, and where not `inside`, 0.0."""
+    row = y * target_stride + target_stride // 2
+    column = x * target_stride + target_stride // 2
+    inside = inside & (row < target_h) & (column < target_w)
+    value = tl.load(targets + (row * target_w + column), mask=inside, other=0)
+    return (value != 0).to(tl.float32)
+
+
+@triton.jit
+def power(x, GAMMA: tl.constexpr):
+    """x ** GAMMA for x in 0..1."""
+    if GAMMA == 0:
+        y = tl.full(x.shape, 1.0, tl.float32)
+    elif GAMMA == 1:
+        y = x
+    elif GAMMA == 2:
+        y = x * x
+    else:
+        y = tl.exp(GAMMA * tl.log(x))
+    return y
+
+
+@triton.jit
+def miss_and_cost(logit, target):
+    """1 - p_t, the probability given to the wrong answer, and the cross entropy -log p_t."""
+    wrong = tl.where(target > 0, -logit, logit)
+    small = tl.exp(-tl.abs(wrong))
+    miss = tl.where(wrong >= 0, 1.0, small) / (1.0 + small)
+    return miss, tl.maximum(wrong, 0.0, propagate_nan=tl.PropagateNan.ALL) + tl.log(1.0 + small)
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
+def loss_kernel(
+    features,  # [B, T, C, h, w]
+    params,  # [N, G]
+    references,  # [N, T, 2]
+    clip_index,  # [N]
+    targets,  # [M, T, target_h, target_w]
+    target_index,  # [N]
+    partials,  # [N, T, tiles, 4], written: sums of focal, p * t, p, t
+    G,
+    B,
+    T,
+    h,
+    w,
+    stride,
+    strip,
+    tiles,
+    target_h,
+    target_w,
+    target_stride,
+    M,
+    still,
+    ALPHA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,
+    BP: tl.constexpr,
+):
+    frame = tl.program_id(0) // tiles
+    n = (frame // T).to(tl.int64)
+    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
+    params += n * G
+    references += frame.to(tl.int64) * 2
+    m = load_index(target_index, n, M)
+    targets += (m * T + frame % T) * target_h * target_w
+
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    MORE: tl.constexpr = 1 if F > 2 else 0
+    FIRST: tl.constexpr = F // 2 - F + 1
+    lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
+    lanes_per_row = tl.cdiv(w + MORE, CELLS - HALO)
+    left = (lane % lanes_per_row) * (CELLS - HALO)
+    top = (lane // lanes_per_row) * strip
+    focal = tl.zeros([BP], tl.float32)
+    overlap = tl.zeros([BP], tl.float32)
+    area = tl.zeros([BP], tl.float32)
+    target_area = tl.zeros([BP], tl.float32)
+    above = ()
+    for _ in tl.static_range(CELLS):
+        above += (tl.zeros([BP], tl.float32),)
+    for i in range(-HALO, strip):
+        params += still
+        below = grid_logits(
+            features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
+        )
+        for q in tl.static_range(1, F + 1):
+            pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
+            y = F * (top + i) + FIRST + q - 1
+            for p in tl.static_range(F * (CELLS - HALO)):
+                x = F * left + FIRST + p
+                inside = (i >= 0) & (y >= 0) & (y < F * h) & (x >= 0) & (x < F * w)
+                target = load_target(targets, y, x, inside, target_h, target_w, target_stride)
+                miss, cost = miss_and_cost(pixels[p], target)
+                weight = (1.0 - ALPHA) + (2.0 * ALPHA - 1.0) * target
+                prob = tl.where(target > 0, 1.0 - miss, miss)
+                focal += tl.where(inside, weight * cost * power(miss, GAMMA), 0.0)
+                area += tl.where(inside, prob, 0.0)
+                overlap += prob * target
+                target_area += target
+        above = below
+    partials += tl.program_id(0).to(tl.int64) * 4
+    tl.store(partials, tl.sum(focal))
+    tl.store(partials + 1, tl.sum(overlap))
+    tl.store(partials + 2, tl.sum(area))
+    tl.store(partials + 3, tl.sum(target_area))
+
+
+@triton.jit
+def pixel_gradient(
+    logit, target, inside, d_focal, d_overlap, d_area, ALPHA: tl.constexpr, GAMMA: tl.constexpr
+):
+    """Gradient of the sums by the logit of a pixel."""
+    miss, cost = miss_and_cost(logit, target)
+    weight = (1.0 - ALPHA) + (2.0 * ALPHA - 1.0) * target
+    slope = weight * power(miss, GAMMA) * (miss + GAMMA * (1.0 - miss) * cost)
+    slope = tl.where(target > 0, -slope, slope)
+    total = d_focal * slope + miss * (1.0 - miss) * (d_overlap * target + d_area)
+    return tl.where(inside, total, 0.0)
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
+def loss_gradient_kernel(
+    features,
+    params,
+    references,
+    clip_index,
+    targets,
+    target_index,
+    grad_sums,  # [N, 4]
+    grad,  # [N, T, h, w], written: gradient of the logits of cells
+    G,
+    B,
+    T,
+    h,
+    w,
+    stride,
+    strip,
+    tiles,
+    target_h,
+    target_w,
+    target_stride,
+    M,
+    still,
+    ALPHA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,  # that a lane evaluates; with F > 1 the first and the last are not its own
+    BP: tl.constexpr,
+):
+    frame = tl.program_id(0) // tiles
+    n = (frame // T).to(tl.int64)
+    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
+    params += n * G
+    references += frame.to(tl.int64) * 2
+    m = load_index(target_index, n, M)
+    targets += (m * T + frame % T) * target_h * target_w
+    grad += frame.to(tl.int64) * h * w
+    d_focal = tl.load(grad_sums + n * 4)
+    d_overlap = tl.load(grad_sums + n * 4 + 1)
+    d_area = tl.load(grad_sums + n * 4 + 2)
+
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    OWN: tl.constexpr = CELLS - 2 * HALO
+    FIRST: tl.constexpr = F // 2 - F + 1
+    lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
+    lanes_per_row = tl.cdiv(w, OWN)
+    left = (lane % lanes_per_row) * OWN
+    top = (lane // lanes_per_row) * strip
+    above = ()
+    for _ in tl.static_range(CELLS):
+        above += (tl.zeros([BP], tl.float32),)
+    upper = ()  # gradients of the row above, nearly complete
+    for _ in tl.static_range(OWN):
+        upper += (tl.zeros([BP], tl.float32),)
+    for i in range(-HALO, strip + 1):
+        params += still
+        below = grid_logits(
+            features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
+        )
+        row = top + i
+        lower = ()
+        for _ in tl.static_range(OWN):
+            lower += (tl.zeros([BP], tl.float32),)
+        for q in tl.static_range(1, F + 1):
+            line = blend_rows(above, below, q, F, CELLS)
+            y = F * row + FIRST + q - 1
+            inside_y = (i >= 0) & (y >= 0) & (y < F * h)
+            # Beyond the first and the last row, pixels are copies of it alone.
+            share_lower = tl.where(row == 0, 1.0, q / F)
+            share_upper = tl.where(row == h, 1.0, 1.0 - q / F)
+            sums = ()
+            for c in tl.static_range(OWN):
+                sums += (
+                    column_gradient(
+                        line, c + HALO, left + c, y, inside_y, targets, target_h, target_w,
+                        target_stride, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F,
+                    ),
+                )  # fmt: skip
+            new_lower = ()
+            new_upper = ()
+            for c in tl.static_range(OWN):
+                new_lower += (lower[c] + share_lower * sums[c],)
+                new_upper += (upper[c] + share_upper * sums[c],)
+            lower = new_lower
+            upper = new_upper
+        for c in tl.static_range(OWN):
+            owned = (i >= 1) & (row <= h) & (left + c < w)
+            tl.store(grad + ((row - 1) * w + left + c), upper[c], mask=owned)
+        upper = lower
+        above = below
+
+
+@triton.jit
+def column_gradient(
+    line,
+    at: tl.constexpr,
+    column,
+    y,
+    inside_y,
+    targets,
+    target_h,
+    target_w,
+    target_stride,
+    w,
+    d_focal,
+    d_overlap,
+    d_area,
+    ALPHA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    F: tl.constexpr,
+):
+    """Gradient of cell line[at], in map column `column`, from one row of pixels: those in the gaps
+    to its left and to its right."""
+    FIRST: tl.constexpr = F // 2 - F + 1
+    total = tl.zeros(column.shape, tl.float32)
+    for p in tl.static_range(1, F + 1):
+        x = F * column + FIRST + p - 1
+        inside = inside_y & (x >= 0) & (x < F * w)
+        target = load_target(targets, y, x, inside, target_h, target_w, target_stride)
+        if F == 1:
+            total += pixel_gradient(
+                line[at], target, inside, d_focal, d_overlap, d_area, ALPHA, GAMMA
+            )
+        else:
+            logit = blend(line[at - 1], line[at], p, F)
+            slope = pixel_gradient(logit, target, inside, d_focal, d_overlap, d_area, ALPHA, GAMMA)
+            total += tl.where(column == 0, 1.0, p / F) * slope
+    for p in tl.static_range(1, F):
+        x = F * (column + 1) + FIRST + p - 1
+        inside = inside_y & (x >= 0) & (x < F * w)
+        target = load_target(targets, y, x, inside, target_h, target_w, target_stride)
+        logit = blend(line[at], line[at + 1], p, F)
+        slope = pixel_gradient(logit, target, inside, d_focal, d_overlap, d_area, ALPHA, GAMMA)
+        total += tl.where(column == w - 1, 1.0, 1.0 - p / F) * slope
+    return total
