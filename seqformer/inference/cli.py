@@ -200,7 +200,7 @@ def run_weights(options: EvalOptions) -> int:
     """`--weights`: results of every video, then the AP if there is ground truth."""
     weights, images, output = options.weights, options.images, options.output
     assert weights is not None and images is not None and output is not None
-    _check_files(weights, options.annotations)
+    _check_files(None if weights.is_dir() else weights, options.annotations)
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 

@@ -76,6 +76,15 @@ def settle_choices(
         torch.set_num_threads(int(threads))
 
 
+def _digest(weights: Path) -> str:
+    """Of a file, or of all files in a checkpoint folder."""
+    digest = hashlib.sha256()
+    for path in [weights] if weights.is_file() else sorted(weights.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def run_settings(
     weights: Path,
     config: EvalConfig,
@@ -83,8 +92,7 @@ def run_settings(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """What decides the results: a run may only be continued where all of it is equal."""
-    with weights.open("rb") as file:
-        weights_digest = hashlib.file_digest(file, "sha256").hexdigest()
+    weights_digest = _digest(weights)
     videos = [(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]) for s in sources]
     return {
         "format": 2,

@@ -248,9 +248,8 @@ def _read(path: Path) -> dict[str, Any]:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            extra = {
-                k: json.loads(metadata[k]) for k in ("model_config", "classes") if k in metadata
-            }
+            known = ("model_config", "classes", "args")
+            extra = {k: json.loads(metadata[k]) for k in known if k in metadata}
         except (safetensors.SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
         return {"model": state, **extra}

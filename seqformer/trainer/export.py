@@ -8,27 +8,32 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch.distributed.tensor import DTensor
 
-from seqformer.config import ModelConfig, config_to_dict
+from seqformer.config import EvalConfig, ModelConfig, config_to_dict
 from seqformer.model import load_checkpoint, to_published
 from seqformer.structures import ClassMap
 from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Replica
 
 
-def export_weights(path: Path, replica: Replica, classes: ClassMap) -> None:
-    """Gather the weights and write them, atomically, on rank 0. All processes take part."""
+def export_weights(path: Path, replica: Replica, classes: ClassMap, evaluation: EvalConfig) -> None:
+    """Gather the weights and write them, atomically, on rank 0. All processes take part.
+
+    Args:
+        evaluation: frame size and so on that the run validates with; the predictor takes it over.
+    """
     whole = {}
     for name, tensor in to_published(replica.model).items():
         gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if replica.parallel.is_main:
             whole[name] = gathered.cpu()
     if replica.parallel.is_main:
-        _write(path, whole, replica.model.config, classes)
+        _write(path, whole, replica.model.config, classes, config_to_dict(evaluation))
     replica.parallel.barrier()
 
 
@@ -40,15 +45,21 @@ def export_checkpoint(checkpoint: Path, path: Path) -> None:
     found = load_checkpoint(checkpoint)
     if found.classes is None or found.model_config is None:
         raise ValueError(f"{checkpoint} does not say which model and classes it belongs to")
-    _write(path, found.state, found.model_config, found.classes)
+    evaluation = found.extra["args"]["eval"]
+    _write(path, found.state, found.model_config, found.classes, evaluation)
 
 
 def _write(
-    path: Path, state: dict[str, torch.Tensor], config: ModelConfig, classes: ClassMap
+    path: Path,
+    state: dict[str, torch.Tensor],
+    config: ModelConfig,
+    classes: ClassMap,
+    evaluation: dict[str, Any],
 ) -> None:
     metadata = {
         "model_config": json.dumps(config_to_dict(config)),
         "classes": json.dumps(classes.to_dict()),
+        "args": json.dumps({"eval": evaluation}),
     }
     # Box heads stand in the file twice, as published; safetensors refuses shared memory.
     separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}

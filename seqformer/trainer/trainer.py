@@ -182,7 +182,8 @@ class Trainer:
             if self.step < self.total_steps and self._is_validation_due():
                 self._validate()
         metrics = self._validate()
-        export_weights(self.config.output / WEIGHTS_NAME, self.replica, self.classes)
+        weights = self.config.output / WEIGHTS_NAME
+        export_weights(weights, self.replica, self.classes, self.config.eval)
         if self.parallel.is_main:
             plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)

@@ -146,7 +146,8 @@ class Validator:
             return {}
         if self.best.improves(ap):
             self.best = BestScore(step, ap)
-            export_weights(output / BEST_WEIGHTS_NAME, replica, self._classes)
+            weights = output / BEST_WEIGHTS_NAME
+            export_weights(weights, replica, self._classes, self._config.eval)
             if self._parallel.is_main:
                 self.best.write(output)
         if self._board is not None:

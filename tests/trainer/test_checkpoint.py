@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig, config_to_dict
+from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint, model_from_checkpoint, to_published
 from seqformer.trainer import checkpoint
 from seqformer.trainer.checkpoint import (
@@ -86,8 +87,9 @@ def test_resuming_a_finished_run_changes_nothing(tiny_data, tmp_path):
     assert {f: f.read_bytes() for f in before} == before
 
 
-def test_checkpoint_and_export_hold_the_published_names(tiny_data, tmp_path):
+def test_checkpoint_and_export_hold_names_classes_and_the_frame_size(tiny_data, tmp_path):
     config = tiny_config(tmp_path / "run", max_steps=1)
+    config = replace(config, eval=replace(config.eval, short_side=48, top_k=3))
     train(config)
     folder = tmp_path / "run/checkpoints/step_00000001"
     run = json.loads((folder / "run.json").read_text())
@@ -98,6 +100,7 @@ def test_checkpoint_and_export_hold_the_published_names(tiny_data, tmp_path):
     for path in (folder, tmp_path / "run/model.safetensors", tmp_path / "weights.safetensors"):
         model, loaded = model_from_checkpoint(path)
         assert loaded.classes == CLASSES
+        assert Predictor.from_checkpoint(path, device="cpu").config == config.eval
         assert model.config.num_queries == config.model.num_queries
         states.append(to_published(model))
         assert load_checkpoint(path).state.keys() == states[0].keys()
