@@ -68,7 +68,7 @@ def test_everything_compiles(tmp_path):
 
 
 def test_instruction_budgets_of_the_committed_table():
-    """Issue of the kernels: warp instructions per row, from the table."""
+    """Warp instructions per row of work, for points and for boxes."""
     rows = {(r["case"], r["target"]): r for r in read_table()["rows"]}
     for target in ("80", "90"):
         for dtype, points, boxes in (
