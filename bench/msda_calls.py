@@ -1,6 +1,6 @@
-"""Deformable attention on a GPU: the model's launches, checked, then timed beside its peers.
+"""Calls of deformable attention that benchmarks share: their sizes, inputs and least cost.
 
-A case is a layer of the published model at one of its frame sizes. Samples follow a pattern, since
+A call is a layer of the published model at one of its frame sizes. Samples follow a pattern, since
 speed depends on locality: "normal" (2.5 cells around the reference), "initial" (the directions of a
 new model, up to 4 cells) or "uniform" (anywhere, the worst case).
 """
@@ -8,31 +8,33 @@ new model, up to 4 cells) or "uniform" (anywhere, the worst case).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry
 
 import kernels
-from bench import timing
-from bench.gpu_peers import available_peers
+from bench.published import sample_frame
 
 Pattern = Literal["normal", "initial", "uniform"]
 M, D, P, STRIDES = 8, 32, 4, (8, 16, 32, 64)
+"""Heads, channels of a head, points per level, and pixels per cell of the levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MSDACase:
+class MSDACall:
     """One layer's call: frames of clips of T frames, all at once.
 
     Attributes:
+        height, width: of the frames, in pixels.
         frames: B * T images of height x width pixels.
         queries: per frame; None for an encoder layer, whose queries are its tokens.
     """
 
-    name: str
     height: int
     width: int
     frames: int
@@ -62,6 +64,19 @@ class MSDACase:
         forward = value + samples + output
         return {"forward": forward, "backward": forward + samples + 2 * grad_value}
 
+    def model_flops(self) -> dict[str, int]:
+        """By the formulas registered with the operator."""
+        op = torch.ops.seqformer_kernels
+        value = (self.frames, self.tokens, M, D)
+        points = (self.frames, self.queries or self.tokens, M, len(STRIDES), P, 2)
+        output = (*points[:2], M * D)
+        return {
+            "forward": flop_registry[op.ms_deform_attn](value, points, out_val=None),
+            "backward": flop_registry[op.ms_deform_attn_backward](
+                output, value, points, out_val=None
+            ),
+        }
+
     def gathered_bytes(self) -> int:
         """Corner vectors asked of the caches."""
         return self.rows * len(STRIDES) * P * 4 * D * self.dtype.itemsize
@@ -83,6 +98,8 @@ class MSDACase:
             direction = direction / direction.abs().amax(-1, keepdim=True)
             steps = torch.arange(1, P + 1)[:, None]
             offsets = (direction[:, None, None] * steps).expand(n, Q, M, L, P, 2)
+            # A little beside the grid, on which gradients jump and implementations may differ.
+            offsets = offsets + 0.05 * torch.randn(n, Q, M, L, P, 2, generator=g)
         elif self.pattern == "normal":
             offsets = 2.5 * torch.randn(n, Q, M, L, P, 2, generator=g)
         else:
@@ -126,25 +143,8 @@ class Inputs:
         return [t.detach().requires_grad_() for t in (self.value, self.offsets, self.logits)]
 
 
-def cases(is_smoke: bool) -> Iterator[MSDACase]:
-    """The published model's layers; tiny ones for a smoke run."""
-    if is_smoke:
-        yield MSDACase(name="encoder smoke", height=32, width=32, frames=1)
-        yield MSDACase(name="decoder smoke", height=32, width=32, frames=1, queries=4)
-        return
-    half = (torch.float16, torch.bfloat16)
-    for dtype in (torch.float32, *half):
-        yield MSDACase(name="encoder 480x768", height=480, width=768, frames=10, dtype=dtype)
-    for height, width, frames in ((288, 512, 10), (360, 640, 10), (360, 640, 36)):
-        name = f"encoder {height}x{width}" + " T=36" * (frames == 36)
-        for dtype in (torch.float32, torch.bfloat16):
-            yield MSDACase(name=name, height=height, width=width, frames=frames, dtype=dtype)
-    for dtype in (torch.float32, torch.bfloat16):
-        yield MSDACase(
-            name="decoder 480x768", height=480, width=768, frames=10, queries=300, dtype=dtype
-        )
-    for pattern in ("initial", "uniform"):
-        yield MSDACase(name="encoder 480x768", height=480, width=768, frames=10, pattern=pattern)
+Run = Callable[[Inputs, list[Tensor]], Tensor]
+"""From inputs and their leaves to the output."""
 
 
 def ours(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
@@ -153,107 +153,54 @@ def ours(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     return kernels.ms_deform_attn_fused(value, inputs.shapes, offsets, logits, inputs.reference)
 
 
-def check(device: torch.device, is_smoke: bool) -> list[dict[str, Any]]:
-    """Relative errors against float64 on a cut-down call, before anything is timed."""
-    rows = []
-    dtypes = (torch.float32,) if is_smoke else (torch.float32, torch.float16, torch.bfloat16)
-    size = 32 if is_smoke else 160
-    for dtype in dtypes:
-        case = MSDACase(name="check", height=size, width=size + 32, frames=2, dtype=dtype)
-        inputs = case.inputs(device, seed=1)
-        found, exact = [], []
-        for results, call, wide in (
-            (found, kernels.ms_deform_attn_fused, False),
-            (exact, kernels.ms_deform_attn_fused_reference, True),
-        ):
-            leaves = [t.double() if wide else t for t in inputs.leaves()]
-            leaves = [t.detach().requires_grad_() for t in leaves]
-            reference = inputs.reference.double() if wide else inputs.reference
-            output = call(leaves[0], inputs.shapes, *leaves[1:], reference)
-            grads = torch.autograd.grad(output, leaves, inputs.grad_output.to(output.dtype))
-            results += [output.detach(), *grads]
-        names = ("output", "grad_value", "grad_offsets", "grad_logits")
-        errors = {
-            name: float((a.double() - b).norm() / b.norm())
-            for name, a, b in zip(names, found, exact, strict=True)
-        }
-        rows.append({"dtype": str(dtype).removeprefix("torch."), "relative_error": errors})
-    return rows
+def ours_without_compiler(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
+    """The same where a CPU has no C compiler: plain PyTorch."""
+    native = kernels.msda_cpu.library
+    kernels.msda_cpu.library = lambda *_: None
+    try:
+        return ours(inputs, leaves)
+    finally:
+        kernels.msda_cpu.library = native
 
 
-def run_cases(
-    device: torch.device, ceilings: dict[str, float], is_smoke: bool, with_peers: bool
-) -> Iterator[dict[str, Any]]:
-    """One record per case and contender; `ours` first, ratios against it."""
-    for case in cases(is_smoke):
-        copies = timing.copies_for_steady(case.model_bytes()["forward"], device)
-        sets = [case.inputs(device, seed) for seed in range(copies)]
-        mine = _time(ours, sets, device)
-        yield _record(case, "ours", mine, device) | _fractions(case, mine, ceilings)
-        peers = available_peers(device) if with_peers else available_peers(device)[:1]
-        for peer in peers:
-            if not peer.takes(case.dtype):
-                continue
-            try:
-                theirs = _time(peer.run, sets, device)
-            except torch.OutOfMemoryError:
-                yield {"case": case.name, "contender": peer.name, "error": "out of memory"}
-                continue
-            ratios = {
-                "forward_ratio": theirs["fwd_cold"]["ms"] / mine["fwd_cold"]["ms"],
-                "both_ratio": theirs["both_cold"]["ms"] / mine["both_cold"]["ms"],
-            }
-            yield _record(case, peer.name, theirs, device) | ratios
+def reference(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
+    """`grid_sample` for all frames at once."""
+    value, offsets, logits = leaves
+    return kernels.ms_deform_attn_fused_reference(
+        value, inputs.shapes, offsets, logits, inputs.reference
+    )
 
 
-def _time(
-    run: Callable[[Inputs, list[Tensor]], Tensor], sets: list[Inputs], device: torch.device
-) -> dict[str, Any]:
-    def forward(inputs: Inputs) -> Callable[[], Any]:
-        leaves = [t.detach() for t in inputs.leaves()]
-        return lambda: run(inputs, leaves)
-
-    def both(inputs: Inputs) -> Callable[[], Any]:
-        leaves = inputs.leaves()
-        return lambda: torch.autograd.grad(run(inputs, leaves), leaves, inputs.grad_output)
-
-    def backward(inputs: Inputs) -> Callable[[], Any]:
-        leaves = inputs.leaves()
-        output = run(inputs, leaves)
-        return lambda: torch.autograd.grad(output, leaves, inputs.grad_output, retain_graph=True)
-
-    return {
-        "fwd_cold": timing.cold(forward(sets[0]), device),
-        "fwd_steady": timing.steady([forward(s) for s in sets], device),
-        "bwd_cold": timing.cold(backward(sets[0]), device),
-        "both_cold": timing.cold(both(sets[0]), device),
-        "peak_bytes": timing.peak_bytes(both(sets[0]), device),
-    }
+def published(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
+    """Frame by frame, level by level, in float32 as autocast runs it."""
+    value, locations, weights = prepared(inputs, leaves)
+    frames = [
+        sample_frame(
+            value[i : i + 1].float().contiguous(),
+            inputs.shapes,
+            locations[i : i + 1],
+            weights[i : i + 1],
+        )
+        for i in range(value.shape[0])
+    ]
+    return torch.cat(frames).to(value.dtype)
 
 
-def _record(
-    case: MSDACase, contender: str, times: dict[str, Any], device: torch.device
-) -> dict[str, Any]:
-    return {
-        "op": "msda",
-        "case": case.name,
-        "contender": contender,
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "pattern": case.pattern,
-        "frames": case.frames,
-        "rows": case.rows,
-        "model_bytes": case.model_bytes(),
-        "fwd_ms": times["fwd_cold"]["ms"],
-        "bwd_ms": times["bwd_cold"]["ms"],
-        **times,
-    }
+def prepared(inputs: Inputs, leaves: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Masked value, locations and softmaxed weights, as the operators of the field take them."""
+    value, offsets, logits = leaves
+    padding = torch.zeros(value.shape[:2], dtype=torch.bool, device=value.device)
+    value = value.masked_fill(padding[..., None, None], 0.0)
+    locations = inputs.reference[:, :, None, :, None] + offsets / level_sizes(inputs)[:, None]
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    return value, locations, weights
 
 
-def _fractions(case: MSDACase, times: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
-    """Share of the measured gather ceiling (forward) and of the addition ceiling (backward)."""
-    gather_ms = case.gathered_bytes() / ceilings["l1_gather_gb_s"] / 1e6
-    add_ms = case.added_floats() / ceilings["float_adds_g_s"] / 1e6
-    return {
-        "fwd_fraction_of_l1_gather": gather_ms / times["fwd_cold"]["ms"],
-        "bwd_fraction_of_float_adds": add_ms / times["bwd_cold"]["ms"],
-    }
+def level_sizes(inputs: Inputs) -> Tensor:
+    """[L, 2] (width, height), float32, on the device of the inputs."""
+    return _sizes(tuple(inputs.shapes), inputs.value.device)
+
+
+@lru_cache(maxsize=64)
+def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    return torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32, device=device)

@@ -1,8 +1,7 @@
-"""Other implementations of deformable attention, each with everything that our operator replaces.
+"""Other projects' deformable attention, each with everything that our operator replaces.
 
-Always there: `grid_sample` for all frames at once, the same compiled by torch, and the published
-formulation (frame by frame, level by level). Where they can be imported: the public CUDA operator
-of Deformable-DETR, mmcv's, and DCNv4's flash operator.
+Where they can be imported: the public CUDA operator of Deformable-DETR, in one launch and frame by
+frame as SeqFormer calls it, mmcv's, and DCNv4's flash operator.
 """
 
 from __future__ import annotations
@@ -16,78 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import kernels
+from bench.msda_calls import Inputs, level_sizes, prepared
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A contender: from raw inputs (`bench.gpu_msda.Inputs` and its leaves) to the output."""
+    """A contender: from inputs and their leaves to the output, on a GPU.
+
+    Attributes:
+        module: what must be importable; "a.b" wants the submodule too.
+    """
 
     name: str
-    run: Callable[[Any, list[Tensor]], Tensor]
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
+    module: str
+    run: Callable[[Inputs, list[Tensor]], Tensor]
+    dtypes: tuple[torch.dtype, ...]
 
-    def takes(self, dtype: torch.dtype) -> bool:
-        return dtype in self.dtypes
+    def is_installed(self) -> bool:
+        package, _, inner = self.module.partition(".")
+        return find_spec(package) is not None and (not inner or find_spec(self.module) is not None)
 
-
-def available_peers(device: torch.device) -> list[Peer]:
-    """Those that run on this machine, the eager reference first."""
-    peers = [Peer("grid_sample", _grid_sample), Peer("grid_sample by frame", _by_frame)]
-    if device.type == "cuda":
-        peers.append(Peer("grid_sample compiled", torch.compile(_grid_sample, dynamic=False)))
-        if find_spec("MultiScaleDeformableAttention"):
-            peers.append(Peer("public CUDA op by frame", _public_by_frame, (torch.float32,)))
-            peers.append(Peer("public CUDA op", _public, (torch.float32,)))
-        if find_spec("mmcv") and find_spec("mmcv._ext"):
-            peers.append(Peer("mmcv", _mmcv, (torch.float32, torch.float16)))
-        if find_spec("DCNv4"):
-            peers.append(Peer("DCNv4 flash", _dcnv4, (torch.float16,)))
-    return peers
-
-
-def missing_peers() -> list[str]:
-    """Importable peers that are not installed."""
-    wanted = {
-        "public CUDA op": "MultiScaleDeformableAttention",
-        "mmcv": "mmcv",
-        "DCNv4 flash": "DCNv4",
-    }
-    return [name for name, module in wanted.items() if not find_spec(module)]
-
-
-def _grid_sample(inputs: Any, leaves: list[Tensor]) -> Tensor:
-    value, offsets, logits = leaves
-    return kernels.ms_deform_attn_fused_reference(
-        value, inputs.shapes, offsets, logits, inputs.reference
-    )
-
-
-def _by_frame(inputs: Any, leaves: list[Tensor]) -> Tensor:
-    value, locations, weights = _prepared(inputs, leaves)
-    frames = [
-        kernels.ms_deform_attn_reference(
-            value[i : i + 1].contiguous(), inputs.shapes, locations[i : i + 1], weights[i : i + 1]
-        )
-        for i in range(value.shape[0])
-    ]
-    return torch.cat(frames)
-
-
-def _prepared(inputs: Any, leaves: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked value, locations and softmaxed weights, as the operators of the field take them."""
-    value, offsets, logits = leaves
-    padding = torch.zeros(value.shape[:2], dtype=torch.bool, device=value.device)
-    value = value.masked_fill(padding[..., None, None], 0.0)
-    sizes = _sizes(tuple(inputs.shapes), value.device)
-    locations = inputs.reference[:, :, None, :, None] + offsets / sizes[:, None]
-    weights = logits.flatten(3).softmax(-1).view_as(logits)
-    return value, locations, weights
-
-
-@lru_cache(maxsize=64)
-def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    return torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32, device=device)
+    def runs_on(self, device: torch.device) -> bool:
+        return device.type == "cuda" and self.is_installed()
 
 
 @lru_cache(maxsize=64)
@@ -120,15 +69,15 @@ class _PublicOp(torch.autograd.Function):
         return value, None, None, locations, weights
 
 
-def _public(inputs: Any, leaves: list[Tensor]) -> Tensor:
-    value, locations, weights = _prepared(inputs, leaves)
+def _public(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
+    value, locations, weights = prepared(inputs, leaves)
     sizes, starts = _shape_tensors(tuple(inputs.shapes), value.device)
     return _PublicOp.apply(value, sizes, starts, locations.contiguous(), weights)
 
 
-def _public_by_frame(inputs: Any, leaves: list[Tensor]) -> Tensor:
+def _public_by_frame(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     """As SeqFormer calls it."""
-    value, locations, weights = _prepared(inputs, leaves)
+    value, locations, weights = prepared(inputs, leaves)
     sizes, starts = _shape_tensors(tuple(inputs.shapes), value.device)
     frames = [
         _PublicOp.apply(
@@ -143,22 +92,37 @@ def _public_by_frame(inputs: Any, leaves: list[Tensor]) -> Tensor:
     return torch.cat(frames)
 
 
-def _mmcv(inputs: Any, leaves: list[Tensor]) -> Tensor:
+def _mmcv(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
-    value, locations, weights = _prepared(inputs, leaves)
+    value, locations, weights = prepared(inputs, leaves)
     sizes, starts = _shape_tensors(tuple(inputs.shapes), value.device)
     return MultiScaleDeformableAttnFunction.apply(
         value, sizes, starts, locations.to(value.dtype), weights.to(value.dtype), 64
     )
 
 
-def _dcnv4(inputs: Any, leaves: list[Tensor]) -> Tensor:
+def _dcnv4(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     from DCNv4.functions import FlashDeformAttnFunction
 
     value, offsets, logits = leaves
-    sizes = _sizes(tuple(inputs.shapes), value.device)
-    locations = inputs.reference[:, :, None, :, None] + offsets / sizes[:, None]
+    locations = inputs.reference[:, :, None, :, None] + offsets / level_sizes(inputs)[:, None]
     joined = torch.cat([locations.flatten(3), logits.flatten(3)], dim=-1).to(value.dtype)
     shapes, starts = _shape_tensors(tuple(inputs.shapes), value.device)
     return FlashDeformAttnFunction.apply(value, shapes, starts, joined.contiguous(), 64)
+
+
+PEERS = (
+    Peer(
+        "public CUDA op by frame", "MultiScaleDeformableAttention", _public_by_frame,
+        (torch.float32,),
+    ),
+    Peer("public CUDA op", "MultiScaleDeformableAttention", _public, (torch.float32,)),
+    Peer("mmcv", "mmcv._ext", _mmcv, (torch.float32, torch.float16)),
+    Peer("DCNv4 flash", "DCNv4", _dcnv4, (torch.float16,)),
+)  # fmt: skip
+
+
+def missing_peers() -> list[str]:
+    """Peers that are not installed."""
+    return [peer.name for peer in PEERS if not peer.is_installed()]
