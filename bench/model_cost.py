@@ -8,83 +8,21 @@ matrix products and convolutions count as half, although a few small heads stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from bench.case import Cost
+from bench.flops import CountedCost, FlopCounter, Work
 from bench.model_inputs import ModelSize
 from bench.ours import NUM_OUTPUT_QUERIES
 from seqformer.model import SeqFormer, TemporalPool, build_model, render_masks
 from seqformer.model.masks import mask_loss_sums
 
 HALVES = ("float16", "bfloat16")
-OURS = "seqformer_kernels"
-"""Namespace of our operators, which do not run on tensor cores."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Of one call: FLOPs, those in matrix products and convolutions, and numbers moved."""
-
-    flops: int
-    product_flops: int
-    numbers: int
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up what `flop_registry` says of every operator. (`FlopCounterMode` also follows modules,
-    by hooks on gradients that Swin's shifted windows do not bear.)"""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = self.product_flops = 0
-
-    def __torch_dispatch__(
-        self, operator: Any, types: Any, arguments: Any = (), named: Any = None
-    ) -> Any:
-        named = named or {}
-        count = flop_registry.get(operator._overloadpacket)
-        if count is None and operator is not torch.ops.prim.device.default:
-            with self:
-                result = operator.decompose(*arguments, **named)
-            if result is not NotImplemented:
-                return result
-        result = operator(*arguments, **named)
-        if count is not None:
-            flops = count(*arguments, **named, out_val=result)
-            self.flops += flops
-            if operator.namespace != OURS:
-                self.product_flops += flops
-        return result
-
-
-class CountedCost(Cost):
-    """A cost that is counted at first use, so that declaring a case takes no time."""
-
-    def __init__(self, count: Callable[[], Work], is_half: bool, bytes_per_number: int) -> None:
-        object.__setattr__(self, "_count", count)
-        object.__setattr__(self, "_is_half", is_half)
-        object.__setattr__(self, "_bytes_per_number", bytes_per_number)
-
-    @property
-    def bytes(self) -> int:
-        return self._count().numbers * self._bytes_per_number
-
-    @property
-    def flops(self) -> int:
-        return self._count().flops
-
-    @property
-    def half_flops(self) -> int:
-        return self._count().product_flops if self._is_half else 0
 
 
 def training_cost(size: ModelSize, dtype: str) -> Cost:
@@ -108,7 +46,7 @@ def _training_work(size: ModelSize) -> Work:
             one.product_flops * size.clips,
             one.numbers + (size.clips - 1) * pixels,
         )
-    with FakeTensorMode(), _Counter() as counter:
+    with FakeTensorMode(), FlopCounter() as counter:
         model = _model(size)
         output = model(_video(size))
         D, _, T, Q = output.boxes.shape[:4]
@@ -135,7 +73,7 @@ def _training_work(size: ModelSize) -> Work:
 
 @lru_cache(maxsize=64)
 def _inference_work(size: ModelSize) -> Work:
-    with FakeTensorMode(), torch.no_grad(), _Counter() as counter:
+    with FakeTensorMode(), torch.no_grad(), FlopCounter() as counter:
         model = _model(size).eval()
         states, features = model.box_stream(_video(size))
         pooled = TemporalPool.of(states.time_logits, states.sampled).pooled()
@@ -147,7 +85,7 @@ def _inference_work(size: ModelSize) -> Work:
     return _work(counter, weights + 3 * size.frames * size.height * size.width)
 
 
-def _work(counter: _Counter, numbers: int) -> Work:
+def _work(counter: FlopCounter, numbers: int) -> Work:
     return Work(counter.flops, counter.product_flops, numbers)
 
 
