@@ -86,8 +86,11 @@ class MSDACall:
         return self.rows * len(STRIDES) * P * 4 * D
 
     def inputs(self, device: torch.device, seed: int = 0) -> Inputs:
-        """Random inputs whose samples follow the pattern."""
-        g = torch.Generator().manual_seed(seed)
+        """Random inputs whose samples follow the pattern, drawn on the device."""
+        with device:
+            return self._inputs(torch.Generator(device).manual_seed(seed))
+
+    def _inputs(self, g: torch.Generator) -> Inputs:
         L, Q = len(STRIDES), self.queries or self.tokens
         n = self.frames
         reference = self._references(g, Q)
@@ -106,12 +109,12 @@ class MSDACall:
             places = torch.rand(n, Q, M, L, P, 2, generator=g)
             offsets = (places - reference[:, :, None, :, None]) * sizes[:, None]
         return Inputs(
-            value=torch.randn(n, self.tokens, M, D, generator=g).to(device, self.dtype),
-            offsets=offsets.contiguous().to(device),
-            logits=torch.randn(n, Q, M, L, P, generator=g).to(device),
-            reference=reference.to(device),
+            value=torch.randn(n, self.tokens, M, D, generator=g).to(self.dtype),
+            offsets=offsets.contiguous(),
+            logits=torch.randn(n, Q, M, L, P, generator=g),
+            reference=reference,
             shapes=self.shapes,
-            grad_output=torch.randn(n, Q, M * D, generator=g).to(device, self.dtype),
+            grad_output=torch.randn(n, Q, M * D, generator=g).to(self.dtype),
         )
 
     def _references(self, g: torch.Generator, Q: int) -> Tensor:
