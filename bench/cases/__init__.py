@@ -7,7 +7,16 @@ from importlib import import_module
 
 from bench.case import Case, Size, unique
 
-MODULES: tuple[str, ...] = ("msda", "mask_head", "frame_masks", "training", "inference", "growth")
+MODULES: tuple[str, ...] = (
+    "msda",
+    "mask_head",
+    "frame_masks",
+    "training",
+    "inference",
+    "growth",
+    "loader",
+    "scorer",
+)
 """Submodules, in the order of reports. Those of kernels and blocks need torch, triton, numpy and
 our own code only, so that `bench.gpu` runs on a bare machine."""
 
