@@ -27,8 +27,10 @@ from typing import Any
 import torch
 
 from bench import record, table
+from bench.assignment import SOLVER
 from bench.case import Case, Group, Side, Size, check_agreement, unique
 from bench.cases import MODULES
+from bench.rounding import tf32
 
 PARTS: dict[str, tuple[Group, ...]] = {
     "ops": ("kernels",),
@@ -74,6 +76,7 @@ def measure(device: torch.device, part: str, is_smoke: bool, budget: float) -> d
     facts = record.machine(device)
     extra: dict[str, Any] = {
         "missing_peers": missing_peers(),
+        "assignment": SOLVER,
         "clocks_before": clocks(device),
         "ceilings": ceilings.measure(device),
         "budget_seconds": budget,
@@ -135,9 +138,10 @@ def run_case(
     left_out: dict[str, str] = {}
     reference: dict[str, Any] = {}
     baseline_first = sorted(sides, key=lambda side: side.name != case.baseline)
-    for side, output in _outputs(baseline_first, device, left_out):
-        reference = reference or {side.name: output}
-        check_agreement(case, reference | {side.name: output})
+    with tf32(False, False):  # PyTorch's default rounds convolutions, which is for the timing only
+        for side, output in _outputs(baseline_first, device, left_out):
+            reference = reference or {side.name: output}
+            check_agreement(case, reference | {side.name: output})
     del reference
     found = {}
     for side in sides:
