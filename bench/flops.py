@@ -1,23 +1,23 @@
-"""FLOPs of a call on tensors without data: counted when somebody asks, nothing computed."""
+"""FLOPs counted operator by operator, and costs that are counted when somebody asks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.case import Call, Cost
+from bench.case import Cost
 
 
 class FlopCounter(TorchDispatchMode):
     """Adds up what PyTorch's registry of formulas says of every operator inside.
 
-    PyTorch's own counter follows modules too, by hooks that `torch.autograd.grad` does not bear.
+    PyTorch's own counter follows modules too, by hooks that `torch.autograd.grad` and Swin's
+    shifted windows do not bear.
 
     Attributes:
         flops: all.
@@ -47,44 +47,29 @@ class FlopCounter(TorchDispatchMode):
         return result
 
 
-def counted(build: Callable[[torch.device], Call]) -> tuple[int, int]:
-    """FLOPs of a call on fake tensors: all, and those that tensor cores take."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        call = build(torch.device("cpu"))
-        with FlopCounter() as counter:
-            call()
-    return counter.flops, counter.product_flops
+@dataclass(frozen=True)
+class Work:
+    """Of one call: FLOPs, those in matrix products and convolutions, and numbers moved."""
+
+    flops: int
+    product_flops: int
+    numbers: int
 
 
 class CountedCost(Cost):
-    """A cost that is counted when first read, so that declaring a case takes no time."""
+    """A cost that is counted at first use, so that declaring a case takes no time."""
 
-    def __init__(
-        self,
-        moved: Callable[[], int],
-        build: Callable[[torch.device], Call],
-        is_half: bool,
-    ) -> None:
-        """
-        Args:
-            moved: bytes to and from memory.
-            build: as that of a side.
-            is_half: whether matrix products run in half precision.
-        """
-        vars(self).update(_moved=moved, _build=build, _is_half=is_half)
-
-    @cached_property
-    def _work(self) -> tuple[int, int]:
-        return counted(self._build)
+    def __init__(self, count: Callable[[], Work], is_half: bool, bytes_per_number: int) -> None:
+        vars(self).update(_count=count, _is_half=is_half, _bytes_per_number=bytes_per_number)
 
     @property
     def bytes(self) -> int:
-        return self._moved()
+        return self._count().numbers * self._bytes_per_number
 
     @property
     def flops(self) -> int:
-        return self._work[0]
+        return self._count().flops
 
     @property
     def half_flops(self) -> int:
-        return self._work[1] if self._is_half else 0
+        return self._count().product_flops if self._is_half else 0

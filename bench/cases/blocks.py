@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 
 import torch
@@ -19,7 +19,7 @@ from bench import blocks
 from bench.blocks import Block
 from bench.case import Call, Case, Cost, Direction, Side, Size
 from bench.compiled import compiled_parts
-from bench.flops import CountedCost
+from bench.flops import CountedCost, FlopCounter, Work
 from bench.mask_calls import MaskCall
 from bench.model_inputs import TINY, ModelSize
 
@@ -169,7 +169,6 @@ def _call(block: Block, run: blocks.Run, direction: Direction, is_half: bool) ->
 
 def _cost(kind: Kind, size: ModelSize, direction: Direction, dtype: str) -> Cost:
     """Inputs and weights once, with a backward pass twice; the counted FLOPs of our formulation."""
-    is_half = dtype != "float32"
     if kind.op == "criterion":
         layers = size.config.num_decoder_layers
         call = MaskCall(
@@ -180,13 +179,19 @@ def _cost(kind: Kind, size: ModelSize, direction: Direction, dtype: str) -> Cost
         return Cost(flops=flops["forward"] + flops["backward"])
     if kind.op == "matcher":
         return Cost()
+    is_half = dtype != "float32"
+    count = partial(_work, kind.make, size, direction)
+    return CountedCost(count, is_half, 2 if is_half else 4)
+
+
+@lru_cache(maxsize=64)
+def _work(make: Make, size: ModelSize, direction: Direction) -> Work:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        cpu = torch.device("cpu")
+        block = make(size, cpu)
+        numbers = sum(tensor.numel() for tensor in (*block.inputs, *block.parameters))
+        call = _ours(make, size, direction, "float32", cpu)
+        with FlopCounter() as counter:
+            call()
     factor = 2 if direction == "both" else 1
-
-    def moved() -> int:
-        with FakeTensorMode():
-            block = kind.make(size, torch.device("cpu"))
-            numbers = sum(tensor.numel() for tensor in (*block.inputs, *block.parameters))
-        return factor * numbers * (2 if is_half else 4)
-
-    build = partial(_ours, kind.make, size, direction, "float32")
-    return CountedCost(moved, build, is_half)
+    return Work(counter.flops, counter.product_flops, factor * numbers)
