@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from bench import record, table
+from bench.assignment import SOLVER
 from bench.case import Call, Case, Group, Side, Size, check_agreement, unique
 from bench.cases import MODULES
 from bench.rounding import tf32
@@ -85,6 +86,7 @@ def measure(device: torch.device, part: str, is_smoke: bool, budget: float) -> d
     facts = record.machine(device)
     extra: dict[str, Any] = {
         "missing_peers": missing_peers(),
+        "assignment": SOLVER,
         "clocks_before": clocks(device),
         "ceilings": ceilings.measure(device),
         "budget_seconds": budget,

@@ -16,24 +16,39 @@ _LAUNCHES = frozenset(
 
 
 class _Counter(TorchDispatchMode):
-    """Counts what reaches the dispatcher below autograd, views included."""
+    """Counts what reaches the dispatcher below autograd.
+
+    Composite operators count as their parts with and without gradients; of itself,
+    `torch.inference_mode` would let them through in one piece.
+
+    Attributes:
+        operators: all.
+        views: of these, those that compute nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.operators = self.views = 0
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, arguments: Any = (), named: Any = None
     ) -> Any:
-        self.count += 1
-        return operator(*arguments, **(named or {}))
+        named = named or {}
+        if operator is not torch.ops.prim.device.default:
+            with self:
+                result = operator.decompose(*arguments, **named)
+            if result is not NotImplemented:
+                return result
+        self.operators += 1
+        self.views += operator.is_view
+        return operator(*arguments, **named)
 
 
 def counts(call: Call, device: torch.device) -> dict[str, int]:
-    """`operators` of one call, and on a GPU `launches`; the call must be warm."""
+    """`operators` of one warm call, `views` among them, and on a GPU `launches`."""
     with _Counter() as counter:
         call()
-    found = {"operators": counter.count}
+    found = {"operators": counter.operators, "views": counter.views}
     if device.type == "cuda":
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             call()

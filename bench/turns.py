@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from bench import launches
 from bench.case import Call, Case, check_agreement
 from bench.memory import peak_growth_in_fresh_process
 from bench.record import case_row, side_row, summary
@@ -52,6 +53,8 @@ def measure(
     sides = {}
     for name in calls:
         more = {"wall on two threads": summary(wall[name])} if with_wall else {}
+        if case.group in ("blocks", "model"):
+            more |= launches.counts(calls[name], cpu)
         peak = None
         if case.memory:
             peak = peak_growth_in_fresh_process([module], "cpu", case.name, name)

@@ -15,9 +15,11 @@ MODULES: tuple[str, ...] = (
     "training",
     "inference",
     "growth",
+    "loader",
+    "scorer",
 )
-"""Submodules, in the order of reports. Those of kernels and blocks need torch, triton, numpy and
-our own code only, so that `bench.gpu` runs on a bare machine."""
+"""Submodules, in the order of reports. Those of kernels, blocks and models need torch, triton,
+numpy and our own code only, so that `bench.gpu` runs on a bare machine."""
 
 
 def all_cases(size: Size, modules: tuple[str, ...] = MODULES) -> list[Case]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import public
+from bench.assignment import solver
 from bench.case import Call, Case, Side, Size
 from bench.compiled import compiled_parts
 from bench.model_cost import HALVES, training_cost
@@ -208,7 +209,7 @@ def _step(
         watched = {}
 
     def step() -> dict[str, Any]:
-        with rounding():
+        with rounding(), solver():
             total = loss()
             total.backward()
             output = {name: parameter.grad for name, parameter in watched.items()}

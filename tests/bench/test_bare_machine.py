@@ -39,14 +39,15 @@ def run(code: str) -> subprocess.CompletedProcess:
 
 
 def test_the_suite_declares_its_cases():
-    """Kernels and blocks at least; a module that needs more is named, not fatal."""
+    """Kernels, blocks and models at least; a module that needs more is named, not fatal."""
     done = run("""
 import kernels, seqformer.criterion, seqformer.model
 import bench.case, bench.ceilings, bench.checks, bench.record
 from bench import gpu
+NEEDED = {"msda", "mask_head", "frame_masks", "blocks", "training", "inference", "growth"}
 for part in gpu.PARTS:
     cases, unavailable = gpu.cases_of(part, "gpu")
-    assert cases and not {"msda", "mask_head", "frame_masks", "blocks"} & set(unavailable)
+    assert cases and not NEEDED & set(unavailable)
     for case in cases:
         if case.group in ("kernels", "blocks"):
             [side.available for side in case.sides]
@@ -69,6 +70,23 @@ for case in all_cases("smoke", ("frame_masks", "blocks")):
     assert bool(calls) == (case.op not in ("criterion", "matcher", "run lengths")), case.name
     if calls:
         check_agreement(case, {name: call() for name, call in calls.items()})
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_training_and_inference_run_and_agree():
+    """With an assignment that stands for SciPy's."""
+    done = run("""
+import torch
+from bench.assignment import SOLVER
+from bench.case import check_agreement
+from bench.cases import all_cases
+assert SOLVER == "fixed"
+cpu = torch.device("cpu")
+for case in all_cases("smoke", ("training", "inference")):
+    calls = {side.name: side.build(cpu) for side in case.sides_on(cpu)}
+    assert {"ours", "published"} <= set(calls), case.name
+    check_agreement(case, {name: call() for name, call in calls.items()})
 """)
     assert done.returncode == 0, done.stderr
 

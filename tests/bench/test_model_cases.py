@@ -79,7 +79,7 @@ def test_the_optimiser_moves_the_weights_of_its_own_copy():
 def test_costs_grow_with_the_input():
     one = model_cost.training_cost(TINY, "float32")
     two = model_cost.training_cost(replace(TINY, clips=2), "bfloat16")
-    assert two.flops == 2 * one.flops and one.bytes < two.bytes < 2 * one.bytes
+    assert 1.99 * one.flops < two.flops <= 2 * one.flops and one.bytes < two.bytes < 2 * one.bytes
     assert one.half_flops == 0 and 0.5 * two.flops < two.half_flops < two.flops
     short = model_cost.inference_cost(replace(TINY, frames=4), "float32")
     long = model_cost.inference_cost(replace(TINY, frames=8), "float32")
