@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -76,6 +75,8 @@ class HungarianMatcher:
 
         Raises: ValueError when predictions are not finite, for which no assignment exists.
         """
+        from scipy.optimize import linear_sum_assignment  # losses alone do not need SciPy
+
         D, B = class_logits.shape[:2]
         device = class_logits.device
         labels = torch.cat([t["labels"] for t in targets])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry
 
 import kernels
 from bench.published import dynamic_masks
@@ -17,15 +18,16 @@ ALPHA, GAMMA = 0.25, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskCase:
+class MaskCall:
     """N instances in T frames of one clip.
 
     Attributes:
+        instances: N.
+        frames: T.
         height, width: of the frames, in pixels; a cell is eight.
         layers: decoder layers whose matched queries these are; they share N / layers targets.
     """
 
-    name: str
     instances: int
     frames: int
     height: int
@@ -37,32 +39,63 @@ class MaskCase:
     def cells(self) -> tuple[int, int]:
         return -(-self.height // STRIDE), -(-self.width // STRIDE)
 
-    def model_bytes(self) -> dict[str, int]:
-        """Each tensor once, as logits at stride 4 ask for: forward reads features, parameters and
-        references and writes logits; backward reads all four and writes three gradients."""
+    def model_bytes(self, with_losses: bool) -> dict[str, int]:
+        """Each tensor once: forward reads features, parameters and references and writes logits at
+        stride 4, or reads as many bytes of targets; backward reads all four and writes three
+        gradients."""
         h, w = self.cells
         features = self.frames * CHANNELS * h * w * self.dtype.itemsize
         small = self.instances * (G + 2 * self.frames) * 4
-        logits = self.instances * self.frames * 4 * h * w * self.dtype.itemsize
+        pixels = self.frames * 4 * h * w
+        masks = self.instances * pixels * self.dtype.itemsize
+        if with_losses:
+            masks = self.instances // self.layers * pixels
         return {
-            "forward": features + small + logits,
-            "backward": 2 * (features + small) + logits,
+            "forward": features + small + masks,
+            "backward": 2 * (features + small) + masks,
+        }
+
+    def model_flops(self, with_losses: bool) -> dict[str, int]:
+        """By the formulas registered with the operators."""
+        features = (1, self.frames, CHANNELS, *self.cells)
+        params = (self.instances, G)
+        sizes = [CHANNELS, 3, 1, 2, STRIDE]  # as `dynamic_mask_ops.sizes_of` orders them
+        needs = [True, True]
+        op = torch.ops.seqformer_kernels
+        if not with_losses:
+            given = (features, params, None, None, sizes)
+            return {
+                "forward": flop_registry[op.dynamic_mask_head](*given, out_val=None),
+                "backward": flop_registry[op.dynamic_mask_head_backward](
+                    None, *given, needs, out_val=None
+                ),
+            }
+        given = (features, params, None, None, None, None, sizes)
+        return {
+            "forward": flop_registry[op.dynamic_mask_loss](*given, out_val=None),
+            "backward": flop_registry[op.dynamic_mask_loss_backward](
+                None, *given, None, None, None, needs, out_val=None
+            ),
         }
 
     def inputs(self, device: torch.device, seed: int = 0) -> MaskInputs:
-        """Random features as after a ReLU, small parameters, references inside the frame."""
-        g = torch.Generator().manual_seed(seed)
+        """Random features as after a ReLU, small parameters, references inside the frame;
+        drawn on the device."""
+        with device:
+            return self._inputs(torch.Generator(device).manual_seed(seed))
+
+    def _inputs(self, g: torch.Generator) -> MaskInputs:
         (h, w), N, T = self.cells, self.instances, self.frames
         size = torch.tensor([self.width, self.height], dtype=torch.float32)
         targets = max(1, N // self.layers)
         return MaskInputs(
-            features=torch.randn(1, T, CHANNELS, h, w, generator=g).relu().to(device, self.dtype),
-            params=(torch.randn(N, G, generator=g) * 0.1).to(device),
-            references=(torch.rand(N, T, 2, generator=g) * size).to(device),
-            clip_index=torch.zeros(N, dtype=torch.long, device=device),
-            grad=torch.randn(N, T, 2 * h, 2 * w, generator=g).to(device, self.dtype),
-            targets=(torch.rand(targets, T, 2 * h, 2 * w, generator=g) < 0.2).to(device),
-            target_index=(torch.arange(N) % targets).to(device),
+            features=torch.randn(1, T, CHANNELS, h, w, generator=g).relu().to(self.dtype),
+            params=torch.randn(N, G, generator=g) * 0.1,
+            references=torch.rand(N, T, 2, generator=g) * size,
+            clip_index=torch.zeros(N, dtype=torch.long),
+            grad=torch.randn(N, T, 2 * h, 2 * w, generator=g).to(self.dtype),
+            targets=torch.rand(targets, T, 2 * h, 2 * w, generator=g) < 0.2,
+            target_index=torch.arange(N) % targets,
         )
 
 
@@ -81,6 +114,10 @@ class MaskInputs:
     def leaves(self) -> list[Tensor]:
         """What gradients are asked for."""
         return [t.detach().requires_grad_() for t in (self.features, self.params, self.references)]
+
+
+Run = Callable[[MaskInputs, list[Tensor]], Tensor]
+"""From inputs and their leaves to logits or a sum of losses."""
 
 
 def ours(inputs: MaskInputs, leaves: list[Tensor]) -> Tensor:
@@ -125,18 +162,3 @@ def _losses(logits: Tensor, inputs: MaskInputs) -> Tensor:
     prob = logits.sigmoid()
     dice = 1 - (2 * (prob * target).sum(1) + 1) / (prob.sum(1) + target.sum(1) + 1)
     return focal.sum() + dice.sum()
-
-
-def blobs(count: int, h: int, w: int, seed: int = 0) -> Tensor:
-    """Logits [count, h, w] of one round object each with an uneven edge."""
-    g = torch.Generator().manual_seed(seed)
-    centre = torch.rand(count, 2, 1, 1, generator=g)
-    radius = 0.05 + 0.3 * torch.rand(count, 1, 1, generator=g)
-    y, x = torch.arange(h)[:, None] / h, torch.arange(w) / w
-    distance = ((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2).sqrt()
-    return 40 * (radius - distance) + 0.5 * torch.randn(count, h, w, generator=g)
-
-
-def drawn_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks of the frame's size by interpolating everything: bool [count, H, W]."""
-    return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0
