@@ -1,0 +1,201 @@
+"""Cost as it grows: curves of cases along one letter, a line through each, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.report import formatting as f
+from bench.report.records import Newest
+
+RESOLUTION = ("H", "W", "S")
+"""Letters that vary together when the frame size does."""
+NAMES = {
+    "B": "clips B",
+    "T": "frames T",
+    "Q": "queries Q",
+    "N": "instances N",
+    "H": "pixels per frame",
+    "W": "pixels per frame",
+    "S": "tokens S",
+    "K": "classes K",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Least-squares line through measured points; seconds or MiB over the letter.
+
+    Attributes:
+        r2: share of the variance that the line explains.
+        deviation: largest distance of a point from the line, as a share of the line there.
+        at: where that is.
+    """
+
+    slope: float
+    intercept: float
+    r2: float
+    deviation: float
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One op along one letter; sides -> values at `x`, None where a side was not measured."""
+
+    title: str
+    along: str
+    x: list[float]
+    seconds: dict[str, list[float | None]]
+    mib: dict[str, list[float | None]]
+
+
+def curves(cases: Iterable[Newest]) -> list[Curve]:
+    """Curves of two points or more, by op, dtype, direction and the shapes that stay."""
+    groups: dict[tuple[Any, ...], list[Newest]] = {}
+    for case in cases:
+        if case.row["along"] is not None:
+            groups.setdefault(_key(case.row), []).append(case)
+    found = []
+    for (op, direction, dtype, along, fixed), members in groups.items():
+        members = sorted(members, key=lambda case: position(case.row))
+        if len(members) < 2:
+            continue
+        sides = list(dict.fromkeys(side for m in members for side in m.row["sides"]))
+        words = [op, *([] if direction == "-" else [direction]), dtype]
+        stays = f.shapes(dict(fixed))
+        found.append(
+            Curve(
+                title=f"{' '.join(words)} along {NAMES.get(along, along)}"
+                + ("" if stays == "–" else f" ({stays})"),
+                along=along,
+                x=[position(m.row) for m in members],
+                seconds={side: [_seconds(m.row, side) for m in members] for side in sides},
+                mib={side: [_mib(m.row, side) for m in members] for side in sides},
+            )
+        )
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    along = row["along"]
+    varying = RESOLUTION if along in RESOLUTION else (along,)
+    fixed = tuple((k, v) for k, v in row["shapes"].items() if k not in varying)
+    return row["op"], row["direction"], row["dtype"], along, fixed
+
+
+def position(row: Mapping[str, Any]) -> float:
+    """Where a case lies on its curve; for frame sizes the pixels of a frame."""
+    shapes, along = row["shapes"], row["along"]
+    if along in ("H", "W") and {"H", "W"} <= set(shapes):
+        return float(shapes["H"] * shapes["W"])
+    return float(shapes[along])
+
+
+def _seconds(row: Mapping[str, Any], side: str) -> float | None:
+    found = row["sides"].get(side)
+    return None if found is None else found["seconds"]["median"]
+
+
+def _mib(row: Mapping[str, Any], side: str) -> float | None:
+    found = row["sides"].get(side)
+    return None if found is None or found["peak_bytes"] is None else found["peak_bytes"] / f.MIB
+
+
+def fit(x: list[float], y: list[float | None]) -> Line | None:
+    """The line through the points that exist; None for fewer than two."""
+    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    if len({a for a, _ in points}) < 2:
+        return None
+    a, b = np.array(points).T
+    slope, intercept = np.polyfit(a, b, 1)
+    line = slope * a + intercept
+    spread = ((b - b.mean()) ** 2).sum()
+    apart = np.abs(b - line) / np.maximum(np.abs(line), 1e-12)
+    worst = int(apart.argmax())
+    return Line(
+        float(slope),
+        float(intercept),
+        float(1 - ((b - line) ** 2).sum() / spread) if spread else 1.0,
+        float(apart[worst]),
+        float(a[worst]),
+    )
+
+
+def facts(curve: Curve) -> list[str]:
+    """What the points of ours say about the shape of the curve; explains a deviation.
+
+    Each sentence is a number from the data: the fixed share at both ends, the power of growth over
+    the whole range, and the step between neighbours whose cost per unit differs most.
+    """
+    y = [value for value in curve.seconds["ours"] if value is not None]
+    line = fit(curve.x, curve.seconds["ours"])
+    if line is None or len(y) < len(curve.x):
+        return []
+    low, high = curve.x[0], curve.x[-1]
+    power = float(np.log(y[-1] / y[0]) / np.log(high / low))
+    found = [
+        f"{_number(high / low)} times the {NAMES.get(curve.along, curve.along)}: "
+        f"{f.digits(y[-1] / y[0])} times the time (power {power:.2f})"
+    ]
+    if line.intercept > 0:
+        shares = [line.intercept / (line.slope * x + line.intercept) for x in (low, high)]
+        found.append(
+            f"the line's fixed cost, {f.seconds(line.intercept)}, is {f.percent(shares[0])} of the "
+            f"time at {_number(low)} and {f.percent(shares[1])} at {_number(high)}"
+        )
+    else:
+        found.append(
+            "the line has no fixed cost (negative intercept): each unit costs more at the upper end"
+        )
+    if len(y) > 2:
+        steps = [(y[i + 1] - y[i]) / (curve.x[i + 1] - curve.x[i]) for i in range(len(y) - 1)]
+        worst = max(range(len(steps)), key=lambda i: abs(steps[i] - line.slope))
+        apart = steps[worst] / line.slope if line.slope else 1.0
+        found.append(
+            f"a unit between {_number(curve.x[worst])} and {_number(curve.x[worst + 1])} costs "
+            f"{apart:.2f} times what it does on the line"
+        )
+    return found
+
+
+def table(found: list[Curve]) -> str:
+    """Fits of all curves and sides, time and memory."""
+    rows = []
+    for curve in found:
+        for side, values in curve.seconds.items():
+            time, memory = fit(curve.x, values), fit(curve.x, curve.mib[side])
+            if time is None:
+                continue
+            rows.append(
+                [
+                    curve.title,
+                    side,
+                    f"{_number(curve.x[0])} to {_number(curve.x[-1])}",
+                    _per_unit(time.slope),
+                    _signed_seconds(time.intercept),
+                    f"{time.r2:.4f}",
+                    f"{f.percent(time.deviation)} at {_number(time.at)}",
+                    "–" if memory is None else f"{f.digits(memory.slope)} MiB",
+                    "–" if memory is None else f"{f.digits(memory.intercept)} MiB",
+                    "–" if memory is None else f"{f.percent(memory.deviation)}",
+                ]
+            )
+    columns = ["curve", "side", "range", "time per unit", "intercept", "R²", "largest deviation"]
+    columns += ["memory per unit", "intercept", "largest deviation"]
+    return f.table(columns, rows, numbers_from=3)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f.digits(value)
+
+
+def _per_unit(slope: float) -> str:
+    return _signed_seconds(slope) if abs(slope) >= 1e-7 else f"{f.digits(slope * 1e9)} ns"
+
+
+def _signed_seconds(value: float) -> str:
+    return ("−" if value < 0 else "") + f.seconds(abs(value))

@@ -1,0 +1,66 @@
+"""Figures: deterministic, complete, and without what changes from run to run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fabricated_records import CPU, MIB, case, fabricate, write
+
+from bench import record
+from bench.report import plots
+from bench.report.page import draw
+from bench.report.records import load
+
+
+def long_video(frames: int) -> dict:
+    course = [[t, 900 + 50 * np.sin(t)] for t in range(frames)]
+    side = record.side_row([1.0 * frames], "wall", 960 * MIB, resident_by_frame_mib=course)
+    return record.case_row(
+        case(f"long video of {frames}", "long video", "model", shapes={"T": frames}), {"ours": side}
+    )
+
+
+@pytest.fixture
+def records(tmp_path):
+    videos = record.new_record("long video", CPU | {"commit": "a"}, [long_video(50)])
+    made = (fabricate(CPU, day, day, part="cpu") for day in (1, 2))
+    return load(write(tmp_path / "results", *made, videos))
+
+
+def test_the_same_records_give_the_same_bytes(records, tmp_path):
+    first, second = (draw(records, tmp_path / name) for name in "ab")
+    assert [p.name for p in first] == [p.name for p in second]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+        assert "date" not in a.read_text().lower()
+        assert a.stat().st_size < 100_000
+
+
+def test_the_users_own_settings_do_not_change_them(records, tmp_path):
+    import matplotlib
+
+    first = draw(records, tmp_path / "a")
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": False}):
+        second = draw(records, tmp_path / "b")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+
+
+def test_figures_for_groups_throughput_growth_and_the_long_video(records, tmp_path):
+    drawn = {path.name: path.read_text() for path in draw(records, tmp_path)}
+    assert set(drawn) == {
+        f"fabricated-cpu-{x}.svg"
+        for x in ("kernels", "blocks", "model", "data", "throughput", "growth-curves", "long-video")
+    }
+    assert "mask head" in drawn["fabricated-cpu-kernels.svg"]
+    for text in ("training step R50 192x320 T=5", "0000001", "2026-11-02"):
+        assert text in drawn["fabricated-cpu-throughput.svg"]
+    assert "long video of 50" in drawn["fabricated-cpu-long-video.svg"]
+
+
+def test_a_long_course_is_thinned_without_losing_its_peak():
+    course = [[t, 100.0] for t in range(5000)]
+    course[3333][1] = 700.0
+    thinned = plots.thinned(course)
+    assert len(thinned) <= plots.MOST_POINTS
+    assert max(value for _, value in thinned) == 700.0
+    assert plots.thinned(course[:100]) == [(t, 100.0) for t in range(100)]
