@@ -11,13 +11,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from bench.report import compiled
 from bench.report.formatting import MIB
 from bench.report.records import Newest, Records
 
-What = Literal["share", "speed-up", "memory share", "peak MiB", "operators", "operator share"]
+What = Literal[
+    "share", "speed-up", "wall share", "memory share", "peak MiB", "operators", "operator share"
+]
+WALL = "wall on two threads"
+"""Where a record keeps it, under `more`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +29,8 @@ class Measured:
     """A figure of one case.
 
     Attributes:
-        what: share and memory share are ours / side, speed-up is side / ours, operator share is
-            dispatched operators of ours / side.
+        what: shares are ours / side, speed-up is side / ours, both of processor time by round;
+            wall share is of wall time on two threads, operator share of dispatched operators.
         op, shapes, direction, name: the case: op and direction equal, shapes among its own, name
             a regular expression in its name.
         side, of: the side compared with, and the side that is compared; of "no compiler" or
@@ -69,11 +73,13 @@ class Measured:
             peak = case.ours["peak_bytes"]
             return None if peak is None else peak / MIB
         if self.what.startswith("operator"):
-            ours = case.ours["more"].get("operators")
-            theirs = case.row["sides"].get(self.side, {"more": {}})["more"].get("operators")
+            ours, theirs = (self._more(case, side, "operators") for side in ("ours", self.side))
             if self.what == "operators" or not ours:
                 return ours
             return ours / theirs if theirs else None
+        if self.what == "wall share":
+            ours, theirs = (self._more(case, side, WALL) for side in ("ours", self.side))
+            return ours["median"] / theirs["median"] if ours and theirs else None
         if self.what == "memory share":
             ratio = case.memory_ratio(self.side)
         else:
@@ -84,6 +90,10 @@ class Measured:
         if not ratio:
             return None
         return ratio if self.what == "speed-up" else 1 / ratio
+
+    @staticmethod
+    def _more(case: Newest, side: str, key: str) -> Any:
+        return case.row["sides"].get(side, {"more": {}})["more"].get(key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +165,12 @@ FIGURES: tuple[Figure, ...] = (
         command="pytest bench --measure -k inference",
         result=_SHARES,
         values=(Measured(what="share", **_VIDEO), Measured(what="memory share", **_VIDEO)),
+    ),
+    Figure(
+        claim="the same step and video on two threads",
+        command="pytest bench --measure --wall -k 'training and step or inference'",
+        result="{} and {} of its wall time",
+        values=(Measured(what="wall share", **_STEP), Measured(what="wall share", **_VIDEO)),
     ),
     Figure(
         claim="whole-video inference, ResNet-50, 36 frames of 360x640, against the published "

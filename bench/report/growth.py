@@ -11,7 +11,7 @@ import numpy as np
 from bench.report import formatting as f
 from bench.report.records import Newest
 
-RESOLUTION = ("H", "W", "S")
+RESOLUTION = ("H", "W", "HW", "S")
 """Letters that vary together when the frame size does."""
 NAMES = {
     "B": "clips B",
@@ -20,6 +20,7 @@ NAMES = {
     "N": "instances N",
     "H": "pixels per frame",
     "W": "pixels per frame",
+    "HW": "pixels per frame",
     "S": "tokens S",
     "K": "classes K",
 }

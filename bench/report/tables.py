@@ -19,6 +19,8 @@ GROUPS = {
     "growth": "Growth",
 }
 FACTS = ("cores", "sm", "multiprocessors", "driver", "cuda", "torch", "triton", "numpy", "python")
+STATE = ("clocks", "clocks_before", "clocks_after")
+"""Entries of `extra` with clocks, shown with the machine."""
 SHORT = 6
 """Entries of a list that `extra` shows; longer ones are counted."""
 
@@ -44,14 +46,16 @@ def machine_table(records: Sequence[Record]) -> str:
 
 
 def _state(record: Record) -> str:
-    """Load average before and after on a CPU, clocks on a GPU."""
-    found = []
-    load, after = record.machine.get("load_average"), record.extra.get("load_average_at_end")
-    for name, values in (("load", load), ("after", after)):
+    """Load average before and after on a CPU, clocks before and after on a GPU."""
+    extra, found = record.extra, []
+    load = record.machine.get("load_average"), extra.get("load_average_at_end")
+    for name, values in zip(("load", "after"), load, strict=True):
         if values:
             found.append(f"{name} " + " ".join(f"{value:.1f}" for value in values))
-    clocks = record.extra.get("clocks") or record.machine.get("clocks") or {}
-    found += [_plain(key, value) for key, value in clocks.items() if value is not None]
+    for name in STATE:
+        for key, value in (extra.get(name) or {}).items():
+            if value is not None:
+                found.append(f"{key.removeprefix('clocks.')} {value}")
     return "; ".join(found) or "–"
 
 
@@ -59,9 +63,7 @@ def extra_lines(records: Iterable[Record]) -> list[str]:
     """What belongs to the newest run of each part besides its cases."""
     shown = []
     for part, record in sorted({r.part: r for r in records}.items()):
-        values = {
-            k: v for k, v in record.extra.items() if k not in ("clocks", "load_average_at_end")
-        }
+        values = {k: v for k, v in record.extra.items() if k not in (*STATE, "load_average_at_end")}
         parts = [_plain(key, value) for key, value in values.items() if value not in (None, [], {})]
         if parts:
             shown.append(f"- {part}: " + "; ".join(parts))

@@ -51,7 +51,13 @@ def test_curves_of_different_shapes_are_apart_and_resolutions_together(tmp_path)
     chosen = along_frames(cost, H=192) + along_frames(cost, H=360)
     chosen += [
         (
-            case(f"step {h}x{w}", "step", "growth", along="H", shapes={"T": 5, "H": h, "W": w}),
+            case(
+                f"step {h}x{w}",
+                "step",
+                "growth",
+                along="HW",
+                shapes={"T": 5, "H": h, "W": w, "HW": h * w},
+            ),
             t,
             1,
             2,
@@ -59,7 +65,7 @@ def test_curves_of_different_shapes_are_apart_and_resolutions_together(tmp_path)
         for h, w, t in ((192, 320, 1.0), (360, 640, 3.75), (480, 768, 6.0))
     ]
     found = curves_of(tmp_path, chosen)
-    assert [curve.along for curve in found] == ["T", "T", "H"]
+    assert [curve.along for curve in found] == ["T", "T", "HW"]
     assert found[2].x == [192 * 320, 360 * 640, 480 * 768]
     assert growth.fit(found[2].x, found[2].seconds["ours"]).deviation < 0.01
 
