@@ -8,7 +8,7 @@ python -m bench.report --price H200 3.5      # other prices for the cost of a tr
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +32,6 @@ class Options:
     """Write nothing; name regressions and exit with status 1 if there are any."""
     price: dict[str, float] = field(default_factory=dict)
     """Price of a GPU hour by device (V100, A100, H100, H200), in place of the assumed one."""
-    efficiency: float = training_cost.EFFICIENCY
-    """Assumed share of the floor's speed that a training step reaches on a modelled device."""
     results: Path = RESULTS
     """Folder of the records."""
     out: Path = FOLDER / "REPORT.md"
@@ -41,37 +39,32 @@ class Options:
 
     def __post_init__(self) -> None:
         training_cost.check_prices(self.price)
-        if not 0 < self.efficiency <= 1:
-            raise ValueError(f"--efficiency must be in (0, 1], got {self.efficiency:g}")
-
-
-def inputs(results: Path, price: Mapping[str, float], efficiency: float) -> Inputs:
-    """What the page is made of. Raises: ValueError: a record is damaged."""
-    return Inputs(
-        records=load(results),
-        declared=modelled.declared(all_cases("gpu")),
-        compiled=compiled.rows(),
-        prices=training_cost.merged(price),
-        efficiency=efficiency,
-    )
 
 
 def main(options: Options) -> int:
-    made_of = inputs(options.results, options.price, options.efficiency)
-    named = [x for x in regressions.compared(made_of.records) if x.is_named]
+    records = load(options.results)
+    named = [x for x in regressions.compared(records) if x.is_named]
     for x in named:
         print(f"slower or larger: {x.sentence()}".replace("**", ""))
     if options.check:
         print(f"{len(named)} regressions")
         return 1 if named else 0
+    is_default = options.out == FOLDER / "REPORT.md"
+    if is_default:
+        modelled.write(modelled.declared(all_cases("gpu")))
+    made_of = Inputs(
+        records=records,
+        declared=modelled.read(),
+        compiled=compiled.rows(),
+        prices=training_cost.merged(options.price),
+    )
     options.out.write_text(page(made_of), encoding="utf-8")
-    drawn = draw(made_of.records, options.out.parent / PLOTS)
-    if options.out == FOLDER / "REPORT.md":
+    drawn = draw(records, options.out.parent / PLOTS)
+    print(f"{options.out} and {len(drawn)} plots from {len(records.records)} records")
+    if is_default:
         for stale in set((FOLDER / PLOTS).glob("*.svg")) - set(drawn):
             stale.unlink()
-    print(f"{options.out} and {len(drawn)} plots from {len(made_of.records.records)} records")
-    if options.out == FOLDER / "REPORT.md":
-        _write_readme(readme.block(made_of.records))
+        _write_readme(readme.block(records))
     return 0
 
 

@@ -51,7 +51,6 @@ class Inputs:
     declared: Sequence[Row] = ()
     compiled: Sequence[dict] = ()
     prices: Mapping[str, float] = field(default_factory=lambda: training_cost.PRICES)
-    efficiency: float = training_cost.EFFICIENCY
 
 
 def page(inputs: Inputs) -> str:
@@ -67,9 +66,7 @@ def page(inputs: Inputs) -> str:
         ("Devices not measured", modelled.section(inputs.declared, devices)),
         (
             "Hours and cost of the published trainings",
-            training_cost.section(
-                records, inputs.declared, devices, inputs.prices, inputs.efficiency
-            ),
+            training_cost.section(records, inputs.declared, devices, inputs.prices),
         ),
         ("Compiled kernels", compiled.section(list(inputs.compiled))),
         ("How to contribute a measurement", CONTRIBUTE),

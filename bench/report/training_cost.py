@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.report import formatting as f
 from bench.report.records import Newest, Records, Row
-from bench.roofline import Device, device_named, floors, runs_on
+from bench.roofline import HALF, Device, device_named, floors, runs_on
 from seqformer.config import presets
 
+STEP = "training step"
 VIDEO_FRAMES = 62_000
 """Frames of YouTube-VIS 2019's training set, each the middle of one clip an epoch."""
 COCO_IMAGES = 103_000
 """Assumed: the authors report 1.5 hours an epoch on videos alone and 4 jointly (issue 13 of
 wjf5203/SeqFormer), so jointly 2.67 times the clips."""
-EFFICIENCY = 0.35
-"""Assumed share of the floor's speed that a whole training step reaches, for modelled devices."""
+ASSUMED_EFFICIENCY = {"float32": 0.2, "half": 0.05}
+"""Share of the floor's speed that a whole training step reaches, where no GPU tells. float32: the
+authors' 1.5 hours an epoch, on eight V100, are 1.4 clips a second and GPU. half: the arithmetic of
+the floor shrinks sixteenfold, traffic of activations and launches do not."""
 PRICES = {"V100": 1.0, "A100": 2.0, "H100": 3.0, "H200": 4.0}
 """Assumed, per GPU hour, in any currency: round numbers to be replaced by one's own."""
 PUBLISHED_PIXELS = 401 * 713
@@ -69,8 +73,8 @@ def matching(training: Training, rows: Sequence[Row], device: Device | None) -> 
 
     def is_candidate(row: Row) -> bool:
         return (
-            row["op"] == "training step"
-            and row["along"] is None
+            row["op"] == STEP
+            and row.get("along") is None
             and row["shapes"].get("T") == 5
             and bool(row["units"])
             and re.search(training.backbone, row["name"], re.I) is not None
@@ -94,23 +98,35 @@ def measured(training: Training, newest: Mapping[str, Newest], device: str) -> E
 
 
 def modelled(
-    training: Training, rows: Sequence[Row], device: Device, efficiency: float
+    training: Training, rows: Sequence[Row], device: Device, efficiencies: Mapping[str, float]
 ) -> Estimate | None:
     """From the floor of the declared step."""
     row = matching(training, rows, device)
     floor = floors(row, device) if row is not None else None
     if row is None or floor is None:
         return None
-    per_second = efficiency * row["units"][1] / floor.seconds
+    per_second = efficiencies[precision(row)] * row["units"][1] / floor.seconds
     return Estimate(clips_per_second=per_second, case=row["name"], is_modelled=True)
 
 
+def precision(row: Row) -> str:
+    return "half" if row["dtype"] in HALF else "float32"
+
+
+def measured_efficiencies(records: Records) -> dict[str, float]:
+    """precision -> median of floor / time of the training steps measured on known GPUs."""
+    found: dict[str, list[float]] = {}
+    for name in records.devices():
+        device = device_named(name)
+        for case in records.newest(name).values() if device else ():
+            row, took = case.row, case.ours["seconds"]["median"]
+            if row["op"] == STEP and row["along"] is None and (floor := floors(row, device)):
+                found.setdefault(precision(row), []).append(floor.seconds / took)
+    return {key: statistics.median(shares) for key, shares in found.items()}
+
+
 def section(
-    records: Records,
-    rows: Sequence[Row],
-    devices: Sequence[Device],
-    prices: Mapping[str, float],
-    efficiency: float,
+    records: Records, rows: Sequence[Row], devices: Sequence[Device], prices: Mapping[str, float]
 ) -> str:
     """The trainings on measured GPUs, then on modelled ones."""
     lines = []
@@ -118,10 +134,11 @@ def section(
         if records.of(name)[-1].kind != "cpu":
             found = [(t, measured(t, records.newest(name), name)) for t in TRAININGS]
             lines += [_row(t, name, x, prices) for t, x in found if x is not None]
+    told = measured_efficiencies(records)
     for device in devices:
-        estimates = [(t, modelled(t, rows, device, efficiency)) for t in TRAININGS]
+        estimates = [(t, modelled(t, rows, device, ASSUMED_EFFICIENCY | told)) for t in TRAININGS]
         lines += [_row(t, device.name, x, prices) for t, x in estimates if x is not None]
-    text = _text(prices, efficiency)
+    text = _text(prices, told)
     if not lines:
         return f"{text}\n\nNo training step at T=5 is measured on a GPU or declared with its cost."
     columns = ["training", "steps of 16 clips", "device", "by the case", "clips/s/GPU"]
@@ -147,16 +164,22 @@ def _row(
     return [f"*{cell}*" for cell in cells] if estimate.is_modelled else cells
 
 
-def _text(prices: Mapping[str, float], efficiency: float) -> str:
+def _text(prices: Mapping[str, float], told: Mapping[str, float]) -> str:
     listed = ", ".join(f"{name} {price:g}" for name, price in prices.items())
+    shares = ", ".join(
+        f"{f.digits((ASSUMED_EFFICIENCY | told)[key], 2)} in {key} "
+        + ("(measured, on the GPUs above)" if key in told else "(assumed)")
+        for key in ASSUMED_EFFICIENCY
+    )
     return f"""\
 Epochs and clips per step are those of the presets in `seqformer/config.py`; an epoch has a clip of
 five frames for each of {VIDEO_FRAMES:,} video frames, jointly also for each of {COCO_IMAGES:,} COCO
 images (assumed: the authors' 1.5 and 4 hours an epoch differ by that much). Time is that of the
 training step alone, at one frame size, with data loading hidden behind it and no loss over several
-GPUs. *Modelled* rows take the step's floor over an assumed efficiency of {efficiency:g}
-(`--efficiency`). Prices per GPU hour are assumed, in any currency: {listed}
-(`--price H200 3.5`)."""
+GPUs. *Modelled* rows are no measurements: they take the step's floor over an efficiency, {shares}.
+Without a measured step, float32 goes by the authors' 1.5 hours an epoch, which on eight V100 are a
+fifth of the floor's speed; half precision is a guess. Prices per GPU hour are assumed, in any
+currency: {listed} (`--price H200 3.5`)."""
 
 
 def check_prices(prices: Mapping[str, float]) -> None:

@@ -150,9 +150,7 @@ def test_one_command_writes_the_page_and_every_figure_that_it_shows(tmp_path):
     assert links and all((out.parent / link).is_file() for link in links)
 
 
-@pytest.mark.parametrize("arguments", [["--price", "T4", "1.0"], ["--efficiency", "1.5"]])
-def test_senseless_assumptions_are_refused(arguments, capsys):
+def test_unknown_prices_are_refused(capsys):
     with pytest.raises(SystemExit):
-        command([*arguments, "--check"])
-    said = capsys.readouterr().err
-    assert "one of V100, A100, H100, H200" in said or "must be in (0, 1]" in said
+        command(["--price", "T4", "1.0", "--check"])
+    assert "one of V100, A100, H100, H200" in capsys.readouterr().err

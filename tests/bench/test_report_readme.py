@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from fabricated_records import CPU, GPU, case, fabricate, write
 
+from bench.cases import all_cases
 from bench.readme_figures import FIGURES, Compiled, Figure, Measured
 from bench.record import RESULTS
-from bench.report import readme, training_cost
-from bench.report.__main__ import inputs
-from bench.report.page import PLOTS, page
+from bench.report import compiled, modelled, readme
+from bench.report.page import PLOTS, Inputs, page
 from bench.report.records import Records, load
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,21 @@ def test_the_block_is_replaced_and_nothing_else():
 
 
 def test_the_committed_report_is_what_the_records_give():
-    found = page(inputs(RESULTS, {}, training_cost.EFFICIENCY))
+    found = page(Inputs(records=load(RESULTS), declared=modelled.read(), compiled=compiled.rows()))
     assert (ROOT / "bench" / "REPORT.md").read_text() == found, "run python -m bench.report"
     shown = {x.split(f"]({PLOTS}/")[1].rstrip(")") for x in found.splitlines() if x[:2] == "!["}
     assert {p.name for p in (ROOT / "bench" / PLOTS).glob("*.svg")} == shown
+
+
+def test_modelled_devices_are_those_of_the_declared_cases():
+    """Costs themselves are counted anew by the slow test below."""
+    asked = {row["name"]: row for row in modelled.asked(all_cases("gpu"))}
+    costs = ("bytes", "flops", "half_flops")
+    for row in modelled.read():
+        kept = {key: value for key, value in row.items() if key not in costs}
+        assert kept == asked.get(row["name"]), f"{row['name']}: run python -m bench.report"
+
+
+@pytest.mark.slow
+def test_costs_are_as_last_counted():
+    assert modelled.declared(all_cases("gpu")) == modelled.read()

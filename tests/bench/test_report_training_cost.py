@@ -22,11 +22,11 @@ def step(name, dtype="bfloat16", flops=10**13, **shapes):
     )  # fmt: skip
 
 
-def section(records, declared=(), efficiency=0.5):
+def section(records, declared=()):
     rows = modelled.declared(declared)
     devices = modelled.unmeasured(records)
     prices = training_cost.merged({"H200": 2.5})
-    return training_cost.section(records, rows, devices, prices, efficiency)
+    return training_cost.section(records, rows, devices, prices)
 
 
 def rows_of(text):
@@ -55,11 +55,25 @@ def test_a_measured_step_gives_hours_and_cost(tmp_path):
 
 
 def test_unmeasured_devices_are_modelled_at_the_stated_efficiency():
-    rows = rows_of(section(Records(), [step("step R50 bf16")]))
+    text = section(Records(), [step("step R50 bf16")])
+    rows = rows_of(text)
     a100 = next(row for row in rows if "A100 SXM4 40 GB, modelled" in row[2])
     assert all(cell.startswith("*") and cell.endswith("*") for cell in a100)
-    assert float(a100[4].strip("*")) == pytest.approx(0.5 * 2 / (1e13 / 312e12), rel=0.01)
+    assert "0.050 in half (assumed)" in text
+    assert float(a100[4].strip("*")) == pytest.approx(0.05 * 2 / (1e13 / 312e12), rel=0.01)
     assert not any("V100" in row[2] for row in rows), "a V100 has no bfloat16"
+
+
+def test_a_measured_efficiency_takes_the_place_of_the_assumed_one(tmp_path):
+    """The floor is 1e13 / 989.5e12 = 10.1 ms; 101 ms were measured."""
+    chosen = [(step("step R50 bf16"), 0.101, 100, 2)]
+    text = section(
+        load(write(tmp_path, fabricate(GPU, 1, 1, noise=1e-6, chosen=chosen))),
+        [step("step R50 bf16")],
+    )
+    assert "0.10 in half (measured, on the GPUs above)" in text
+    a100 = next(row for row in rows_of(text) if "A100 SXM4 40 GB, modelled" in row[2])
+    assert float(a100[4].strip("*")) == pytest.approx(0.1 * 2 / (1e13 / 312e12), rel=0.01)
 
 
 def test_backbones_are_told_apart_by_the_cases_name():
