@@ -150,32 +150,32 @@ _SHARES = "{} of its CPU time, {} of its memory"
 FIGURES: tuple[Figure, ...] = (
     Figure(
         claim="ResNet-50 training step (T=5, 192x320) against the published formulation",
-        command="pytest bench --measure -k 'training and step'",
+        command="pytest bench --measure -k resnet50",
         result=_SHARES,
         values=(Measured(what="share", **_STEP), Measured(what="memory share", **_STEP)),
     ),
     Figure(
         claim="operators that one such step dispatches, against the published formulation",
-        command="pytest bench --measure -k 'training and step'",
+        command="pytest bench --measure -k resnet50",
         result="{}, {} of its number",
         values=(Measured(what="operators", **_STEP), Measured(what="operator share", **_STEP)),
     ),
     Figure(
         claim="ResNet-50 inference (T=10, 192x320) against the published formulation",
-        command="pytest bench --measure -k inference",
+        command="pytest bench --measure -k resnet50",
         result=_SHARES,
         values=(Measured(what="share", **_VIDEO), Measured(what="memory share", **_VIDEO)),
     ),
     Figure(
         claim="the same step and video on two threads",
-        command="pytest bench --measure --wall -k 'training and step or inference'",
+        command="pytest bench --measure --wall -k resnet50",
         result="{} and {} of its wall time",
         values=(Measured(what="wall share", **_STEP), Measured(what="wall share", **_VIDEO)),
     ),
     Figure(
         claim="whole-video inference, ResNet-50, 36 frames of 360x640, against the published "
         "formulation",
-        command="pytest bench --measure -k inference",
+        command="pytest bench --measure -k resnet50",
         result="{} times the speed, {} of its memory",
         values=(Measured(what="speed-up", **_VIDEO_36), Measured(what="memory share", **_VIDEO_36)),
     ),
@@ -190,7 +190,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         claim="mask head beside grouped convolutions, both ways",
-        command="pytest bench --measure -k 'mask and head'",
+        command="pytest bench --measure -k mask",
         result="{} times as fast, {} of the memory",
         values=(
             Measured(what="speed-up", op="mask head", direction="both"),
@@ -199,7 +199,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         claim="focal and dice losses of masks, without their logits, both ways",
-        command="pytest bench --measure -k 'mask and loss'",
+        command="pytest bench --measure -k mask",
         result="{} times as fast, {} of the memory",
         values=(
             Measured(what="speed-up", op="mask losses", direction="both"),
@@ -208,7 +208,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         claim="run lengths of masks, from their logits",
-        command="pytest bench --measure -k 'run and lengths'",
+        command="pytest bench --measure -k lengths",
         result="{} times as fast, {} of the memory",
         values=(
             Measured(what="speed-up", op="run lengths"),

@@ -48,7 +48,9 @@ def percent(value: float) -> str:
 
 
 def shapes(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in values.items()) or "–"
+    """Letters and numbers; pixels HW only where height and width are not there."""
+    shown = {k: v for k, v in values.items() if k != "HW" or not {"H", "W"} <= set(values)}
+    return " ".join(f"{key}={value}" for key, value in shown.items()) or "–"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:

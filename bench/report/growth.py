@@ -47,6 +47,7 @@ class Line:
 class Curve:
     """One op along one letter; sides -> values at `x`, None where a side was not measured."""
 
+    op: str
     title: str
     along: str
     x: list[float]
@@ -70,6 +71,7 @@ def curves(cases: Iterable[Newest]) -> list[Curve]:
         stays = f.shapes(dict(fixed))
         found.append(
             Curve(
+                op=op,
                 title=f"{' '.join(words)} along {NAMES.get(along, along)}"
                 + ("" if stays == "–" else f" ({stays})"),
                 along=along,
@@ -137,11 +139,9 @@ def facts(curve: Curve) -> list[str]:
     if line is None or len(y) < len(curve.x):
         return []
     low, high = curve.x[0], curve.x[-1]
-    power = float(np.log(y[-1] / y[0]) / np.log(high / low))
-    found = [
-        f"{_number(high / low)} times the {NAMES.get(curve.along, curve.along)}: "
-        f"{f.digits(y[-1] / y[0])} times the time (power {power:.2f})"
-    ]
+    found = [f"from {_number(low)} to {_number(high)}, {f.digits(y[-1] / y[0])} times the time"]
+    if low > 0:
+        found[0] += f" (power {np.log(y[-1] / y[0]) / np.log(high / low):.2f})"
     if line.intercept > 0:
         shares = [line.intercept / (line.slope * x + line.intercept) for x in (low, high)]
         found.append(
@@ -161,6 +161,14 @@ def facts(curve: Curve) -> list[str]:
             f"{apart:.2f} times what it does on the line"
         )
     return found
+
+
+def by_op(found: Iterable[Curve]) -> dict[str, list[Curve]]:
+    """Curves of each op, in order."""
+    ops: dict[str, list[Curve]] = {}
+    for curve in found:
+        ops.setdefault(curve.op, []).append(curve)
+    return ops
 
 
 def table(found: list[Curve]) -> str:

@@ -93,9 +93,9 @@ def draw(records: Records, folder: Path) -> list[Path]:
             path = folder / drawing.file_name(device, "throughput")
             plots.history_figure(device, records.of(device), path)
             drawn.append(path)
-        if found := growth.curves(cases.values()):
-            path = folder / drawing.file_name(device, "growth-curves")
-            plots.growth_figure(found, path)
+        for op, curves in growth.by_op(growth.curves(cases.values())).items():
+            path = folder / drawing.file_name(device, "growth", op)
+            plots.growth_figure(curves, path)
             drawn.append(path)
         if videos := plots.long_videos(cases):
             path = folder / drawing.file_name(device, "long-video")
@@ -172,15 +172,13 @@ def _growth(device: str, cases: Mapping[str, Newest]) -> list[str]:
     curves = growth.curves(cases.values())
     if not curves:
         return []
-    lines = [
-        "### What it costs as it grows",
-        growth.table(curves),
-        _figure(device, "growth-curves"),
-    ]
-    told = [(curve, growth.facts(curve)) for curve in curves]
-    lines.append("\n".join(f"- {c.title}: {'; '.join(facts)}." for c, facts in told if facts))
-    return lines
+    lines = ["### What it costs as it grows", growth.table(curves)]
+    for op, members in growth.by_op(curves).items():
+        lines.append(_figure(device, "growth", op))
+        told = [(curve.title, growth.facts(curve)) for curve in members]
+        lines.append("\n".join(f"- {t}: {'; '.join(facts)}." for t, facts in told if facts))
+    return [line for line in lines if line]
 
 
-def _figure(device: str, subject: str) -> str:
-    return f"![{device}: {subject}]({PLOTS}/{drawing.file_name(device, subject)})"
+def _figure(*parts: str) -> str:
+    return f"![{': '.join(parts)}]({PLOTS}/{drawing.file_name(*parts)})"

@@ -155,7 +155,7 @@ def _history(op: str, records: Sequence[Record]) -> dict[str, list[tuple[Record,
 def growth_figure(curves: Sequence[Curve], path: Path) -> None:
     """A row per curve: time and memory of every side, with the line through each."""
     with drawing.style():
-        figure = Figure(figsize=(9, 2.9 * len(curves)), layout="constrained")
+        figure = Figure(figsize=(9, 2.7 * len(curves)), layout="constrained")
         panels = figure.subplots(len(curves), 2, squeeze=False)
         for (times, memory), curve in zip(panels, curves, strict=True):
             for number, side in enumerate(curve.seconds):

@@ -85,11 +85,18 @@ def section(found: list[Compared]) -> str:
     unjudged = [x for x in found if x.result.obstacle is not None]
     if unjudged:
         lines += ["", "Times that cannot be compared:", ""]
-        lines += [f"- {x.case} on {x.device}: {x.result.obstacle}" for x in unjudged]
+        lines += [f"- {why}: {', '.join(cases)}" for why, cases in _by_obstacle(unjudged).items()]
     if judged:
         lines += ["", "<details><summary>All comparisons</summary>", "", _table(judged), ""]
         lines.append("</details>")
     return "\n".join(lines)
+
+
+def _by_obstacle(unjudged: list[Compared]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for x in unjudged:
+        found.setdefault(f"on {x.device}, {x.result.obstacle}", []).append(x.case)
+    return found
 
 
 def _table(judged: list[Compared]) -> str:

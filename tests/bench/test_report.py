@@ -90,6 +90,14 @@ def test_a_side_of_an_earlier_record_keeps_that_records_ratio(tmp_path):
     assert case.time_ratio("published") == row["ratios"]["published"]["time"]
 
 
+def test_cases_that_cannot_be_judged_are_listed_with_the_reason(tmp_path):
+    old, new = (fabricate(CPU, day, day, part="cpu", sides=("ours",)) for day in (1, 2))
+    text = regressions.section(regressions.compared(load(write(tmp_path, old, new))))
+    reason = "- on Fabricated CPU, the baseline, published, was not measured beside it: msda "
+    assert reason in text
+    assert text.count("was not measured beside it") == 1
+
+
 def test_parts_of_one_run_are_not_compared_with_each_other(tmp_path):
     """A run of peers right after that of the operators must not hide what became slower."""
     slow = {case.name: 1.5 for case, *_ in cases()}

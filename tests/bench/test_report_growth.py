@@ -35,7 +35,7 @@ def test_a_line_is_recovered_with_its_fixed_share(tmp_path):
     assert line.r2 == pytest.approx(1, abs=1e-4) and line.deviation < 1e-3
     facts = "; ".join(growth.facts(curve))
     assert "1.00 s, is 50 % of the time at 2 and 9.1 % at 20" in facts
-    assert "10 times the frames T: 5.50 times the time (power 0.74)" in facts
+    assert "from 2 to 20, 5.50 times the time (power 0.74)" in facts
 
 
 def test_growth_beyond_linear_is_said_so(tmp_path):
@@ -72,3 +72,13 @@ def test_curves_of_different_shapes_are_apart_and_resolutions_together(tmp_path)
 
 def test_one_point_is_no_curve(tmp_path):
     assert not curves_of(tmp_path, along_frames(lambda T: (1.0, 1, 2), frames=(5,)))
+
+
+def test_a_curve_from_zero_has_no_power(tmp_path):
+    chosen = [
+        (case(f"step N={N}", "step", "growth", along="N", shapes={"N": N}), 1 + 0.1 * N, 10, 2)
+        for N in (0, 10, 30)
+    ]
+    [curve] = curves_of(tmp_path, chosen)
+    facts = "; ".join(growth.facts(curve))
+    assert facts.startswith("from 0 to 30, 4.00 times the time; the line's fixed cost, 1.00 s, is")

@@ -49,7 +49,15 @@ def test_figures_for_groups_throughput_growth_and_the_long_video(records, tmp_pa
     drawn = {path.name: path.read_text() for path in draw(records, tmp_path)}
     assert set(drawn) == {
         f"fabricated-cpu-{x}.svg"
-        for x in ("kernels", "blocks", "model", "data", "throughput", "growth-curves", "long-video")
+        for x in (
+            "kernels",
+            "blocks",
+            "model",
+            "data",
+            "throughput",
+            "growth-training-step",
+            "long-video",
+        )
     }
     assert "mask head" in drawn["fabricated-cpu-kernels.svg"]
     for text in ("training step R50 192x320 T=5", "0000001", "2026-11-02"):
