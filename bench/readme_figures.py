@@ -32,7 +32,7 @@ class Measured:
         what: shares are ours / side, speed-up is side / ours, both of processor time by round;
             wall share is of wall time on two threads, operator share of dispatched operators.
         op, shapes, direction, name: the case: op and direction equal, shapes among its own, name
-            a regular expression in its name.
+            a regular expression in its name; never half precision.
         side, of: the side compared with, and the side that is compared; of "no compiler" or
             another, speed-up is side / of.
     """
@@ -50,7 +50,7 @@ class Measured:
         return (
             row["op"] == self.op
             and row["along"] is None
-            and row["dtype"] == "float32"
+            and row["dtype"] in ("float32", "float64")
             and self.direction in (None, row["direction"])
             and all(row["shapes"].get(key) == value for key, value in self.shapes.items())
             and re.search(self.name, row["name"]) is not None

@@ -26,6 +26,12 @@ NAMES = {
 }
 
 
+FLAT = 0.1
+"""Change of time from end to end, as a share, below which a curve is called flat."""
+NEGLIGIBLE = 0.05
+"""Fixed cost, as a share of the time at the lower end."""
+
+
 @dataclass(frozen=True)
 class Line:
     """Least-squares line through measured points; seconds or MiB over the letter.
@@ -142,16 +148,18 @@ def facts(curve: Curve) -> list[str]:
     found = [f"from {_number(low)} to {_number(high)}, {f.digits(y[-1] / y[0])} times the time"]
     if low > 0:
         found[0] += f" (power {np.log(y[-1] / y[0]) / np.log(high / low):.2f})"
-    if line.intercept > 0:
-        shares = [line.intercept / (line.slope * x + line.intercept) for x in (low, high)]
+    if abs(y[-1] / y[0] - 1) < FLAT:
+        return [f"{found[0]}: next to nothing depends on it"]
+    shares = [line.intercept / value for value in (y[0], y[-1])]
+    if shares[0] > NEGLIGIBLE:
         found.append(
             f"the line's fixed cost, {f.seconds(line.intercept)}, is {f.percent(shares[0])} of the "
             f"time at {_number(low)} and {f.percent(shares[1])} at {_number(high)}"
         )
+    elif shares[0] < -NEGLIGIBLE:
+        found.append("the line starts below zero: a unit costs more at the upper end")
     else:
-        found.append(
-            "the line has no fixed cost (negative intercept): each unit costs more at the upper end"
-        )
+        found.append("proportional: the line has no fixed cost to speak of")
     if len(y) > 2:
         steps = [(y[i + 1] - y[i]) / (curve.x[i + 1] - curve.x[i]) for i in range(len(y) - 1)]
         worst = max(range(len(steps)), key=lambda i: abs(steps[i] - line.slope))
@@ -188,14 +196,20 @@ def table(found: list[Curve]) -> str:
                     _signed_seconds(time.intercept),
                     f"{time.r2:.4f}",
                     f"{f.percent(time.deviation)} at {_number(time.at)}",
-                    "–" if memory is None else f"{f.digits(memory.slope)} MiB",
-                    "–" if memory is None else f"{f.digits(memory.intercept)} MiB",
-                    "–" if memory is None else f"{f.percent(memory.deviation)}",
+                    *_memory(curve.x, memory),
                 ]
             )
     columns = ["curve", "side", "range", "time per unit", "intercept", "R²", "largest deviation"]
-    columns += ["memory per unit", "intercept", "largest deviation"]
+    columns += ["memory, lower end", "upper end", "largest deviation"]
     return f.table(columns, rows, numbers_from=3)
+
+
+def _memory(x: list[float], line: Line | None) -> list[str]:
+    """The line's ends and the largest deviation from it."""
+    if line is None:
+        return ["–"] * 3
+    ends = [line.slope * at + line.intercept for at in (x[0], x[-1])]
+    return [*(f"{f.digits(end)} MiB" for end in ends), f.percent(line.deviation)]
 
 
 def _number(value: float) -> str:

@@ -85,10 +85,10 @@ def draw(records: Records, folder: Path) -> list[Path]:
     for device in records.devices():
         cases = records.newest(device)
         for group, members in tables.by_group(cases.values()).items():
-            name = drawing.file_name(device, group)
-            title = f"{device}: {tables.GROUPS.get(group, group).lower()}"
-            plots.cases_figure(title, members, folder / name)
-            drawn.append(folder / name)
+            for part, rows in plots.parted(group, members).items():
+                path = folder / drawing.file_name(device, part)
+                plots.cases_figure(f"{device}: {part}", rows, path)
+                drawn.append(path)
         if plots.histories(records.of(device)):
             path = folder / drawing.file_name(device, "throughput")
             plots.history_figure(device, records.of(device), path)
@@ -116,9 +116,9 @@ def _summary(records: Records, found: list[regressions.Compared], devices: Seque
             newest = f"{own[-1].date[:10]}, `{own[-1].commit}`"
             rows.append([name, parts, newest, f"{len(own)}", f"{len(records.newest(name))}"])
         lines.append(f.table(["device", "parts", "newest", "records", "cases"], rows, 3))
-        headline = [line for name in records.devices() for line in _headline(records, name)]
-        if headline:
-            lines += ["Whole model, against the published formulation:", "\n".join(headline)]
+        if headline := [row for name in records.devices() for row in _headline(records, name)]:
+            columns = ["whole model", "device", "of the published time", "of its memory"]
+            lines.append(f.table(columns, headline, 2))
     named = [x for x in found if x.is_named]
     if named:
         lines.append("**Regressions:** " + "; ".join(x.sentence() for x in named) + ".")
@@ -136,17 +136,17 @@ def _summary(records: Records, found: list[regressions.Compared], devices: Seque
     return "\n\n".join(lines)
 
 
-def _headline(records: Records, device: str) -> list[str]:
-    lines = []
+def _headline(records: Records, device: str) -> list[list[str]]:
+    rows = []
     for case in records.newest(device).values():
         row = case.row
         if row["op"] not in plots.HISTORY_OPS or row["along"] is not None:
             continue
-        time, memory = case.time_ratio(row["baseline"]), case.memory_ratio(row["baseline"])
-        if time is not None:
-            share = "" if memory is None else f", {1 / memory:.2f} of the memory"
-            lines.append(f"- {row['name']} on {device}: {1 / time:.2f} of the time{share}")
-    return lines
+        found = case.time_ratio(row["baseline"]), case.memory_ratio(row["baseline"])
+        if found[0]:
+            shares = [f"{1 / ratio:.2f}" if ratio else "–" for ratio in found]
+            rows.append([row["name"], device, *shares])
+    return rows
 
 
 def _device(records: Records, device: str) -> str:
@@ -158,8 +158,10 @@ def _device(records: Records, device: str) -> str:
         lines.append("\n".join(extra))
     if any(case.older for case in cases.values()):
         lines.append("\\* both sides as an earlier record has them; the newest has ours alone.")
+    members = tables.by_group(cases.values())
     for group, table in tables.group_tables(cases, peaks, ceilings):
-        lines += [f"### {tables.GROUPS.get(group, group)}", table, _figure(device, group)]
+        lines += [f"### {tables.GROUPS.get(group, group)}", table]
+        lines += [_figure(device, part) for part in plots.parted(group, members[group])]
     if plots.histories(own):
         lines += ["### Throughput over commits", _figure(device, "throughput")]
     lines += _growth(device, cases)

@@ -16,7 +16,18 @@ from bench.report.records import Newest, Record
 
 MOST_POINTS = 400
 """Of a long video's course; more are thinned by keeping the largest of each stretch."""
+MOST_ROWS = 40
 HISTORY_OPS = {"training step": "clips", "inference": "frames"}
+
+
+def parted(group: str, cases: Sequence[Newest]) -> dict[str, list[Newest]]:
+    """A group's figures: one, or one per kind of op where it would not fit a page."""
+    if len(cases) <= MOST_ROWS:
+        return {group: list(cases)}
+    parts: dict[str, list[Newest]] = {}
+    for case in cases:
+        parts.setdefault(f"{group}, {case.row['op'].split()[0]}", []).append(case)
+    return parts
 
 
 def cases_figure(title: str, cases: Sequence[Newest], path: Path) -> None:
@@ -25,9 +36,8 @@ def cases_figure(title: str, cases: Sequence[Newest], path: Path) -> None:
     with drawing.style():
         figure = Figure(figsize=(11, 1.5 + 0.28 * len(cases)), layout="constrained")
         times, ratios, memory = figure.subplots(1, 3, sharey=True, width_ratios=(5, 4, 4))
-        for y, case in enumerate(cases):
-            for number, side in enumerate(sides):
-                _case_points((times, ratios, memory), y, number, side, case)
+        for number, side in enumerate(sides):
+            _side_points((times, ratios, memory), number, side, cases)
         ratios.axvline(1, color=drawing.OURS, linewidth=1.2)
         labels = [_label(case.row) for case in cases]
         times.set_yticks(range(len(cases)), labels)
@@ -52,19 +62,25 @@ def _look(number: int) -> dict[str, Any]:
     }
 
 
-def _case_points(axes: Any, y: int, number: int, side: str, case: Newest) -> None:
+def _side_points(axes: Any, number: int, side: str, cases: Sequence[Newest]) -> None:
+    """One line object a panel: a figure of a hundred cases stays small."""
     times, ratios, memory = axes
     look = _look(number)
-    found = case.row["sides"].get(side)
-    if found is not None:
-        took = found["seconds"]
-        times.plot([took["p20"], took["p80"]], [y, y], color=look["color"], linewidth=2, alpha=0.5)
-        times.plot(took["median"], y, **look)
-        if found["peak_bytes"]:
-            memory.plot(found["peak_bytes"] / f.MIB, y, **look)
-    ratio = case.time_ratio(side)
-    if ratio is not None:
-        ratios.plot(ratio, y, **look)
+    having = [(y, case.row["sides"].get(side)) for y, case in enumerate(cases)]
+    rows = [(y, row) for y, row in having if row is not None]
+    took = [(y, row["seconds"]) for y, row in rows]
+    spread = [p for y, t in took for p in ((t["p20"], y), (t["p80"], y), (float("nan"), y))]
+    _draw(times, spread, color=look["color"], linewidth=2, alpha=0.5)
+    _draw(times, [(t["median"], y) for y, t in took], **look)
+    peaks = [(row["peak_bytes"] / f.MIB, y) for y, row in rows if row["peak_bytes"]]
+    _draw(memory, peaks, **look)
+    found = [(case.time_ratio(side), y) for y, case in enumerate(cases)]
+    _draw(ratios, [(x, y) for x, y in found if x is not None], **look)
+
+
+def _draw(axes: Any, points: Sequence[tuple[float, float]], **look: Any) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), **look)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -87,6 +103,8 @@ def _logarithmic(axes: Any, title: str, tick: Callable[[float], str]) -> None:
 
 
 def _seconds_tick(value: float) -> str:
+    if value == 0:
+        return "0"
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
         if value * factor >= 0.999:
             return f"{round(value * factor, 3):,g} {unit}"
@@ -162,12 +180,17 @@ def growth_figure(curves: Sequence[Curve], path: Path) -> None:
                 _points_and_line(times, curve.x, curve.seconds[side], number, side)
                 _points_and_line(memory, curve.x, curve.mib[side], number, side)
             label = NAMES.get(curve.along, curve.along)
-            times.set(xlabel=label, ylabel="seconds", ylim=(0, None), xlim=(0, None))
-            memory.set(xlabel=label, ylabel="peak memory, MiB", ylim=(0, None), xlim=(0, None))
-            times.set_title(curve.title, loc="left")
-            for axes in (times, memory):
+            for axes, values, title in (
+                (times, curve.seconds, "time"),
+                (memory, curve.mib, "peak memory, MiB"),
+            ):
+                largest = max((v for side in values.values() for v in side if v), default=1.0)
+                axes.set(xlabel=label, ylabel=title, ylim=(0, 1.12 * largest))
+                axes.set_xlim(-0.02 * curve.x[-1], 1.05 * curve.x[-1])
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            times.legend(loc="upper left", fontsize=8)
+            times.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _seconds_tick(v)))
+            times.set_title(curve.title, loc="left")
+            times.legend(loc="best", fontsize=8)
         drawing.save(figure, path)
 
 

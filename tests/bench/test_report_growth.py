@@ -43,7 +43,7 @@ def test_growth_beyond_linear_is_said_so(tmp_path):
     line = growth.fit(curve.x, curve.seconds["ours"])
     assert line.deviation > 0.2
     facts = "; ".join(growth.facts(curve))
-    assert "no fixed cost" in facts and "power 2.00" in facts
+    assert "starts below zero" in facts and "power 2.00" in facts
 
 
 def test_curves_of_different_shapes_are_apart_and_resolutions_together(tmp_path):
@@ -82,3 +82,13 @@ def test_a_curve_from_zero_has_no_power(tmp_path):
     [curve] = curves_of(tmp_path, chosen)
     facts = "; ".join(growth.facts(curve))
     assert facts.startswith("from 0 to 30, 4.00 times the time; the line's fixed cost, 1.00 s, is")
+
+
+def test_a_flat_curve_and_a_proportional_one_are_said_so(tmp_path):
+    flat, straight = curves_of(
+        tmp_path,
+        along_frames(lambda T: (1 + 1e-3 * T, 10, 2))
+        + along_frames(lambda T: (0.1 * T, 10, 2), H=1),
+    )
+    assert growth.facts(flat)[0].endswith("next to nothing depends on it")
+    assert "proportional" in "; ".join(growth.facts(straight))

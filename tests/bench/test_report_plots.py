@@ -72,3 +72,16 @@ def test_a_long_course_is_thinned_without_losing_its_peak():
     assert len(thinned) <= plots.MOST_POINTS
     assert max(value for _, value in thinned) == 700.0
     assert plots.thinned(course[:100]) == [(t, 100.0) for t in range(100)]
+
+
+def test_a_group_of_many_cases_is_drawn_in_parts(tmp_path):
+    chosen = [
+        (case(f"{op} {n}", op, shapes={"N": n}), 1e-3 * n, 10, 2.0)
+        for op in ("msda encoder", "mask head")
+        for n in range(1, 31)
+    ]
+    results = write(tmp_path / "results", fabricate(CPU, 1, 1, part="cpu", chosen=chosen))
+    drawn = {path.name: path.read_text() for path in draw(load(results), tmp_path)}
+    assert set(drawn) == {"fabricated-cpu-kernels-msda.svg", "fabricated-cpu-kernels-mask.svg"}
+    assert "mask head 30" in drawn["fabricated-cpu-kernels-mask.svg"]
+    assert "mask" not in drawn["fabricated-cpu-kernels-msda.svg"].replace("mask=", "")
