@@ -35,6 +35,7 @@ class Measured:
             a regular expression in its name; never half precision.
         side, of: the side compared with, and the side that is compared; of "no compiler" or
             another, speed-up is side / of.
+        along: the letter of the growth curve that the case is a point of.
     """
 
     what: What
@@ -44,12 +45,13 @@ class Measured:
     name: str = ""
     side: str = "published"
     of: str = "ours"
+    along: str | None = None
 
     def is_of(self, case: Newest) -> bool:
         row = case.row
         return (
             row["op"] == self.op
-            and row["along"] is None
+            and row["along"] == self.along
             and row["dtype"] in ("float32", "float64")
             and self.direction in (None, row["direction"])
             and all(row["shapes"].get(key) == value for key, value in self.shapes.items())
@@ -184,7 +186,7 @@ FIGURES: tuple[Figure, ...] = (
         command="python -m bench.long_video",
         result="{}, {} and {} MiB in all",
         values=tuple(
-            Measured(what="peak MiB", op="long video", shapes={"T": frames})
+            Measured(what="peak MiB", op="long video", shapes={"T": frames}, along="T")
             for frames in (50, 200, 1000)
         ),
     ),

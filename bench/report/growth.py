@@ -196,7 +196,7 @@ def table(found: list[Curve]) -> str:
                     _signed_seconds(time.intercept),
                     f"{time.r2:.4f}",
                     f"{f.percent(time.deviation)} at {_number(time.at)}",
-                    *_memory(curve.x, memory),
+                    *_memory(curve.mib[side], memory),
                 ]
             )
     columns = ["curve", "side", "range", "time per unit", "intercept", "R²", "largest deviation"]
@@ -204,12 +204,12 @@ def table(found: list[Curve]) -> str:
     return f.table(columns, rows, numbers_from=3)
 
 
-def _memory(x: list[float], line: Line | None) -> list[str]:
-    """The line's ends and the largest deviation from it."""
+def _memory(mib: list[float | None], line: Line | None) -> list[str]:
+    """Both ends as measured, and the largest deviation from the line."""
     if line is None:
         return ["–"] * 3
-    ends = [line.slope * at + line.intercept for at in (x[0], x[-1])]
-    return [*(f"{f.digits(end)} MiB" for end in ends), f.percent(line.deviation)]
+    ends = ["–" if end is None else f"{f.digits(end)} MiB" for end in (mib[0], mib[-1])]
+    return [*ends, f.percent(line.deviation)]
 
 
 def _number(value: float) -> str:

@@ -164,16 +164,18 @@ def _device(records: Records, device: str) -> str:
         lines += [_figure(device, part) for part in plots.parted(group, members[group])]
     if plots.histories(own):
         lines += ["### Throughput over commits", _figure(device, "throughput")]
-    lines += _growth(device, cases)
+    points = [case for case in cases.values() if case.row["along"] is not None]
+    if points:
+        lines += _growth(device, points)
+        lines += ["<details><summary>All points</summary>"]
+        lines += [tables.case_table(points, peaks, ceilings), "</details>"]
     if plots.long_videos(cases):
         lines += ["### Memory over the frames of a long video", _figure(device, "long-video")]
     return "\n\n".join(lines)
 
 
-def _growth(device: str, cases: Mapping[str, Newest]) -> list[str]:
-    curves = growth.curves(cases.values())
-    if not curves:
-        return []
+def _growth(device: str, points: Sequence[Newest]) -> list[str]:
+    curves = growth.curves(points)
     lines = ["### What it costs as it grows", growth.table(curves)]
     for op, members in growth.by_op(curves).items():
         lines.append(_figure(device, "growth", op))

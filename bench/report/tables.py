@@ -94,7 +94,7 @@ def group_tables(
 ) -> Iterable[tuple[str, str]]:
     """(group, table) of each group that has cases, in the order of `GROUPS`."""
     for group, members in by_group(cases.values()).items():
-        yield group, _table(members, peaks, ceilings)
+        yield group, case_table(members, peaks, ceilings)
 
 
 def by_group(cases: Iterable[Newest]) -> dict[str, list[Newest]]:
@@ -106,7 +106,8 @@ def by_group(cases: Iterable[Newest]) -> dict[str, list[Newest]]:
     return {group: members for group, members in groups.items() if members}
 
 
-def _table(cases: list[Newest], peaks: Device | None, ceilings: Mapping[str, float]) -> str:
+def case_table(cases: list[Newest], peaks: Device | None, ceilings: Mapping[str, float]) -> str:
+    """A row per case; columns that no case fills are left out."""
     sides = list(dict.fromkeys(side for case in cases for side in case.ratios))
     with_floor = peaks is not None
     with_units = any(case.row["units"] for case in cases)

@@ -36,6 +36,7 @@ def records(tmp_path):
         (Measured(what="operator share", **STEP), "0.20"),
         (Measured(what="wall share", op="inference"), "0.45"),
         (Measured(what="speed-up", side="published", of="published", **STEP), "1.0"),
+        (Measured(what="peak MiB", op="training step", shapes={"T": 10}, along="T"), "2,600"),
         (Measured(what="share", side="a peer", **STEP), None),
         (Measured(what="share", op="training step", shapes={"T": 36}), None),
     ],
