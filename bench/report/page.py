@@ -153,8 +153,9 @@ def _device(records: Records, device: str) -> str:
     own, cases = records.of(device), records.newest(device)
     peaks = device_named(device)
     ceilings = next((r.extra["ceilings"] for r in reversed(own) if r.extra.get("ceilings")), {})
-    lines = [tables.machine_table(own)]
-    if extra := tables.extra_lines(own):
+    shown = [r for r in reversed(own) if any(case.record is r for case in cases.values())]
+    lines = ["Every case as its newest record has it; the records:", tables.machine_table(shown)]
+    if extra := tables.extra_lines(shown):
         lines.append("\n".join(extra))
     if any(case.older for case in cases.values()):
         lines.append("\\* both sides as an earlier record has them; the newest has ours alone.")

@@ -26,14 +26,13 @@ SHORT = 6
 
 
 def machine_table(records: Sequence[Record]) -> str:
-    """One row per part: where, when, at which commit, in which state of the machine."""
-    newest = {record.part: record for record in records}
+    """One row per record: where, when, at which commit, in which state of the machine."""
     rows = []
-    for part, record in sorted(newest.items()):
+    for record in records:
         facts = [f"{k} {record.machine[k]}" for k in FACTS if record.machine.get(k) is not None]
         rows.append(
             [
-                f"[{part}](results/{quote(record.place)})",
+                f"[{record.part}](results/{quote(record.place)})",
                 record.date[:16].replace("T", " "),
                 f"`{record.commit}`",
                 ", ".join(facts),
@@ -60,13 +59,13 @@ def _state(record: Record) -> str:
 
 
 def extra_lines(records: Iterable[Record]) -> list[str]:
-    """What belongs to the newest run of each part besides its cases."""
+    """What belongs to each run besides its cases."""
     shown = []
-    for part, record in sorted({r.part: r for r in records}.items()):
+    for record in records:
         values = {k: v for k, v in record.extra.items() if k not in (*STATE, "load_average_at_end")}
         parts = [_plain(key, value) for key, value in values.items() if value not in (None, [], {})]
         if parts:
-            shown.append(f"- {part}: " + "; ".join(parts))
+            shown.append(f"- {record.part}, `{record.commit}`: " + "; ".join(parts))
     return shown
 
 
@@ -119,6 +118,8 @@ def case_table(cases: list[Newest], peaks: Device | None, ceilings: Mapping[str,
     columns += [f"{side}: time, memory" for side in sides]
     columns += ["of roofline"] * with_floor + ["throughput"] * with_units + ["peak memory"]
     columns += ["launches, operators"] * with_counts + ["other clocks"] * with_clocks
+    with_commit = len({case.record.place for case in cases}) > 1
+    columns += ["commit"] * with_commit
     rows = []
     for case in cases:
         row = case.row
@@ -134,6 +135,7 @@ def case_table(cases: list[Newest], peaks: Device | None, ceilings: Mapping[str,
         cells.append(f.size(case.ours["peak_bytes"]))
         cells += [_counts_cell(case)] * with_counts
         cells += [other_clocks(case.ours["more"]) or "–"] * with_clocks
+        cells += [f"`{case.record.commit}`"] * with_commit
         rows.append(cells)
     return f.table(columns, rows, numbers_from=4)
 

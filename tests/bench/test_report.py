@@ -77,6 +77,11 @@ def test_records_whose_cases_differ_show_each_in_its_newest(tmp_path):
     assert dates["msda both"] == "2026-11-02"
     assert dates["mask head"] == "2026-11-01"
     assert len(newest) == len(cases())
+    text = text_of(load(tmp_path)).split("## Measured")[1]
+    line = {x.split(" |")[0]: x for x in text.splitlines()}
+    assert line["| msda both"].endswith("| `0000002` |")
+    assert line["| mask head"].endswith("| `0000001` |")
+    assert "0000001-cpu.json)" in text and "0000002-cpu.json)" in text
 
 
 def test_a_side_of_an_earlier_record_keeps_that_records_ratio(tmp_path):
