@@ -177,7 +177,8 @@ def _device(records: Records, device: str) -> str:
 
 def _growth(device: str, points: Sequence[Newest]) -> list[str]:
     curves = growth.curves(points)
-    lines = ["### What it costs as it grows", growth.table(curves)]
+    lines = ["### What it costs as it grows"]
+    lines += [growth.table(curves)] if curves else []
     for op, members in growth.by_op(curves).items():
         lines.append(_figure(device, "growth", op))
         told = [(curve.title, growth.facts(curve)) for curve in members]

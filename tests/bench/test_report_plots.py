@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
 from fabricated_records import CPU, MIB, case, fabricate, write
@@ -21,49 +22,37 @@ def long_video(frames: int) -> dict:
     )
 
 
-@pytest.fixture
-def records(tmp_path):
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
     videos = record.new_record("long video", CPU | {"commit": "a"}, [long_video(50)])
     made = (fabricate(CPU, day, day, part="cpu") for day in (1, 2))
-    return load(write(tmp_path / "results", *made, videos))
+    return load(write(tmp_path_factory.mktemp("results"), *made, videos))
 
 
-def test_the_same_records_give_the_same_bytes(records, tmp_path):
-    first, second = (draw(records, tmp_path / name) for name in "ab")
-    assert [p.name for p in first] == [p.name for p in second]
-    for a, b in zip(first, second, strict=True):
+@pytest.fixture(scope="module")
+def drawn(records, tmp_path_factory):
+    return draw(records, tmp_path_factory.mktemp("plots"))
+
+
+def test_the_same_records_give_the_same_bytes_whatever_the_users_settings(records, drawn, tmp_path):
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": False}):
+        again = draw(records, tmp_path)
+    assert [p.name for p in drawn] == [p.name for p in again]
+    for a, b in zip(drawn, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
         assert "date" not in a.read_text().lower()
         assert a.stat().st_size < 100_000
 
 
-def test_the_users_own_settings_do_not_change_them(records, tmp_path):
-    import matplotlib
-
-    first = draw(records, tmp_path / "a")
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False}):
-        second = draw(records, tmp_path / "b")
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
-
-
-def test_figures_for_groups_throughput_growth_and_the_long_video(records, tmp_path):
-    drawn = {path.name: path.read_text() for path in draw(records, tmp_path)}
-    assert set(drawn) == {
-        f"fabricated-cpu-{x}.svg"
-        for x in (
-            "kernels",
-            "blocks",
-            "model",
-            "data",
-            "throughput",
-            "growth-training-step",
-            "long-video",
-        )
-    }
-    assert "mask head" in drawn["fabricated-cpu-kernels.svg"]
+def test_figures_for_groups_throughput_growth_and_the_long_video(drawn):
+    texts = {path.name: path.read_text() for path in drawn}
+    subjects = ("kernels", "blocks", "model", "data", "throughput", "long-video")
+    subjects += ("growth-training-step",)
+    assert set(texts) == {f"fabricated-cpu-{subject}.svg" for subject in subjects}
+    assert "mask head" in texts["fabricated-cpu-kernels.svg"]
     for text in ("training step R50 192x320 T=5", "0000001", "2026-11-02"):
-        assert text in drawn["fabricated-cpu-throughput.svg"]
-    assert "long video of 50" in drawn["fabricated-cpu-long-video.svg"]
+        assert text in texts["fabricated-cpu-throughput.svg"]
+    assert "long video of 50" in texts["fabricated-cpu-long-video.svg"]
 
 
 def test_a_long_course_is_thinned_without_losing_its_peak():

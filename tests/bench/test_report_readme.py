@@ -89,6 +89,13 @@ def test_the_committed_report_is_what_the_records_give():
     assert {p.name for p in (ROOT / "bench" / PLOTS).glob("*.svg")} == shown
 
 
+def test_the_readme_quotes_what_the_records_give():
+    text = (ROOT / "README.md").read_text()
+    table = readme.block(load(RESULTS))
+    assert readme.rewritten(text, table) == text, "run python -m bench.report"
+    assert table in (ROOT / "bench" / "REPORT.md").read_text()
+
+
 def test_modelled_devices_are_those_of_the_declared_cases():
     """Costs themselves are counted anew by the slow test below."""
     asked = {row["name"]: row for row in modelled.asked(all_cases("gpu"))}
