@@ -41,4 +41,4 @@ def rewritten(readme: str, table: str) -> str:
             "written between them"
         )
     head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"

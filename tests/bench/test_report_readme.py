@@ -75,7 +75,7 @@ def test_every_result_has_a_place_for_each_of_its_values(figure):
 def test_the_block_is_replaced_and_nothing_else():
     text = f"head\n{readme.BEGIN}\nold\n{readme.END}\ntail\n"
     new = readme.rewritten(text, "| new |")
-    assert new == f"head\n{readme.BEGIN}\n| new |\n{readme.END}\ntail\n"
+    assert new == f"head\n{readme.BEGIN}\n\n| new |\n\n{readme.END}\ntail\n"
     assert readme.rewritten(new, "| new |") == new
     for broken in ("no block", f"{readme.END}{readme.BEGIN}", readme.BEGIN):
         with pytest.raises(ValueError, match=r"README\.md needs one line"):
