@@ -41,7 +41,8 @@ from seqformer.data.clips import JointClips
 from seqformer.data.loader import build_train_loader, collate
 from seqformer.data.sampling import ItemKey
 from seqformer.data.segmentation import mask_runs
-from seqformer.data.synthetic import SyntheticConfig, make_synthetic_dataset
+from seqformer.data.synthetic import make_synthetic_dataset
+from seqformer.data.synthetic_drawing import SyntheticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
