@@ -25,8 +25,8 @@ PLOTS = "plots"
 """Folder of figures beside the page."""
 
 CONTRIBUTE = """\
-On a GPU, with torch, triton and numpy alone (each part takes at most 8 minutes; `model` and `peers`
-say what else they need), from a clean checkout, then:
+On a GPU, from a clean checkout; torch, triton and numpy are enough, and a part takes at most eight
+minutes:
 
 ```bash
 python -m bench.gpu --part ops      # also --part model, --part peers
