@@ -29,7 +29,8 @@ from seqformer.data.clips import JointClips
 from seqformer.data.loader import build_train_loader, collate
 from seqformer.data.sampling import ItemKey
 from seqformer.data.segmentation import mask_runs
-from seqformer.data.synthetic import SyntheticConfig, SyntheticPaths, make_synthetic_dataset
+from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.data.synthetic_drawing import SyntheticConfig
 
 NUM_FRAMES = 5
 PLAIN = AugmentConfig(flip_prob=0, photometric=False, crop_prob=0, short_sides=(320,))
