@@ -51,8 +51,12 @@ class Block:
 
     def seeds(self, outputs: list[Tensor]) -> list[Tensor]:
         """Random gradients of the outputs; under ones, a layer norm at the end gives none."""
-        generator = torch.Generator().manual_seed(4)
-        return [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
+        device = outputs[0].device
+        generator = torch.Generator(device).manual_seed(4)
+        return [
+            torch.randn(out.shape, generator=generator, device=device).to(out.dtype)
+            for out in outputs
+        ]
 
 
 class _Maker:
@@ -60,17 +64,17 @@ class _Maker:
 
     def __init__(self, size: ModelSize, device: torch.device) -> None:
         self.size, self.device, self.config = size, device, size.config
-        self.generator = torch.Generator().manual_seed(3)
+        self.generator = torch.Generator(device).manual_seed(3)
         self.B, self.T, self.C = size.clips, size.frames, size.config.hidden_dim
         self.shapes = [(-(-size.height // s), -(-size.width // s)) for s in STRIDES]
         self.S = sum(h * w for h, w in self.shapes)
 
     def randn(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.device)
+        return torch.randn(shape, generator=self.generator, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """In 0.2..0.8."""
-        return (0.2 + 0.6 * torch.rand(shape, generator=self.generator)).to(self.device)
+        return 0.2 + 0.6 * torch.rand(shape, generator=self.generator, device=self.device)
 
     def model(self) -> SeqFormer:
         with unset_fake_temporarily():  # initial values cannot be drawn without data

@@ -79,19 +79,23 @@ class MaskCall:
         }
 
     def inputs(self, device: torch.device, seed: int = 0) -> MaskInputs:
-        """Random features as after a ReLU, small parameters, references inside the frame."""
-        g = torch.Generator().manual_seed(seed)
+        """Random features as after a ReLU, small parameters, references inside the frame;
+        drawn on the device."""
+        with device:
+            return self._inputs(torch.Generator(device).manual_seed(seed))
+
+    def _inputs(self, g: torch.Generator) -> MaskInputs:
         (h, w), N, T = self.cells, self.instances, self.frames
         size = torch.tensor([self.width, self.height], dtype=torch.float32)
         targets = max(1, N // self.layers)
         return MaskInputs(
-            features=torch.randn(1, T, CHANNELS, h, w, generator=g).relu().to(device, self.dtype),
-            params=(torch.randn(N, G, generator=g) * 0.1).to(device),
-            references=(torch.rand(N, T, 2, generator=g) * size).to(device),
-            clip_index=torch.zeros(N, dtype=torch.long, device=device),
-            grad=torch.randn(N, T, 2 * h, 2 * w, generator=g).to(device, self.dtype),
-            targets=(torch.rand(targets, T, 2 * h, 2 * w, generator=g) < 0.2).to(device),
-            target_index=(torch.arange(N) % targets).to(device),
+            features=torch.randn(1, T, CHANNELS, h, w, generator=g).relu().to(self.dtype),
+            params=torch.randn(N, G, generator=g) * 0.1,
+            references=torch.rand(N, T, 2, generator=g) * size,
+            clip_index=torch.zeros(N, dtype=torch.long),
+            grad=torch.randn(N, T, 2 * h, 2 * w, generator=g).to(self.dtype),
+            targets=torch.rand(targets, T, 2 * h, 2 * w, generator=g) < 0.2,
+            target_index=torch.arange(N) % targets,
         )
 
 

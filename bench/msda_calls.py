@@ -8,7 +8,8 @@ new model, up to 4 cells) or "uniform" (anywhere, the worst case).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -86,8 +87,11 @@ class MSDACall:
         return self.rows * len(STRIDES) * P * 4 * D
 
     def inputs(self, device: torch.device, seed: int = 0) -> Inputs:
-        """Random inputs whose samples follow the pattern."""
-        g = torch.Generator().manual_seed(seed)
+        """Random inputs whose samples follow the pattern, drawn on the device."""
+        with device:
+            return self._inputs(torch.Generator(device).manual_seed(seed))
+
+    def _inputs(self, g: torch.Generator) -> Inputs:
         L, Q = len(STRIDES), self.queries or self.tokens
         n = self.frames
         reference = self._references(g, Q)
@@ -106,12 +110,12 @@ class MSDACall:
             places = torch.rand(n, Q, M, L, P, 2, generator=g)
             offsets = (places - reference[:, :, None, :, None]) * sizes[:, None]
         return Inputs(
-            value=torch.randn(n, self.tokens, M, D, generator=g).to(device, self.dtype),
-            offsets=offsets.contiguous().to(device),
-            logits=torch.randn(n, Q, M, L, P, generator=g).to(device),
-            reference=reference.to(device),
+            value=torch.randn(n, self.tokens, M, D, generator=g).to(self.dtype),
+            offsets=offsets.contiguous(),
+            logits=torch.randn(n, Q, M, L, P, generator=g),
+            reference=reference,
             shapes=self.shapes,
-            grad_output=torch.randn(n, Q, M * D, generator=g).to(device, self.dtype),
+            grad_output=torch.randn(n, Q, M * D, generator=g).to(self.dtype),
         )
 
     def _references(self, g: torch.Generator, Q: int) -> Tensor:
@@ -153,12 +157,13 @@ def ours(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     return kernels.ms_deform_attn_fused(value, inputs.shapes, offsets, logits, inputs.reference)
 
 
-def ours_without_compiler(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
-    """The same where a CPU has no C compiler: plain PyTorch."""
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """Inside, forward and backward run as on a CPU without a C compiler: in plain PyTorch."""
     native = kernels.msda_cpu.library
     kernels.msda_cpu.library = lambda *_: None
     try:
-        return ours(inputs, leaves)
+        yield
     finally:
         kernels.msda_cpu.library = native
 

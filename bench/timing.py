@@ -17,6 +17,8 @@ from bench.case import Call
 
 FLUSH_BYTES = 256 * 2**20
 """More than any L2 cache; zeroed between calls."""
+FEWEST = 5
+"""Timed calls, however long they take."""
 
 
 def cold(call: Call, device: torch.device, budget: float = 0.3) -> list[float]:
@@ -63,9 +65,11 @@ def _repeat(
         return [time.process_time() - start]
     for call in calls:  # compile, and settle the allocator
         call()
-    first = _events(calls[:1] * 3, device, flush)
-    repeat = int(min(max(budget / max(median(first), 1e-6), 10), 1000))
-    return _events([calls[i % len(calls)] for i in range(repeat)], device, flush)
+    first = _events([calls[i % len(calls)] for i in range(FEWEST)], device, flush)
+    if sum(first) >= budget:
+        return first
+    repeat = int(min(budget / max(median(first), 1e-6), 1000))
+    return _events([calls[i % len(calls)] for i in range(max(repeat, FEWEST))], device, flush)
 
 
 def _events(calls: Sequence[Call], device: torch.device, flush: torch.Tensor | None) -> list[float]:

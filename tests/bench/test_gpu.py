@@ -89,6 +89,28 @@ def test_no_memory_for_a_side_is_a_row(suite):
     assert record["extra"]["failed_checks"] == []
 
 
+def test_a_peer_that_fails_does_not_end_the_run(suite):
+    record = suite([planted("first", error=RuntimeError("other\nversion")), planted("second")])
+    first, second = record["cases"]
+    assert first["left_out"] == {"published": "RuntimeError: other"}
+    assert set(second["sides"]) == {"ours", "published"}
+
+
+def test_our_own_failure_is_a_failed_check(suite):
+    case = planted()
+    broken = Side(name="ours", build=number(1.0, RuntimeError("broken")))
+    case = Case(name="planted", op="add", group="kernels", sides=(broken, case.sides[1]))
+    record = suite([case])
+    assert record["cases"] == [] and "broken" in record["extra"]["failed_checks"][0]
+
+
+def test_an_interruption_leaves_what_was_measured(suite):
+    cases = [planted("first"), planted("second", error=KeyboardInterrupt()), planted("third")]
+    record = suite(cases)
+    assert [case["name"] for case in record["cases"]] == ["first"]
+    assert set(record["extra"]["left_out"]) == {"second", "third"}
+
+
 def test_cases_beyond_the_budget_are_listed(suite):
     record = suite([planted("first"), planted("second")], budget=-1.0)
     assert record["cases"] == [] and set(record["extra"]["left_out"]) == {"first", "second"}
