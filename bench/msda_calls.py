@@ -8,7 +8,8 @@ new model, up to 4 cells) or "uniform" (anywhere, the worst case).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -156,12 +157,13 @@ def ours(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     return kernels.ms_deform_attn_fused(value, inputs.shapes, offsets, logits, inputs.reference)
 
 
-def ours_without_compiler(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
-    """The same where a CPU has no C compiler: plain PyTorch."""
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """Inside, forward and backward run as on a CPU without a C compiler: in plain PyTorch."""
     native = kernels.msda_cpu.library
     kernels.msda_cpu.library = lambda *_: None
     try:
-        return ours(inputs, leaves)
+        yield
     finally:
         kernels.msda_cpu.library = native
 

@@ -1,8 +1,8 @@
 """What a call costs as its input grows: frames, clips, resolution, instances, queries; one letter
 at a time, the others as they are in the middle of the curve. HW is the pixels of a frame.
 
-On a CPU the frames are small, so that all curves together take minutes; on a GPU they start from
-the published scale. The published formulation is beside ours where one of its calls is cheap.
+On a CPU the frames are small, so that all curves together take minutes, and ours runs alone; on a
+GPU they pass through the published scale.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from bench.cases.training import training_case
 from bench.model_inputs import TINY, ModelSize
 
 Resolutions = tuple[tuple[int, int], ...]
-CPU_STEP = ModelSize(frames=3, height=96, width=160, instances=6)
-CPU_VIDEO = ModelSize(frames=4, height=96, width=160, instances=0)
+CPU_STEP = ModelSize(frames=2, height=64, width=112, instances=6)
+CPU_VIDEO = ModelSize(frames=4, height=64, width=112, instances=0)
+CPU_SCALES = ((64, 112), (128, 224), (192, 336))
 GPU_STEP = ModelSize(frames=5, height=480, width=768, instances=6)
 GPU_VIDEO = ModelSize(frames=36, height=360, width=640, instances=0)
 
@@ -29,8 +30,11 @@ def cases(size: Size) -> Iterator[Case]:
         yield _along("T", inference_case(replace(TINY, frames=3)))
         return
     if size == "cpu":
-        yield from _steps(CPU_STEP, (1, 2, 4, 8, 12), (1, 2, 4), _scaled(CPU_STEP), (0, 10, 30))
-        yield from _videos(CPU_VIDEO, (1, 4, 12), _scaled(CPU_VIDEO), (100, 300, 600))
+        points = (
+            *_steps(CPU_STEP, (1, 2, 4, 8, 12), (1, 2, 4), CPU_SCALES, (0, 10, 30)),
+            *_videos(CPU_VIDEO, (1, 4, 12), CPU_SCALES, (100, 300, 600)),
+        )
+        yield from map(_on_cpu, points)
         return
     step_scales = ((240, 384), (360, 576), (480, 768), (720, 1152))
     video_scales = ((180, 320), (360, 640), (720, 1280))
@@ -38,10 +42,6 @@ def cases(size: Size) -> Iterator[Case]:
         GPU_STEP, (1, 5, 10, 20), (1, 2, 4), step_scales, (0, 10, 30), dtype="bfloat16"
     )
     yield from _videos(GPU_VIDEO, (1, 9, 36, 72), video_scales, (100, 300, 600), dtype="bfloat16")
-
-
-def _scaled(size: ModelSize) -> Resolutions:
-    return tuple((size.height * n // 2, size.width * n // 2) for n in (1, 2, 3, 4))
 
 
 def _steps(
@@ -83,8 +83,9 @@ def _videos(
 
 
 def _along(letter: str, case: Case) -> Case:
-    """A point of a curve: ours alone, or with the published formulation where that is cheap."""
-    kept = [s for s in case.sides if s.name == "ours" or (s.name == "published" and letter == "T")]
+    """A point of a curve: ours, along frames with the published formulation beside it."""
+    names = ("ours", "published") if letter == "T" else ("ours",)
+    kept = [side for side in case.sides if side.name in names]
     return replace(
         case,
         name=f"{case.op} along {letter}={case.shapes[letter]} {case.dtype}",
@@ -93,3 +94,8 @@ def _along(letter: str, case: Case) -> Case:
         along=letter,
         rounds=3,
     )
+
+
+def _on_cpu(case: Case) -> Case:
+    """Ours alone, and memory, for which a process must start, only where it grows most."""
+    return replace(case, sides=case.sides[:1], memory=case.along in ("T", "HW"))

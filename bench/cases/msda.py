@@ -70,7 +70,7 @@ def _case(call: MSDACall, direction: Direction, with_compiled: bool) -> Case:
         side("all frames", msda_calls.reference),
         Side(
             name="no compiler",
-            build=partial(_build, call, msda_calls.ours_without_compiler, direction),
+            build=partial(_build_without_compiler, call, direction),
             available=lambda device: device.type == "cpu",
         ),
     ]
@@ -113,6 +113,11 @@ def _case(call: MSDACall, direction: Direction, with_compiled: bool) -> Case:
 def _build(call: MSDACall, run: msda_calls.Run, direction: Direction, device: torch.device) -> Call:
     inputs = call.inputs(device)
     return call_of(run, inputs, direction, inputs.grad_output)
+
+
+def _build_without_compiler(call: MSDACall, direction: Direction, device: torch.device) -> Call:
+    ours = msda_calls.no_compiler()(_build)(call, msda_calls.ours, direction, device)
+    return msda_calls.no_compiler()(ours)
 
 
 @lru_cache(maxsize=1)

@@ -9,9 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import kernels
 from bench import memory, record, table, turns
 from bench.case import Case, Side
+from bench.cases import msda
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +105,23 @@ def test_a_side_that_does_other_work_is_not_timed():
     (wrong,) = [c for c in memory.cases_of(["tests.bench.planted"], "cpu") if "wrong" in c.name]
     with pytest.raises(AssertionError, match="published"):
         turns.measure(Pedantic(clock), "tests.bench.planted", wrong, clock)
+
+
+def test_without_a_compiler_nothing_compiled_runs(monkeypatch):
+    """Not in the backward pass either."""
+    cpu = torch.device("cpu")
+    for case in msda.cases("smoke"):
+        sides = {side.name: side for side in case.sides_on(cpu)}
+        ours, without = sides["ours"].build(cpu), sides["no compiler"].build(cpu)
+        with monkeypatch.context() as patch:
+            asked: list[tuple] = []
+            patch.setattr(
+                kernels.msda_cpu, "library", lambda *given, asked=asked: asked.append(given)
+            )
+            without()
+            assert asked == []
+            ours()
+            assert len(asked) == (2 if case.direction == "both" else 1)
 
 
 def test_memory_of_a_side_of_a_declared_case():
