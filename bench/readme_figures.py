@@ -18,7 +18,16 @@ from bench.report.formatting import MIB
 from bench.report.records import Newest, Records
 
 What = Literal[
-    "share", "speed-up", "wall share", "memory share", "peak MiB", "operators", "operator share"
+    "share",
+    "speed-up",
+    "wall share",
+    "memory share",
+    "peak MiB",
+    "operators",
+    "operator share",
+    "seconds",
+    "AP",
+    "AP50",
 ]
 WALL = "wall on two threads"
 """Where a record keeps it, under `more`."""
@@ -30,9 +39,11 @@ class Measured:
 
     Attributes:
         what: shares are ours / side, speed-up is side / ours, both of processor time by round;
-            wall share is of wall time on two threads, operator share of dispatched operators.
+            wall share is of wall time on two threads, operator share of dispatched operators;
+            AP and AP50 are those of our side, in 0..1.
         op, shapes, direction, name: the case: op and direction equal, shapes among its own, name
-            a regular expression in its name; never half precision.
+            a regular expression in its name.
+        dtypes: of the case.
         side, of: the side compared with, and the side that is compared; of "no compiler" or
             another, speed-up is side / of.
         along: the letter of the growth curve that the case is a point of.
@@ -46,13 +57,14 @@ class Measured:
     side: str = "published"
     of: str = "ours"
     along: str | None = None
+    dtypes: tuple[str, ...] = ("float32", "float64")
 
     def is_of(self, case: Newest) -> bool:
         row = case.row
         return (
             row["op"] == self.op
             and row["along"] == self.along
-            and row["dtype"] in ("float32", "float64")
+            and row["dtype"] in self.dtypes
             and self.direction in (None, row["direction"])
             and all(row["shapes"].get(key) == value for key, value in self.shapes.items())
             and re.search(self.name, row["name"]) is not None
@@ -74,6 +86,10 @@ class Measured:
         if self.what == "peak MiB":
             peak = case.ours["peak_bytes"]
             return None if peak is None else peak / MIB
+        if self.what == "seconds":
+            return case.ours["seconds"]["median"]
+        if self.what in ("AP", "AP50"):
+            return case.ours["more"].get(self.what)
         if self.what.startswith("operator"):
             ours, theirs = (self._more(case, side, "operators") for side in ("ours", self.side))
             if self.what == "operators" or not ours:
@@ -135,7 +151,9 @@ class Figure:
 def _rounded(what: What, value: float | None) -> str | None:
     if value is None:
         return None
-    if what in ("peak MiB", "operators"):
+    if what in ("AP", "AP50"):
+        return f"{value:.4f}"
+    if what in ("peak MiB", "operators", "seconds"):
         return f"{value:,.0f}"
     return f"{value:.1f}" if what == "speed-up" else f"{value:.2f}"
 
@@ -148,6 +166,7 @@ _MSDA = {"op": "msda encoder", "shapes": {"T": 5, "H": 192, "W": 320}}
 _INPUTS = "(points|boxes|locations)"
 _NVIDIA = ("70", "75", "80", "86", "89", "90", "100")
 _SHARES = "{} of its CPU time, {} of its memory"
+_HALF = {"op": "demo evaluation", "dtypes": ("float32", "bfloat16", "float16")}
 
 FIGURES: tuple[Figure, ...] = (
     Figure(
@@ -244,6 +263,25 @@ FIGURES: tuple[Figure, ...] = (
         values=(
             Measured(what="share", op="scorer"),
             Measured(what="memory share", op="scorer"),
+        ),
+    ),
+    Figure(
+        claim="the demo, 60 held-out videos: one process of one thread, two under torchrun",
+        command="python -m bench.demo",
+        result="AP {} (AP50 {}) in {} s; AP {} (AP50 {}) in {} s",
+        values=tuple(
+            Measured(what=what, op="demo", name=f"on {processes} ")
+            for processes in (1, 2)
+            for what in ("AP", "AP50", "seconds")
+        ),
+    ),
+    Figure(
+        claim="the demo's held-out videos evaluated in float32, bf16 and fp16",
+        command="python -m bench.demo",
+        result="AP {}, {} and {}",
+        values=tuple(
+            Measured(what="AP", name=f"in {dtype}$", **_HALF)
+            for dtype in ("float32", "bfloat16", "float16")
         ),
     ),
     Figure(
