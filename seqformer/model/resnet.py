@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .lean_autograd import scaled_conv2d
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and affine, `y = x*s + (b - m*s)`, `s = w / sqrt(v + eps)`.
@@ -36,8 +38,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.Identity)
     if isinstance(norm, nn.Identity):  # see `fold_frozen_norms`
         return conv(x)
     scale, shift = norm.scale_shift()
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return scaled_conv2d(x, conv, scale, shift)
 
 
 @torch.no_grad()
@@ -90,7 +91,7 @@ class Bottleneck(nn.Module):
         y = conv_norm(x, self.conv1, self.bn1).relu_()
         y = conv_norm(y, self.conv2, self.bn2).relu_()
         y = conv_norm(y, self.conv3, self.bn3)
-        return (y + shortcut).relu_()
+        return y.add_(shortcut).relu_()
 
 
 class ResNet(nn.Module):

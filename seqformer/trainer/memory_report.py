@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from seqformer._kernels import kernels
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
-from seqformer.model import build_model_from_config
+from seqformer.model import build_model_from_config, lean_autograd
 from seqformer.structures import ClipBatch
 from seqformer.trainer.parallel import Parallel, build_replica
 from seqformer.trainer.parallel.replica import units_of
@@ -258,6 +258,7 @@ def _gpu_operators(
         (F, "scaled_dot_product_attention", partial(fused, is_attention=True)),
         (F, "linear", casting),
         (F, "conv2d", casting),
+        (lean_autograd, "as_autocast", lambda run: lambda device, *args: list(map(cast, args))),
     ]
     originals = [getattr(place, name) for place, name, _ in replaced]
     try:
