@@ -24,6 +24,7 @@ from seqformer.config import LossConfig
 from seqformer.criterion.losses import sigmoid_focal
 from seqformer.model import SeqFormer
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
+from seqformer.model.blocks import FeedForward
 from seqformer.model.decoder import DecoderLayer, inverse_sigmoid
 from seqformer.model.masks import MASK_CHANNELS, MaskBranch
 from seqformer.model.position import (
@@ -201,7 +202,8 @@ def _transform(model: SeqFormer, images: Tensor, padding_mask: Tensor | None) ->
         attention = layer.self_attn
         value = _masked_value(attention, tokens, padding)
         sampled = _sample_frames(attention, tokens + position, reference, value, shapes)
-        tokens = layer.ffn(layer.norm1(tokens + attention.output_proj(sampled)))
+        tokens = layer.norm1(tokens + _linear(attention.output_proj, sampled))
+        tokens = _feed_forward(layer.ffn, tokens)
     return _decode(model, tokens, shapes, padding, ratios)
 
 
@@ -235,9 +237,18 @@ def _frozen_norm(x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
     return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
 
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def _feed_forward(block: FeedForward, x: Tensor) -> Tensor:
+    hidden = _linear(block.linear1, x).relu()
+    return block.norm(x + _linear(block.linear2, hidden))
+
+
 def _masked_value(attention: MSDeformAttn, tokens: Tensor, padding: Tensor) -> Tensor:
     """[B, T, S, C] -> [B, T, S, M, D], zero where `padding` [B, T, S]."""
-    value = attention.value_proj(tokens).masked_fill(padding[..., None], 0.0)
+    value = _linear(attention.value_proj, tokens).masked_fill(padding[..., None], 0.0)
     return value.unflatten(-1, (attention.num_heads, -1))
 
 
@@ -354,11 +365,12 @@ def _decoder_layer(
     attention = layer.cross_attn
     value = _masked_value(attention, memory, padding)
     sampled = _sample_frames(attention, query, reference, value, shapes)  # [B, T, Q, C]
-    for_instance, for_box = attention.output_proj(sampled), attention.output_proj_box(sampled)
-    box = layer.ffn_box(layer.norm1_box(residual + for_box))
+    for_instance = _linear(attention.output_proj, sampled)
+    for_box = _linear(attention.output_proj_box, sampled)
+    box = _feed_forward(layer.ffn_box, layer.norm1_box(residual + for_box))
     time_weights = layer.time_attention_weights(box).softmax(dim=1)
     pooled = (time_weights * for_instance).sum(1)
-    return layer.ffn(layer.norm1(instance + pooled)), box
+    return _feed_forward(layer.ffn, layer.norm1(instance + pooled)), box
 
 
 def _self_attention(attention: QuerySelfAttention, x: Tensor, position: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._kernels import kernels
-from .lean_autograd import linears_of_sum
+from .lean_autograd import Linear, linears_of_sum
 
 
 class MSDeformAttn(nn.Module):
@@ -25,9 +25,9 @@ class MSDeformAttn(nn.Module):
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(dim, samples * 2)
         self.attention_weights = nn.Linear(dim, samples)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
-        self.output_proj_box = nn.Linear(dim, dim)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
+        self.output_proj_box = Linear(dim, dim)
 
     def reset_parameters(self) -> None:
         """Head m looks in direction 2 pi m / M, point p at p + 1 cells; even weights."""
@@ -105,7 +105,7 @@ class QuerySelfAttention(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .products import product
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -39,7 +41,7 @@ class _LinearsOfSum(Function):
         weights, biases = flat[::2], flat[1::2]
         ctx.save_for_backward(x, position, *weights)
         total = (x + position).to(weights[0].dtype)
-        return tuple(F.linear(total, w, b) for w, b in zip(weights, biases, strict=True))
+        return tuple(product(total, w, b) for w, b in zip(weights, biases, strict=True))
 
     @staticmethod
     @once_differentiable
@@ -47,9 +49,9 @@ class _LinearsOfSum(Function):
         x, position, *weights = ctx.saved_tensors
         total = (x + position).to(weights[0].dtype).flatten(0, -2)
         rows = [g.reshape(-1, g.shape[-1]) for g in grads]
-        grad_sum = rows[0] @ weights[0]
+        grad_sum = product(rows[0], weights[0].t())
         for row, weight in zip(rows[1:], weights[1:], strict=True):
-            grad_sum.addmm_(row, weight)
+            grad_sum.add_(product(row, weight.t()))
         grad_sum = grad_sum.view(x.shape).to(x.dtype)
         found: list[Tensor] = []
         for row in rows:
@@ -66,9 +68,9 @@ def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
 class _FeedForward(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        hidden = F.linear(x, w1, b1).relu_()
+        hidden = product(x, w1, b1, relu=True)
         ctx.save_for_backward(x, hidden, w1, w2)
-        return F.linear(hidden, w2, b2)
+        return product(hidden, w2, b2)
 
     @staticmethod
     @once_differentiable
@@ -76,10 +78,33 @@ class _FeedForward(Function):
         x, hidden, w1, w2 = ctx.saved_tensors
         grad, x_rows, hidden = (t.reshape(-1, t.shape[-1]) for t in (grad, x, hidden))
         grad_w2, grad_b2 = grad.t() @ hidden, grad.sum(0)
-        slope = grad @ w2
+        slope = product(grad, w2.t())
         torch.ops.aten.threshold_backward.grad_input(slope, hidden, 0, grad_input=slope)
-        grad_x = (slope @ w1).view(x.shape)
+        grad_x = product(slope, w1.t()).view(x.shape)
         return grad_x, slope.t() @ x_rows, slope.sum(0), grad_w2, grad_b2
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` over the routines of `products`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., O]."""
+        return _Linear.apply(*as_autocast(x.device.type, x, self.weight, self.bias))
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_x = product(rows, weight.t()).view(x.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0)
 
 
 def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> Tensor:

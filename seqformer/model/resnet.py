@@ -128,13 +128,24 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> four maps [n, C_i, ceil(H/s_i), ceil(W/s_i)] at strides 4, 8, 16, 32."""
-        x = conv_norm(x, self.conv1, self.bn1).relu_()
-        x = F.max_pool2d(x, 3, 2, 1)
+        x = self._stem(x)
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def _stem(self, x: Tensor) -> Tensor:
+        layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        if x.device.type == "cpu":  # three channels fill no vector unless they are innermost
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = conv_norm(x, self.conv1, self.bn1).relu_()
+        return F.max_pool2d(x, 3, 2, 1).contiguous(memory_format=layout)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels are innermost in memory."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class MiniBlock(nn.Module):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from seqformer.model.lean_autograd import feed_forward, linears_of_sum, scaled_conv2d
+from seqformer.model.lean_autograd import Linear, feed_forward, linears_of_sum, scaled_conv2d
 
 
 def problem(name):
-    """A lean function, the plain one, and their inputs (float64, some without gradient)."""
+    """A lean function, the plain one, their inputs and the modules whose weights they use."""
     torch.manual_seed(0)
     if name == "sum":
         first, second = nn.Linear(6, 8), nn.Linear(6, 3)
@@ -27,6 +28,14 @@ def problem(name):
         return (
             lambda x: feed_forward(x, first, second),
             lambda x: second(first(x).relu()),
+            [torch.randn(2, 5, 7, 6)],
+            modules,
+        )
+    if name == "linear":
+        modules = nn.ModuleList([Linear(6, 8)])
+        return (
+            modules[0],
+            lambda x: F.linear(x, modules[0].weight, modules[0].bias),
             [torch.randn(2, 5, 7, 6)],
             modules,
         )
@@ -70,7 +79,7 @@ def outcome(run, inputs, modules):
     return result.detach(), grads, sum(kept.values())
 
 
-@pytest.mark.parametrize("name", ["sum", "feed_forward", "conv"])
+@pytest.mark.parametrize("name", ["sum", "feed_forward", "linear", "conv"])
 def test_results_and_gradients_are_those_of_the_plain_formula(name):
     lean, plain, inputs, modules = problem(name)
     modules.double()
@@ -82,7 +91,7 @@ def test_results_and_gradients_are_those_of_the_plain_formula(name):
         torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["sum", "feed_forward", "conv"])
+@pytest.mark.parametrize("name", ["sum", "feed_forward", "linear", "conv"])
 def test_autocast_lowers_the_same_inputs(name):
     lean, plain, inputs, modules = problem(name)
     with torch.autocast("cpu", torch.bfloat16):
