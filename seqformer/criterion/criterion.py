@@ -85,12 +85,9 @@ class SetCriterion:
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         }
-        terms = [
-            value * weights["_".join(name.split("_")[:2])]
-            for name, value in losses.items()
-            if name.startswith("loss_")
-        ]
-        return torch.stack(terms).sum()
+        terms = {name: value for name, value in losses.items() if name.startswith("loss_")}
+        factors = [weights["_".join(name.split("_")[:2])] for name in terms]
+        return torch.stack(torch._foreach_mul(list(terms.values()), factors)).sum()
 
     def _class_loss(self, output: ClipOutput, wanted: Wanted, matches: Matches) -> Tensor:
         logits = at_least_float32(output.class_logits)

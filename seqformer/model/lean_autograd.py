@@ -133,7 +133,8 @@ class _ScaledConv2d(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.geometry, ctx.groups = geometry, groups
-        return F.conv2d(x, _scaled(weight, scale), shift.to(x.dtype), *geometry, groups)
+        shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
+        return F.conv2d(x, _scaled(weight, scale), shift, *geometry, groups)
 
     @staticmethod
     @once_differentiable
@@ -144,12 +145,18 @@ class _ScaledConv2d(Function):
             grad, x, _scaled(weight, scale), None, *ctx.geometry, False, (0, 0), ctx.groups, needs
         )
         if grad_weight is not None:
-            grad_weight = grad_weight.mul_(scale[:, None, None, None].to(grad_weight.dtype))
+            grad_weight.mul_(_per_output(scale, grad_weight))
         return grad_x, grad_weight, None, None, None, None
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * scale[:, None, None, None].to(weight.dtype)
+    return weight * _per_output(scale, weight)
+
+
+def _per_output(scale: Tensor, weight: Tensor) -> Tensor:
+    """[O] -> [O, 1, 1, 1] in the dtype of the weight."""
+    scale = scale.view(-1, 1, 1, 1)
+    return scale if scale.dtype == weight.dtype else scale.to(weight.dtype)
 
 
 def as_autocast(device: str, *tensors: Tensor) -> list[Tensor]:

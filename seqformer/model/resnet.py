@@ -26,11 +26,29 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self._kept: tuple[list[Tensor], list[int], tuple[Tensor, Tensor]] | None = None
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
-        """(s, b - m*s), each [C]."""
+        """(s, b - m*s), each [C]; computed again only when a buffer has changed."""
+        buffers = [self.weight, self.bias, self.running_mean, self.running_var]
+        if torch.compiler.is_compiling() or any(b.is_inference() for b in buffers):
+            return self._scale_shift()
+        versions = [b._version for b in buffers]
+        if self._kept is None or not _are_same(self._kept[:2], (buffers, versions)):
+            # Made in inference mode, it could not be used in a training step later on.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = buffers, versions, self._scale_shift()
+        return self._kept[2]
+
+    def _scale_shift(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
+
+
+def _are_same(kept: tuple[list[Tensor], list[int]], given: tuple[list[Tensor], list[int]]) -> bool:
+    """Whether they are the same tensors, unchanged."""
+    same_tensors = all(a is b for a, b in zip(kept[0], given[0], strict=True))
+    return same_tensors and kept[1] == given[1]
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.Identity) -> Tensor:
