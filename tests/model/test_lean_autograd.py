@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqformer.model.lean_autograd import Linear, feed_forward, linears_of_sum, scaled_conv2d
+from seqformer.model.resnet import FrozenBatchNorm2d
 
 
 def problem(name):
@@ -119,3 +120,15 @@ def test_frozen_parts_get_no_gradient_and_keep_nothing():
     lean(leaf).sum().backward()
     assert leaf.grad is not None and modules[0].weight.grad is None
     assert not lean(leaf.detach()).requires_grad
+
+
+def test_a_frozen_norm_follows_its_buffers():
+    norm = FrozenBatchNorm2d(3)
+    with torch.inference_mode():
+        first = norm.scale_shift()
+    assert norm.scale_shift()[0] is first[0] and not first[0].is_inference()
+    norm.running_mean.fill_(2.0)
+    torch.testing.assert_close(norm.scale_shift()[1], -2.0 * norm.scale_shift()[0])
+    norm.load_state_dict(norm.state_dict() | {"weight": torch.full((3,), 4.0)})
+    torch.testing.assert_close(norm.scale_shift()[0], 4.0 * first[0])
+    assert norm.double().scale_shift()[0].dtype == torch.float64
