@@ -186,7 +186,8 @@ def blocks(
     references = references - centre
     order = torch.argsort(clip_index, stable=True)
     counts = torch.bincount(clip_index, minlength=mask_features.shape[0]).tolist()
-    is_sorted = bool((clip_index[1:] >= clip_index[:-1]).all())
+    known = clip_index.numpy()
+    is_sorted = bool((known[1:] >= known[:-1]).all())
     start = 0
     for clip, count in enumerate(counts):
         step = min(count, _MAX_INSTANCES)

@@ -5,6 +5,7 @@ Shared by the ops and by their implementations, so that they cannot disagree abo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -150,11 +151,13 @@ def check_values(reference_points: Tensor, clip_index: Tensor, num_clips: int) -
     check_index("clip_index", clip_index, num_clips, "clips (mask_features has B)")
     if reference_points.device.type != "cpu":
         return
-    if not reference_points.isfinite().all():
-        first = int((~reference_points.isfinite()).flatten(1).any(1).nonzero()[0])
+    known = reference_points.detach().double().numpy()
+    is_finite = abs(known) < math.inf
+    if not is_finite.all():
+        first = int(is_finite.reshape(len(known), -1).all(1).argmin())
         raise ValueError(
             f"reference_points of instance {first} are not finite: "
-            f"{reference_points[first].flatten().tolist()[:6]}; the model has diverged, or the "
+            f"{known[first].flatten().tolist()[:6]}; the model has diverged, or the "
             "logit of a reference was taken at 0 or 1"
         )
 
@@ -166,7 +169,8 @@ def check_index(name: str, index: Tensor, length: int, what: str) -> None:
     """
     if index.device.type != "cpu" or index.numel() == 0:
         return
-    low, high = (int(v) for v in index.aminmax())
+    known = index.numpy()
+    low, high = int(known.min()), int(known.max())
     if low < 0 or high >= length:
         raise ValueError(
             f"{name} must be in 0..{length - 1} for {length} {what}, got {low if low < 0 else high}"

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
 
+from .linear import linear
+
 Shapes = list[tuple[int, int]]
 
 
 def masked_value(attention: MSDeformAttn, tokens: Tensor, padding: Tensor) -> Tensor:
     """[B, T, S, C] -> [B, T, S, M, D], zero where `padding` [B, T, S]."""
-    value = attention.value_proj(tokens).masked_fill(padding[..., None], 0.0)
+    value = linear(attention.value_proj, tokens).masked_fill(padding[..., None], 0.0)
     return value.unflatten(-1, (attention.num_heads, -1))
 
 

@@ -20,6 +20,7 @@ from seqformer.model.position import (
 from seqformer.model.resnet import Bottleneck, FrozenBatchNorm2d, ResNet
 
 from .attention import Shapes, masked_value, sample_frames, self_attention
+from .linear import feed_forward, linear
 
 
 @dataclass
@@ -91,7 +92,7 @@ def encoder_layer(
     attention = layer.self_attn
     value = masked_value(attention, tokens, padding)
     sampled = sample_frames(attention, tokens + position, reference, value, shapes)
-    return layer.ffn(layer.norm1(tokens + attention.output_proj(sampled)))
+    return feed_forward(layer.ffn, layer.norm1(tokens + linear(attention.output_proj, sampled)))
 
 
 def backbone_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
@@ -184,8 +185,9 @@ def decoder_layer(
     attention = layer.cross_attn
     value = masked_value(attention, memory, padding)
     sampled = sample_frames(attention, query, reference, value, shapes)  # [B, T, Q, C]
-    for_instance, for_box = attention.output_proj(sampled), attention.output_proj_box(sampled)
-    box = layer.ffn_box(layer.norm1_box(residual + for_box))
+    for_instance = linear(attention.output_proj, sampled)
+    for_box = linear(attention.output_proj_box, sampled)
+    box = feed_forward(layer.ffn_box, layer.norm1_box(residual + for_box))
     time_weights = layer.time_attention_weights(box).softmax(dim=1)
     pooled = (time_weights * for_instance).sum(1)
-    return layer.ffn(layer.norm1(instance + pooled)), box
+    return feed_forward(layer.ffn, layer.norm1(instance + pooled)), box

@@ -7,7 +7,6 @@ layers, clips and instances in one piece, and split by layer only to be named.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -16,6 +15,7 @@ from ..model.masks import mask_loss_sums
 from ..structures import ClipOutput, ClipTargets
 from .losses import at_least_float32, dice, scatter_one_hot, sigmoid_focal
 from .matcher import HungarianMatcher, Matches
+from .wanted import Wanted, check_targets
 
 
 class SetCriterion:
@@ -49,19 +49,24 @@ class SetCriterion:
             `cardinality_error`. Every entry is attached to the graph even without any instance.
         Raises: ValueError naming what is wrong with the targets.
         """
-        _check_targets(output, targets)
+        check_targets(output, targets)
         if num_instances is None:
             num_instances = max(sum(len(t["labels"]) for t in targets), 1)
-        matches = self.matcher(output.class_logits, output.boxes, targets)
+        assignment = self.matcher.begin(output.class_logits, output.boxes, targets)
+        # While the costs travel, the device gets what does not depend on the assignment.
+        wanted = Wanted.of(output, targets)
+        cardinality = _cardinality_error(output, wanted)
+        matches = assignment.finish()
         per_layer = {
-            "loss_ce": self._class_loss(output, targets, matches),
-            **self._box_losses(output, targets, matches),
-            **self._mask_losses(output, targets, matches),
+            "loss_ce": self._class_loss(output, wanted, matches),
+            **self._box_losses(output, wanted, matches),
+            **self._mask_losses(output, wanted, matches),
         }
         losses = {}
         for name, value in per_layer.items():
             losses |= _named_by_layer(name, value / num_instances)
-        return losses | self._log_values(output, targets, matches)
+        losses["class_error"] = _class_error(output, wanted, matches)
+        return losses | _named_by_layer("cardinality_error", cardinality)
 
     def names(self, num_layers: int) -> list[str]:
         """What `__call__` returns for D decoder layers, by name."""
@@ -80,83 +85,75 @@ class SetCriterion:
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         }
-        terms = [
-            value * weights["_".join(name.split("_")[:2])]
-            for name, value in losses.items()
-            if name.startswith("loss_")
-        ]
-        return torch.stack(terms).sum()
+        terms = {name: value for name, value in losses.items() if name.startswith("loss_")}
+        factors = [weights["_".join(name.split("_")[:2])] for name in terms]
+        return torch.stack(torch._foreach_mul(list(terms.values()), factors)).sum()
 
-    def _class_loss(
-        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
-    ) -> Tensor:
+    def _class_loss(self, output: ClipOutput, wanted: Wanted, matches: Matches) -> Tensor:
         logits = at_least_float32(output.class_logits)
-        labels = torch.cat([t["labels"] for t in targets])[matches.target]
+        labels = wanted.labels[matches.target]
         index = (matches.layer, matches.clip, matches.query, labels)
         one_hot = scatter_one_hot(logits.shape, index, logits)
         loss = sigmoid_focal(logits, one_hot, self.config.focal_alpha, self.config.focal_gamma)
         return loss.flatten(1).sum(1)
 
     def _box_losses(
-        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+        self, output: ClipOutput, wanted: Wanted, matches: Matches
     ) -> dict[str, Tensor]:
         boxes = at_least_float32(output.boxes).transpose(2, 3)  # [D, B, Q, T, 4]
         matched = boxes[matches.layer, matches.clip, matches.query]  # [N, T, 4]
-        wanted = torch.cat([t["boxes"] for t in targets])[matches.target]
+        boxes_wanted = wanted.boxes[matches.target]
         # parity: frames in which an instance is absent count too, with their 1e-6 boxes.
-        distance = (matched - wanted).abs().sum(-1).mean(-1)
-        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
+        distance = (matched - boxes_wanted).abs().sum(-1).mean(-1)
+        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(boxes_wanted))
         return {
             "loss_bbox": _sum_by_layer(distance, matches, output),
             "loss_giou": _sum_by_layer((1 - giou).mean(-1), matches, output),
         }
 
     def _mask_losses(
-        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
+        self, output: ClipOutput, wanted: Wanted, matches: Matches
     ) -> dict[str, Tensor]:
         params = output.mask_params[matches.layer, matches.clip, matches.query]
         references = output.reference_points.transpose(2, 3)[
             matches.layer, matches.clip, matches.query
         ]  # [N, T, 2]
-        # parity: in training the reference is scaled by the clip's own size, before padding.
-        sizes = references.new_tensor([[t["size"][1], t["size"][0]] for t in targets])
-        h, w = output.mask_features.shape[-2:]
-        masks = _subsampled_masks(targets, (2 * h, 2 * w), output.mask_stride // 2)
         focal, overlap, area, target_area = mask_loss_sums(
             output.mask_features,
             params,
-            references * sizes[matches.clip][:, None],
+            # parity: in training the reference is scaled by the clip's own size, before padding.
+            references * wanted.sizes[matches.clip][:, None],
             matches.clip,
             output.mask_stride,
-            masks,
+            wanted.masks,
             matches.target,
             self.config.focal_alpha,
             self.config.focal_gamma,
         )
         # parity: padded area counts as background in both losses.
         return {
-            "loss_mask": _sum_by_layer(focal / masks.shape[1:].numel(), matches, output),
+            "loss_mask": _sum_by_layer(focal / wanted.masks.shape[1:].numel(), matches, output),
             "loss_dice": _sum_by_layer(dice(overlap, area, target_area), matches, output),
         }
 
-    @torch.no_grad()
-    def _log_values(
-        self, output: ClipOutput, targets: list[ClipTargets], matches: Matches
-    ) -> dict[str, Tensor]:
-        logits = output.class_logits[-1]
-        labels = torch.cat([t["labels"] for t in targets])
-        pairs = sum(len(query) for query, _ in matches.host_indices[-1])
-        clip, query, target = (
-            index[index.shape[0] - pairs :]
-            for index in (matches.clip, matches.query, matches.target)
-        )
-        correct = (logits[clip, query].argmax(-1) == labels[target]).float()
-        error = 100 - 100 * correct.sum() / max(pairs, 1)
-        # parity: the published count takes the last class for "no object", although it is not.
-        counted = (output.class_logits.argmax(-1) != logits.shape[-1] - 1).sum(2).float()  # [D, B]
-        wanted = counted.new_tensor([len(t["labels"]) for t in targets])
-        cardinality = (counted - wanted).abs().mean(1)
-        return {"class_error": error, **_named_by_layer("cardinality_error", cardinality)}
+
+@torch.no_grad()
+def _cardinality_error(output: ClipOutput, wanted: Wanted) -> Tensor:
+    """[D]. parity: the published count takes the last class for "no object", although it is not."""
+    logits = output.class_logits
+    counted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(2).float()  # [D, B]
+    return (counted - wanted.counts).abs().mean(1)
+
+
+@torch.no_grad()
+def _class_error(output: ClipOutput, wanted: Wanted, matches: Matches) -> Tensor:
+    """Percentage of the last layer's matched queries whose best class is wrong."""
+    pairs = sum(len(query) for query, _ in matches.host_indices[-1])
+    clip, query, target = (
+        index[index.shape[0] - pairs :] for index in (matches.clip, matches.query, matches.target)
+    )
+    correct = output.class_logits[-1, clip, query].argmax(-1) == wanted.labels[target]
+    return 100 - 100 * correct.float().sum() / max(pairs, 1)
 
 
 def training_losses(
@@ -189,44 +186,3 @@ def _sum_by_layer(values: Tensor, matches: Matches, output: ClipOutput) -> Tenso
     """[N] -> [D]."""
     layers = output.class_logits.shape[0]
     return values.new_zeros(layers).index_add(0, matches.layer, values)
-
-
-def _subsampled_masks(targets: list[ClipTargets], size: tuple[int, int], stride: int) -> Tensor:
-    """Target masks at the mask stride, [sum of N, T, *size] bool, False on padding.
-
-    Every `stride`-th pixel from `stride // 2` on: [2::4, 2::4] for the published stride 4.
-    """
-    height, width = size
-    sampled = [t["masks"][..., stride // 2 :: stride, stride // 2 :: stride] for t in targets]
-    return torch.cat([F.pad(m, (0, width - m.shape[-1], 0, height - m.shape[-2])) for m in sampled])
-
-
-def _check_targets(output: ClipOutput, targets: list[ClipTargets]) -> None:
-    _, B, T, _, _ = output.boxes.shape
-    K = output.class_logits.shape[-1]
-    if len(targets) != B:
-        raise ValueError(f"{len(targets)} targets for a batch of {B} clips")
-    h, w = (n * output.mask_stride for n in output.mask_features.shape[-2:])
-    for clip, target in enumerate(targets):
-        N = len(target["labels"])
-        H, W = (int(n) for n in target["size"])
-        if list(target["boxes"].shape) != [N, T, 4]:
-            raise ValueError(
-                f"boxes of clip {clip} must be [N, T, 4] = {[N, T, 4]}, got "
-                f"{list(target['boxes'].shape)}"
-            )
-        if list(target["masks"].shape) != [N, T, H, W]:
-            raise ValueError(
-                f"masks of clip {clip} must be [N, T, H, W] = {[N, T, H, W]}, got "
-                f"{list(target['masks'].shape)}"
-            )
-        if h < H or w < W:
-            raise ValueError(
-                f"clip {clip} has size {(H, W)} but the images of the batch are at most {(h, w)}"
-            )
-        labels = target["labels"]
-        if labels.device.type == "cpu" and N and not 0 <= int(labels.min()) <= labels.max() < K:
-            raise ValueError(
-                f"labels of clip {clip} must be in 0..{K - 1} (the model has {K} classes), got "
-                f"{labels.tolist()[:8]}"
-            )

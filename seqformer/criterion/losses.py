@@ -37,6 +37,4 @@ def dice(overlap: Tensor, area: Tensor, target_area: Tensor) -> Tensor:
 
 def scatter_one_hot(shape: torch.Size, index: tuple[Tensor, ...], like: Tensor) -> Tensor:
     """Zeros of `shape` with ones at `index`, in the dtype and on the device of `like`."""
-    target = like.new_zeros(shape)
-    target[index] = 1.0
-    return target
+    return like.new_zeros(shape).index_put_(index, like.new_ones(()))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
 from ..config import LossConfig
 from ..structures import ClipTargets
+from .transfer import HostCopy, to_device
 
 
 @dataclass
@@ -69,26 +70,45 @@ class HungarianMatcher:
         ).mean(-1)
         return config.cost_box * box_cost + config.cost_class * class_cost - config.cost_giou * giou
 
-    @torch.no_grad()
     def __call__(self, class_logits: Tensor, boxes: Tensor, targets: list[ClipTargets]) -> Matches:
-        """Assign. Shapes as in `cost`; one device-to-host copy for all layers together.
+        """Assign at once: `begin` and `Assignment.finish`."""
+        return self.begin(class_logits, boxes, targets).finish()
+
+    @torch.no_grad()
+    def begin(self, class_logits: Tensor, boxes: Tensor, targets: list[ClipTargets]) -> Assignment:
+        """Send the costs of all layers to the host in one copy. Shapes as in `cost`."""
+        labels = torch.cat([t["labels"] for t in targets])
+        costs = self.cost(class_logits, boxes, labels, torch.cat([t["boxes"] for t in targets]))
+        return Assignment(costs, [len(t["labels"]) for t in targets])
+
+
+class Assignment:
+    """Costs on their way to the host, where they are solved."""
+
+    def __init__(self, costs: Tensor, counts: list[int]) -> None:
+        """
+        Args:
+            costs: [D, B, Q, N].
+            counts: instances of each clip; their sum is N.
+        """
+        self._costs, self._counts = costs, counts
+        self._copy = HostCopy(costs)
+
+    def finish(self) -> Matches:
+        """Wait for the costs and solve.
 
         Raises: ValueError when predictions are not finite, for which no assignment exists.
         """
         from scipy.optimize import linear_sum_assignment  # losses alone do not need SciPy
 
-        D, B = class_logits.shape[:2]
-        device = class_logits.device
-        labels = torch.cat([t["labels"] for t in targets])
-        counts = [len(t["labels"]) for t in targets]
-        costs = self.cost(class_logits, boxes, labels, torch.cat([t["boxes"] for t in targets]))
-        host = costs.cpu().numpy()
+        D, B = self._costs.shape[:2]
+        host = self._copy.wait()
         if not np.isfinite(host).all():
             raise ValueError(
                 "the matching costs are not finite: predictions or targets hold NaN or infinite "
                 "numbers; lower the learning rate, or check the boxes of this batch"
             )
-        starts = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        starts = np.concatenate([[0], np.cumsum(self._counts)]).tolist()
         indices = [
             [
                 linear_sum_assignment(host[layer, clip, :, starts[clip] : starts[clip + 1]])
@@ -106,6 +126,6 @@ class HungarianMatcher:
             for layer, clips in enumerate(indices)
             for clip, (query, target) in enumerate(clips)
         ]
-        stacked = np.concatenate([np.stack(columns) for columns in flat], axis=1).astype(np.int64)
-        layer, clip, query, target = torch.from_numpy(stacked).to(device, non_blocking=True)
+        stacked = np.concatenate([np.stack(columns) for columns in flat], axis=1)
+        layer, clip, query, target = to_device(stacked, self._costs, torch.int64)
         return Matches(layer, clip, query, target, indices)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._kernels import kernels
+from .lean_autograd import Linear, linears_of_sum
 
 
 class MSDeformAttn(nn.Module):
@@ -24,9 +25,9 @@ class MSDeformAttn(nn.Module):
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(dim, samples * 2)
         self.attention_weights = nn.Linear(dim, samples)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
-        self.output_proj_box = nn.Linear(dim, dim)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
+        self.output_proj_box = Linear(dim, dim)
 
     def reset_parameters(self) -> None:
         """Head m looks in direction 2 pi m / M, point p at p + 1 cells; even weights."""
@@ -51,6 +52,7 @@ class MSDeformAttn(nn.Module):
     def forward(
         self,
         query: Tensor,
+        position: Tensor,
         reference: Tensor,
         value: Tensor,
         shapes: list[tuple[int, int]],
@@ -60,6 +62,7 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: [B, F, Q, C] with F = T, or F = 1 where all frames share the query.
+            position: added to the query, of a shape that broadcasts to its.
             reference: [B or 1, F, Q, L, 2] points or [B, F, Q, L, 4] boxes (cx, cy, w, h), shares
                 of the padded level; F = T or 1.
             value: [B, T, S, M, D] from `project_value`.
@@ -69,7 +72,7 @@ class MSDeformAttn(nn.Module):
         Returns: [B, T, Q, C].
         """
         B, T = value.shape[:2]
-        offsets, logits = self._samples(query)
+        offsets, logits = self._samples(query, position)
         sampled = kernels.ms_deform_attn_fused(
             value.flatten(0, 1),
             shapes,
@@ -80,15 +83,15 @@ class MSDeformAttn(nn.Module):
         )
         return sampled.unflatten(0, (B, T))
 
-    def _samples(self, query: Tensor) -> tuple[Tensor, Tensor]:
+    def _samples(self, query: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, F, Q, M, L, P, 2] and logits [B, F, Q, M, L, P], in the precision of their
         layers even under autocast: in bf16, an offset of 8 cells is up to 0.03 cells off."""
         samples = (self.num_heads, self.num_levels, self.num_points)
         with torch.autocast(query.device.type, enabled=False):
-            query = query.to(self.sampling_offsets.weight.dtype)
-            offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
-            logits = self.attention_weights(query).unflatten(-1, samples)
-        return offsets, logits
+            layers = [(m.weight, m.bias) for m in (self.sampling_offsets, self.attention_weights)]
+            dtype = self.sampling_offsets.weight.dtype
+            offsets, logits = linears_of_sum(query.to(dtype), position.to(dtype), *layers)
+        return offsets.unflatten(-1, (*samples, 2)), logits.unflatten(-1, samples)
 
 
 class QuerySelfAttention(nn.Module):
@@ -102,7 +105,7 @@ class QuerySelfAttention(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -111,7 +114,8 @@ class QuerySelfAttention(nn.Module):
         dim = x.shape[-1]
         qk_weight, v_weight = self.in_proj_weight.split([2 * dim, dim])
         qk_bias, v_bias = self.in_proj_bias.split([2 * dim, dim])
-        q, k = F.linear(x + position, qk_weight, qk_bias).chunk(2, dim=-1)
+        (qk,) = linears_of_sum(x, position, (qk_weight, qk_bias))
+        q, k = qk.chunk(2, dim=-1)
         v = F.linear(x, v_weight, v_bias)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(

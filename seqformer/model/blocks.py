@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .lean_autograd import feed_forward
+
 
 def fed_to(layer: nn.Linear, x: Tensor) -> Tensor:
     """`x` in the precision of a layer, which at inference may be wider than what comes before."""
@@ -25,8 +27,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        hidden = F.dropout(self.linear1(x).relu(), self.dropout, self.training)
-        return self.norm(x + F.dropout(self.linear2(hidden), self.dropout, self.training))
+        if self.dropout and self.training:
+            hidden = F.dropout(self.linear1(x).relu(), self.dropout)
+            return self.norm(x + F.dropout(self.linear2(hidden), self.dropout))
+        return self.norm(x + feed_forward(x, self.linear1, self.linear2))
 
 
 class MLP(nn.Module):

@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
 
         value = self.cross_attn.project_value(memory)
         sampled = self.cross_attn(
-            box + query_position, reference, value, shapes, valid_shapes
+            box, query_position, reference, value, shapes, valid_shapes
         )  # [B, T, Q, C]
         box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
         box = self.ffn_box(box)

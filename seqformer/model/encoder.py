@@ -35,7 +35,7 @@ class EncoderLayer(nn.Module):
         """tokens: [B, T, S, C]; position: [B, 1, S, C]; reference: [B, 1, S, L, 2];
         valid_shapes: [B, L, 2] int32 or None. Returns [B, T, S, C]."""
         value = self.self_attn.project_value(tokens)
-        sampled = self.self_attn(tokens + position, reference, value, shapes, valid_shapes)
+        sampled = self.self_attn(tokens, position, reference, value, shapes, valid_shapes)
         attended = self.self_attn.output_proj(sampled)
         tokens = self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
         return self.ffn(tokens)

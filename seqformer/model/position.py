@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +61,13 @@ def valid_ratio(padding_mask: Tensor) -> Tensor:
 
 
 def is_rectangle(padding_mask: Tensor) -> bool:
-    """Whether what is not padding in [B, h, w] is a rectangle at the top left of every clip."""
-    _, h, w = padding_mask.shape
-    height, width = valid_shape(padding_mask).unbind(-1)
-    rows = torch.arange(h) < height[:, None]
-    columns = torch.arange(w) < width[:, None]
-    return torch.equal(~padding_mask, rows[:, :, None] & columns[:, None])
+    """Whether what is not padding in [B, h, w] is a rectangle at the top left of every clip. On the
+    CPU only."""
+    valid = ~padding_mask.numpy()
+    rows, columns = valid[:, :, 0], valid[:, 0]
+    is_product = (valid == rows[:, :, None] & columns[:, None]).all()
+    falls = [(side[:, 1:] <= side[:, :-1]).all() for side in (rows, columns)]
+    return bool(is_product and all(falls))
 
 
 def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
@@ -87,3 +90,43 @@ def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor
         )
         points.append(grid.flatten(1, 2))
     return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the tokens of a clip's frames are.
+
+    Attributes:
+        codes: L sine codes [B, h*w, C], without level embedding.
+        reference: [B, S, L, 2], see `encoder_reference_points`.
+        valid_ratios: [B, L, 2].
+        valid_shapes: [B, L, 2] int32, or None where nothing is padded (B = 1 then, for any batch).
+    """
+
+    codes: list[Tensor]
+    reference: Tensor
+    valid_ratios: Tensor
+    valid_shapes: Tensor | None
+
+
+def geometry_of(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: int) -> Geometry:
+    """Of clips [B, H, W] bool whose levels have L shapes (h, w)."""
+    masks = [level_mask(padding_mask, shape) for shape in shapes]
+    ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
+    return Geometry(
+        codes=[sine_position(mask, channels).flatten(2).transpose(1, 2) for mask in masks],
+        reference=encoder_reference_points(shapes, ratios),
+        valid_ratios=ratios,
+        valid_shapes=torch.stack([valid_shape(mask) for mask in masks], dim=1),
+    )
+
+
+@lru_cache(maxsize=4)
+def unpadded_geometry(
+    shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
+) -> Geometry:
+    """Of any clips without padding; kept, since the portions of a video all ask for the same."""
+    # Made in inference mode, it could not be used in a training step later on.
+    with torch.inference_mode(False), torch.no_grad():
+        mask = torch.zeros(1, *shapes[0], dtype=torch.bool, device=device)
+        return replace(geometry_of(mask, list(shapes), channels), valid_shapes=None)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .lean_autograd import scaled_conv2d
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and affine, `y = x*s + (b - m*s)`, `s = w / sqrt(v + eps)`.
@@ -24,11 +26,29 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self._kept: tuple[list[Tensor], list[int], tuple[Tensor, Tensor]] | None = None
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
-        """(s, b - m*s), each [C]."""
+        """(s, b - m*s), each [C]; computed again only when a buffer has changed."""
+        buffers = [self.weight, self.bias, self.running_mean, self.running_var]
+        if torch.compiler.is_compiling() or any(b.is_inference() for b in buffers):
+            return self._scale_shift()
+        versions = [b._version for b in buffers]
+        if self._kept is None or not _are_same(self._kept[:2], (buffers, versions)):
+            # Made in inference mode, it could not be used in a training step later on.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = buffers, versions, self._scale_shift()
+        return self._kept[2]
+
+    def _scale_shift(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
+
+
+def _are_same(kept: tuple[list[Tensor], list[int]], given: tuple[list[Tensor], list[int]]) -> bool:
+    """Whether they are the same tensors, unchanged."""
+    same_tensors = all(a is b for a, b in zip(kept[0], given[0], strict=True))
+    return same_tensors and kept[1] == given[1]
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.Identity) -> Tensor:
@@ -36,8 +56,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.Identity)
     if isinstance(norm, nn.Identity):  # see `fold_frozen_norms`
         return conv(x)
     scale, shift = norm.scale_shift()
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return scaled_conv2d(x, conv, scale, shift)
 
 
 @torch.no_grad()
@@ -90,7 +109,7 @@ class Bottleneck(nn.Module):
         y = conv_norm(x, self.conv1, self.bn1).relu_()
         y = conv_norm(y, self.conv2, self.bn2).relu_()
         y = conv_norm(y, self.conv3, self.bn3)
-        return (y + shortcut).relu_()
+        return y.add_(shortcut).relu_()
 
 
 class ResNet(nn.Module):
@@ -127,13 +146,24 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> four maps [n, C_i, ceil(H/s_i), ceil(W/s_i)] at strides 4, 8, 16, 32."""
-        x = conv_norm(x, self.conv1, self.bn1).relu_()
-        x = F.max_pool2d(x, 3, 2, 1)
+        x = self._stem(x)
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def _stem(self, x: Tensor) -> Tensor:
+        layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        if x.device.type == "cpu":  # three channels fill no vector unless they are innermost
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = conv_norm(x, self.conv1, self.bn1).relu_()
+        return F.max_pool2d(x, 3, 2, 1).contiguous(memory_format=layout)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels are innermost in memory."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class MiniBlock(nn.Module):

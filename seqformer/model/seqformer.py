@@ -22,14 +22,7 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .masks import MaskBranch
-from .position import (
-    encoder_reference_points,
-    is_rectangle,
-    level_mask,
-    sine_position,
-    valid_ratio,
-    valid_shape,
-)
+from .position import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
 
 
@@ -104,12 +97,12 @@ class SeqFormer(nn.Module):
         kept = slice(-1, None) if last_layer_only else slice(None)
         class_logits, mask_params = self.instance_heads(instances, last_layer_only)
         B, T = mask_features.shape[:2]
-        references = [mask_reference(r).expand(B, T, -1, -1) for r in states.references[kept]]
+        references = [r[..., :2].expand(B, T, -1, -1) for r in states.references[kept]]
         return ClipOutput(
             class_logits=class_logits,
             boxes=torch.stack(states.boxes[kept]),
             mask_params=mask_params,
-            reference_points=torch.stack(references),
+            reference_points=mask_reference(torch.stack(references)),
             mask_features=mask_features,
             mask_stride=self.mask_stride,
         )
@@ -176,27 +169,17 @@ class SeqFormer(nn.Module):
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         tokens = tokens.view(B, T, -1, dim)
 
-        masked = padding_mask is not None
-        if not masked:  # one clip's worth of shape-only tensors serves the whole batch
-            padding_mask = torch.zeros(
-                1, *images.shape[-2:], dtype=torch.bool, device=images.device
-            )
-        masks = [level_mask(padding_mask, shape) for shape in shapes]
-        position = torch.cat(
-            [
-                sine_position(mask, dim).flatten(2).transpose(1, 2) + self.level_embed[level]
-                for level, mask in enumerate(masks)
-            ],
-            dim=1,
-        )[:, None]  # [B or 1, 1, S, C]
-        valid_ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
-        position = position.to(tokens.dtype)
-        reference = encoder_reference_points(shapes, valid_ratios)[:, None]
-        valid_shapes = None
-        if masked:
-            valid_shapes = torch.stack([valid_shape(mask) for mask in masks], dim=1)
+        if padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
+            geometry = unpadded_geometry(tuple(shapes), dim, images.device)
+        else:
+            geometry = geometry_of(padding_mask, shapes, dim)
+        levels = zip(geometry.codes, self.level_embed, strict=True)
+        position = torch.cat([code + embedding for code, embedding in levels], dim=1)
+        position = position[:, None].to(tokens.dtype)  # [B or 1, 1, S, C]
+        reference = geometry.reference[:, None]
+        valid_shapes = geometry.valid_shapes
         memory = self.encoder(tokens, position, reference, shapes, valid_shapes)
-        return memory, shapes, valid_shapes, valid_ratios
+        return memory, shapes, valid_shapes, geometry.valid_ratios
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> L maps [n, C, h_l, w_l], finest first."""

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from seqformer._kernels import kernels
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
-from seqformer.model import build_model_from_config
+from seqformer.model import build_model_from_config, lean_autograd
 from seqformer.structures import ClipBatch
 from seqformer.trainer.parallel import Parallel, build_replica
 from seqformer.trainer.parallel.replica import units_of
@@ -106,7 +106,7 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         precision,
         frame_chunk=config.frame_chunk,
     )
-    step.criterion.matcher = _pretend_to_match
+    step.criterion.matcher = _PretendedMatcher()
     H, W = size or _largest_frame(config)
     shape = (config.data.batch_size, config.data.num_frames, H, W)
     for parameter in model.parameters():  # of the micro-batch before
@@ -258,6 +258,7 @@ def _gpu_operators(
         (F, "scaled_dot_product_attention", partial(fused, is_attention=True)),
         (F, "linear", casting),
         (F, "conv2d", casting),
+        (lean_autograd, "as_autocast", lambda run: lambda device, *args: list(map(cast, args))),
     ]
     originals = [getattr(place, name) for place, name, _ in replaced]
     try:
@@ -285,12 +286,18 @@ def _batch(shape: tuple[int, int, int, int]) -> ClipBatch:
     )
 
 
-def _pretend_to_match(class_logits: Tensor, boxes: Tensor, targets: list) -> Matches:
-    """Some assignment; its values do not matter where nothing has values."""
-    D, B = class_logits.shape[:2]
-    index = torch.empty(D * B * INSTANCES, dtype=torch.int64, device=META)
-    host = [[(range(INSTANCES), range(INSTANCES))] * B for _ in range(D)]
-    return Matches(index, index.clone(), index.clone(), index.clone(), host)
+class _PretendedMatcher:
+    """Finds some assignment; its values do not matter where nothing has values."""
+
+    def begin(self, class_logits: Tensor, boxes: Tensor, targets: list) -> _PretendedMatcher:
+        self._shape = class_logits.shape[:2]
+        return self
+
+    def finish(self) -> Matches:
+        D, B = self._shape
+        index = torch.empty(D * B * INSTANCES, dtype=torch.int64, device=META)
+        host = [[(range(INSTANCES), range(INSTANCES))] * B for _ in range(D)]
+        return Matches(index, index.clone(), index.clone(), index.clone(), host)
 
 
 def _largest_frame(config: TrainConfig) -> tuple[int, int]:
