@@ -6,6 +6,7 @@ Inputs are checked already (`dynamic_mask.py`). Layout of programs: `dynamic_mas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def forward(
     out = mask_features.new_empty(N, T, F * h, F * w)
     tile = _tile(table.FORWARD, out)
     halo = int(F > 1)
-    strip, tiles = _strips(
+    strip, tiles = strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
     )
     arguments = tensors | {"out": out} | _sizes(mask_features, mask_params, head)
@@ -56,20 +57,22 @@ def backward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
-    params_tile, features_tile = _tile(table.PARAMETERS, grad), _tile(table.FEATURES, grad)
+    capability = capability_of(grad.device)
+    params_tile = backward_tile(table.PARAMETERS, capability, head)
+    features_tile = backward_tile(table.FEATURES, capability, head)
     shared = tensors | {"grad": grad.contiguous()} | _sizes(mask_features, mask_params, head)
 
     pieces = 1
     partials = grad.new_empty(0, dtype=torch.float32)
     if needs_params and N:
-        piece = _piece(h * w, N * T, params_tile)
+        parts = parts_of(head)
+        piece = piece_of(h * w, N * T * parts, params_tile)
         pieces = -(-h * w // piece)
         partials = grad.new_empty(N, T, pieces, G, dtype=torch.float32)
         arguments = shared | {"partials": partials, "piece": piece, "pieces": pieces, "B": B}
         arguments |= {"still": 0}
         variant = parameter_variant(arguments, head, params_tile)
-        groups = (head.num_layers - 1) * head.hidden_width // variant.constants["UNITS"]
-        variant.run(N * T * pieces * groups, arguments)
+        variant.run(N * T * pieces * parts, arguments)
 
     def empty(like: Tensor, needed: bool) -> Tensor:
         return torch.empty(like.shape if needed else 0, dtype=like.dtype, device=like.device)
@@ -84,9 +87,9 @@ def backward(
     block = features_tile.cells * 32 * features_tile.num_warps
     feature_programs = B * T * -(-h * w // block) if needs_features else 0
     arguments = shared | grads | {"partials": partials, "pieces": pieces, "N": N}
-    arguments |= {"feature_programs": feature_programs}
+    arguments |= {"summed": N if needs_params else 0, "still": 0}
     variant = feature_variant(arguments, head, features_tile)
-    variant.run(feature_programs + (N if needs_params else 0), arguments)
+    variant.run(feature_programs + arguments["summed"], arguments)
     return (
         grads["grad_features"] if needs_features else None,
         grads["grad_params"] if needs_params else None,
@@ -112,7 +115,7 @@ def loss_forward(
     N, F = mask_params.shape[0], head.upsample
     tile = _tile(table.LOSS, mask_features)
     halo = int(F > 1)
-    strip, tiles = _strips(
+    strip, tiles = strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
     )
     partials = mask_features.new_empty(N, T * tiles, 4, dtype=torch.float32)
@@ -144,7 +147,7 @@ def loss_backward(
     N = mask_params.shape[0]
     tile = _tile(table.LOSS, mask_features)
     own = tile.cells - 2 * (head.upsample > 1)
-    strip, tiles = _strips(h, w, own, 32 * tile.num_warps, N * T, h)
+    strip, tiles = strips(h, w, own, 32 * tile.num_warps, N * T, h)
     grad = mask_features.new_empty(N, T, h, w, dtype=torch.float32)
     arguments = tensors | _sizes(mask_features, mask_params, head)
     arguments |= _target_arguments(targets, target_index, target_stride)
@@ -165,8 +168,7 @@ def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile)
 
 def parameter_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
     """How the kernel for the gradients of parameters is compiled."""
-    units = head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
-    constants = _network(head) | {"F": head.upsample, "UNITS": units}
+    constants = _network(head) | {"F": head.upsample, "UNITS": _units(head)}
     constants |= {"E": tile.cells, "BP": 32 * tile.num_warps}
     return _variant(parameter_kernel, arguments, constants, tile)
 
@@ -255,7 +257,7 @@ def _target_arguments(targets: Tensor, target_index: Tensor, target_stride: int)
     }
 
 
-def _strips(
+def strips(
     h: int, columns: int, columns_per_lane: int, lanes: int, frames: int, rows: int
 ) -> tuple[int, int]:
     """Rows that a lane walks down, and programs per frame: long strips where there is work for all
@@ -267,12 +269,33 @@ def _strips(
     return strip, -(-per_row * -(-rows // strip) // lanes)
 
 
-def _piece(cells: int, frames: int, tile: table.Tile) -> int:
+def backward_tile(entries: dict[int, table.Tile], capability: int, head: MaskHead) -> table.Tile:
+    """The entry; a wide or deep network leaves registers for half as many cells."""
+    tile = table.tile_for(entries, capability)
+    is_large = head.hidden_width > 8 or head.num_layers > 3
+    return replace(tile, cells=max(1, tile.cells // 2)) if is_large else tile
+
+
+def parts_of(head: MaskHead) -> int:
+    """Programs that share the parameters of an instance: one per hidden layer, or more."""
+    return (head.num_layers - 1) * head.hidden_width // _units(head)
+
+
+def _units(head: MaskHead) -> int:
+    """Units of a layer whose sums a program keeps in registers."""
+    return head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
+
+
+def piece_of(cells: int, programs: int, tile: table.Tile) -> int:
     """Cells that a program sums parameter gradients over: many, since every program ends with a sum
-    over its lanes, as long as there are programs enough."""
+    over its lanes, as long as there are programs enough.
+
+    Args:
+        programs: of a launch whose pieces are whole frames.
+    """
     block = tile.cells * 32 * tile.num_warps
     piece = table.LONGEST_PIECE
-    while piece > 1 and frames * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
+    while piece > 1 and programs * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
         piece //= 2
     return piece * block
 
@@ -285,39 +308,35 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     real, integer = torch.float32, torch.int64
     numbers = (
         *"GBNThw",
-        "stride",
-        "strip",
-        "tiles",
-        "piece",
-        "pieces",
-        "feature_programs",
-        "still",
+        *("stride", "strip", "tiles", "piece", "pieces", "summed", "still"),
+        *("target_h", "target_w", "target_stride", "M"),
     )
     arguments: dict[str, Any] = dict.fromkeys(numbers, 1)
-    arguments |= dict.fromkeys(("target_h", "target_w", "target_stride", "M"), 1)
-    arguments |= {"features": dtype, "clip_index": integer, "out": dtype, "grad": dtype}
+    arguments |= {"features": dtype, "clip_index": integer, "out": dtype}
     arguments |= {"targets": torch.uint8, "target_index": integer, "grad_sums": real}
     arguments |= dict.fromkeys(("params", "references", "partials"), real)
     arguments |= {"grad_features": dtype, "grad_params": real, "grad_references": real}
+    # The losses give the gradient of cells in float32.
+    is_of_losses = head == SEQFORMER.without_upsampling()
+    arguments["grad"] = real if is_of_losses or kind == "loss gradient" else dtype
     if kind == "forward":
         variant = forward_variant(arguments, head, table.tile_for(table.FORWARD, capability))
     elif kind == "parameters":
-        variant = parameter_variant(arguments, head, table.tile_for(table.PARAMETERS, capability))
+        tile = backward_tile(table.PARAMETERS, capability, head)
+        variant = parameter_variant(arguments, head, tile)
     elif kind == "features":
-        variant = feature_variant(arguments, head, table.tile_for(table.FEATURES, capability))
-    elif kind == "loss":
-        variant = loss_variant(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
+        tile = backward_tile(table.FEATURES, capability, head)
+        variant = feature_variant(arguments, head, tile)
     else:
-        arguments |= {"grad": real}
-        variant = loss_gradient_variant(
-            arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0
-        )
+        form = loss_variant if kind == "loss" else loss_gradient_variant
+        variant = form(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
     name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
     if head != SEQFORMER:
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
         name += " absolute" * (not head.relative_coordinates)
-    # Half precision differs in loads and stores alone, and is left to the whole table.
-    return Case(name=name, variant=variant, is_model=head == SEQFORMER and dtype == torch.float32)
+    is_launched = head == SEQFORMER or (is_of_losses and kind in ("parameters", "features"))
+    # Half precision of the model is left to the whole table, for the time that it takes.
+    return Case(name=name, variant=variant, is_model=is_launched and dtype == real)
 
 
 SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
@@ -325,22 +344,25 @@ SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
 RELATIVES = (
     MaskHead(8, 8, 3, True, 1, 8),
     MaskHead(8, 8, 3, True, 4, 8),
-    MaskHead(8, 8, 2, False, 2, 8),
+    MaskHead(8, 8, 3, False, 2, 8),
+    MaskHead(8, 8, 2, True, 2, 8),
+    MaskHead(8, 8, 4, True, 2, 8),
     MaskHead(16, 16, 3, True, 2, 8),
 )
-"""Heads of other models."""
+"""Heads of other models: each choice by itself."""
 
-KINDS = ("forward", "parameters", "features", "loss", "loss gradient")
+HEAD_KINDS = ("forward", "parameters", "features")
+LOSS_KINDS = ("loss", "loss gradient")
 
 
 def compile_cases(capability: int) -> list[Case]:
     """Every launch of the model on a GPU of this compute capability, and those of its relatives."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    cases = [_case(capability, kind, d, SEQFORMER) for kind in KINDS for d in dtypes]
-    # The loss calls the backward of the head without upsampling.
-    relatives = [
-        _case(capability, kind, torch.float32, head)
-        for kind in ("forward", "parameters", "features")
-        for head in RELATIVES
-    ]
-    return cases + relatives
+    cells = SEQFORMER.without_upsampling()
+    wanted = [(kind, dtype, SEQFORMER) for kind in HEAD_KINDS + LOSS_KINDS for dtype in dtypes]
+    # The backward of the losses ends with these.
+    wanted += [(kind, dtype, cells) for kind in ("parameters", "features") for dtype in dtypes]
+    wanted += [(kind, torch.float32, head) for kind in HEAD_KINDS for head in RELATIVES]
+    # Of the network, losses use what the forward uses; upsampling is their own.
+    wanted += [(kind, torch.float32, head) for kind in LOSS_KINDS for head in RELATIVES[:2]]
+    return [_case(capability, *case) for case in dict.fromkeys(wanted)]

@@ -14,9 +14,9 @@ Letters
     F              upsampling factor
     E              cells that a lane evaluates at once, a power of two
     BP             lanes of a program: 32 for each of its warps
-    still          0. Added to the parameters' address in every turn of a loop without stores, for
-                   the compiler, which does not know that: it would load all parameters ahead of the
-                   loop, where there are not registers enough for them.
+    still          0. Added to addresses in every turn of a loop, for the compiler, which does not
+                   know that: it would load all parameters ahead of a loop without stores, and keep
+                   all addresses of features, where there are not registers enough for them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,17 @@
 
 Hidden values are computed anew. First, programs that own some cells of one instance and frame sum
 the gradients of its parameters, one hidden layer (or some of its units) a program, so that the sums
-stay in registers, and write them as partial sums. Then, in one launch, programs that own some cells
-of a frame of features loop over the instances, and others add up the partial sums. No atomics.
+stay in registers, and write them as partial sums. Then, in one launch, some programs add up the
+partial sums, and others that own some cells of a frame of features loop over the instances. No
+atomics.
+
+The gradient of the logits is read by both launches, by the second from the last instance to the
+first, so that it starts with what an L2 cache still holds (`bench/mask_traffic.py`). One launch
+that reads it once has to sum all gradients of an instance's parameters over its lanes before it
+turns to the next instance: compiled for sm_90 in programs of 512 cells, which keep partial sums
+small, that took 3221 instructions for 64 cells of an instance where the two launches take 3425, but
+380 barriers and 254 registers (four cells a lane: 950 to 1260 bytes spilled), in too few programs
+for a large GPU.
 
 The gradient of a reference point comes for nothing: moving it changes the first layer just as its
 biases do. Letters as in `dynamic_mask_triton.py`.
@@ -273,6 +282,7 @@ def feature_gradient(
     h,
     w,
     stride,
+    still,
     C: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
@@ -293,7 +303,10 @@ def feature_gradient(
     sums = ()
     for _ in tl.static_range(C):
         sums += (tl.zeros([E, BP], tl.float32),)
-    for n in range(0, N):
+    for k in range(0, N):
+        features += still
+        row += still
+        n = N - 1 - k
         if tl.load(clip_index + n) == frame // T:
             long_n = tl.cast(n, tl.int64)
             own = params + long_n * G
@@ -354,7 +367,7 @@ def add_partials(
     tl.store(grad_params + n * G + g, total.to(grad_params.dtype.element_ty), mask=g < G)
 
 
-@triton.jit(do_not_specialize=["G", "N", "T", "h", "w", "stride", "pieces", "feature_programs"])
+@triton.jit(do_not_specialize=["G", "N", "T", "h", "w", "stride", "pieces", "summed", "still"])
 def feature_kernel(
     features,  # [B, T, C, h, w]
     params,  # [N, G]
@@ -372,7 +385,8 @@ def feature_kernel(
     w,
     stride,
     pieces,
-    feature_programs,  # the first ones; then one per instance, unless parameters need no gradient
+    summed,  # programs that add up partial sums, the first: N, or 0 if nobody wants them
+    still,
     C: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
@@ -383,13 +397,13 @@ def feature_kernel(
     BG: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    if pid < feature_programs:
-        feature_gradient(
-            features, params, references, clip_index, grad, grad_features, pid,
-            G, N, T, h, w, stride, C, D, K, R, F, E, BP,
+    if pid < summed:
+        add_partials(
+            partials, params, grad_params, grad_references, pid,
+            G, T, pieces, C, D, K, R, BG,
         )  # fmt: skip
     else:
-        add_partials(
-            partials, params, grad_params, grad_references, pid - feature_programs,
-            G, T, pieces, C, D, K, R, BG,
+        feature_gradient(
+            features, params, references, clip_index, grad, grad_features, pid - summed,
+            G, N, T, h, w, stride, still, C, D, K, R, F, E, BP,
         )  # fmt: skip

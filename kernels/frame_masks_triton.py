@@ -95,6 +95,11 @@ def threshold_variant(dtype: torch.dtype, packed: bool) -> Variant:
 def compile_cases(capability: int) -> list[Case]:
     """Every launch; the same on all GPUs."""
     return [
-        Case(name=f"mask threshold {form}", variant=threshold_variant(torch.float32, packed))
+        Case(
+            name=f"mask threshold {form} {str(dtype).removeprefix('torch.')}",
+            variant=threshold_variant(dtype, packed),
+            is_model=dtype == torch.float32,
+        )
         for form, packed in (("bytes", False), ("bits", True))
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
     ]
