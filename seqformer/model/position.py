@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 
 def level_mask(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -121,11 +122,20 @@ def geometry_of(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: i
     )
 
 
-@lru_cache(maxsize=4)
 def unpadded_geometry(
     shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
 ) -> Geometry:
     """Of any clips without padding; kept, since the portions of a video all ask for the same."""
+    # What a tracer makes has no values, and must not be found by a later call.
+    is_traced = torch.compiler.is_compiling() or detect_fake_mode() is not None
+    make = _unpadded_geometry.__wrapped__ if is_traced else _unpadded_geometry
+    return make(shapes, channels, device)
+
+
+@lru_cache(maxsize=4)
+def _unpadded_geometry(
+    shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
+) -> Geometry:
     # Made in inference mode, it could not be used in a training step later on.
     with torch.inference_mode(False), torch.no_grad():
         mask = torch.zeros(1, *shapes[0], dtype=torch.bool, device=device)

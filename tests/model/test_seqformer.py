@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from seqformer import build_model, kernels, training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import TemporalPool
+from seqformer.model.position import unpadded_geometry
 
 SMALL = dict(
     backbone="resnet_mini",
@@ -203,3 +205,13 @@ def test_no_python_loop_over_frames_or_instances(model):
     assert operators(2, 6, 2) == base
     assert operators(2, 2, 5) == base
     assert operators(5, 2, 2) <= base + 3 * 20  # cutting the ragged target list, per clip
+
+
+def test_what_a_tracer_makes_is_not_kept():
+    """Geometry of unpadded clips is kept by shape; under fake tensors it has no values."""
+    shapes = ((3, 5), (2, 3))
+    with FakeTensorMode():
+        assert isinstance(unpadded_geometry(shapes, 8, torch.device("cpu")).reference, FakeTensor)
+    geometry = unpadded_geometry(shapes, 8, torch.device("cpu"))
+    assert not isinstance(geometry.reference, FakeTensor)
+    assert unpadded_geometry(shapes, 8, torch.device("cpu")) is geometry
