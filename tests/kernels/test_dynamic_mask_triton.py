@@ -94,6 +94,19 @@ def test_one_cell_many_instances():
     check_head(make_case(1, 1, 12, 1, 1, seed=4, num_layers=2))
 
 
+@pytest.mark.slow
+def test_one_cell_a_thousand_instances():
+    """As many as no model has, of the smallest head; minutes, interpreted."""
+    small = {"channels": 1, "num_layers": 2, "relative_coordinates": False, "upsample": 1}
+    check_head(make_case(1, 1, 1000, 1, 1, seed=5, **small))
+
+
+def test_many_instances_in_many_frames():
+    """64 frames of instances."""
+    small = {"channels": 1, "num_layers": 2, "upsample": 1}
+    check_head(make_case(2, 8, 8, 1, 1, seed=6, **small))
+
+
 def test_launches_are_few(monkeypatch):
     """One forward, two backward; three for the backward of the losses."""
     launches = []
