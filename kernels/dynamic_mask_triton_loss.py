@@ -108,6 +108,7 @@ def loss_kernel(
         above += (tl.zeros([BP], tl.float32),)
     for i in range(-HALO, strip):
         params += still
+        features += still
         below = grid_logits(
             features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
         )
