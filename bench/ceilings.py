@@ -7,6 +7,8 @@ small table, many times.
 
 from __future__ import annotations
 
+from statistics import median
+
 import torch
 import triton
 import triton.language as tl
@@ -64,7 +66,7 @@ def measure(device: torch.device, programs: int = 16_384) -> dict[str, float]:
             rows=ROWS,
             trips=ROUNDS,
         )
-        took = timing.steady([lambda v=variant, a=arguments: v.run(programs, a)], device)["ms"]
+        took = median(timing.steady([lambda v=variant, a=arguments: v.run(programs, a)], device))
         per_element = 1 if kernel is _add_kernel else 4
-        results[name] = elements * per_element / max(took, 1e-9) / 1e6
+        results[name] = elements * per_element / max(took, 1e-12) / 1e9
     return results

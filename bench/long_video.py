@@ -5,19 +5,19 @@
 
 Each length runs in a fresh process: ResNet-50, 360x640 frames that a program draws as they are
 asked for (a picture that moves, with moving shapes), through `Predictor.predict`, masks and all.
-Resident memory of the whole process is sampled all the time; the report has its peak and what it
-grew by per frame, and the plot the course over the frames of every run.
+Resident memory of the whole process is sampled all the time. The record has a case per length, part
+of a growth curve along T: its processor seconds, as peak that of the whole process, and under
+`more` the course of the memory over the frames, which `python -m bench.report` plots.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,15 @@ import numpy as np
 import torch
 import tyro
 
-from bench.cpu import machine, process_status_mib, randomise
+from bench.case import Case, Side
+from bench.memory import process_status_bytes
+from bench.model_inputs import randomise
+from bench.record import case_row, machine, new_record, side_row, write
 from seqformer.config import EvalConfig
 from seqformer.inference import Predictor
 from seqformer.model import build_model
+
+MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +50,12 @@ class Options:
     """As in eval.py; by default what that resolves to."""
     threads: int = 1
     """Of PyTorch."""
-    out: Path = Path("bench/results/video/long_video.json")
-    """Measurements; the plot goes beside it, as PNG."""
+    out: Path | None = None
+    """Record to write; by default a new one of this device."""
+
+    def __post_init__(self) -> None:
+        if not self.frames or min(self.frames) < 1:
+            raise ValueError(f"frames must be lengths of at least 1, got {self.frames}")
 
 
 def moving_picture(num_frames: int, height: int, width: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -69,7 +78,7 @@ def moving_picture(num_frames: int, height: int, width: int, seed: int = 0) -> I
 
 
 def measure(length: int, options: Options) -> dict[str, Any]:
-    """One video in this process."""
+    """One video in this process: a side's row of the record."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = randomise(build_model(options.backbone))
@@ -79,13 +88,14 @@ def measure(length: int, options: Options) -> dict[str, Any]:
         short_side=min(options.height, options.width), chunk_frames=options.chunk_frames
     )
     predictor = Predictor(model, config=config, device="cpu")
-    course: list[tuple[int, float]] = []
+    course: dict[int, int] = {}  # frame -> largest resident size, in bytes
     frame = 0
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(0.05):
-            course.append((frame, process_status_mib("VmRSS:") or 0.0))
+            resident = process_status_bytes("VmRSS:") or 0
+            course[frame] = max(course.get(frame, 0), resident)
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal frame
@@ -93,7 +103,7 @@ def measure(length: int, options: Options) -> dict[str, Any]:
             frame += 1
             yield picture
 
-    start = process_status_mib("VmRSS:")
+    before = process_status_bytes("VmRSS:")
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -101,63 +111,62 @@ def measure(length: int, options: Options) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     stop.set()
     sampler.join()
-    per_frame: dict[int, float] = {}
-    for number, value in course:
-        per_frame[number] = max(per_frame.get(number, 0.0), value)
     masks = [s["counts"] for d in prediction.detections for s in d.segmentations if s]
-    return {
-        "frames": length,
-        "chunk_frames": predictor.config.chunk_frames or predictor.default_chunk_frames(),
-        "resident_before_mib": start,
-        "peak_mib": process_status_mib("VmHWM:"),
-        "wall_seconds": wall,
-        "cpu_seconds": cpu,
-        "detections": len(prediction.detections),
-        "mask_text_mib": sum(map(len, masks)) / 2**20,
-        "resident_by_frame_mib": sorted(per_frame.items()),
-    }
+    return side_row(
+        [cpu],
+        "process",
+        process_status_bytes("VmHWM:"),
+        wall_seconds=wall,
+        threads=options.threads,
+        chunk_frames=predictor.config.chunk_frames or predictor.default_chunk_frames(),
+        resident_before_mib=None if before is None else before / MIB,
+        detections=len(prediction.detections),
+        mask_text_mib=sum(map(len, masks)) / MIB,
+        resident_by_frame_mib=[[number, size / MIB] for number, size in sorted(course.items())],
+        load_average_at_end=list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    )
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
-    """Resident memory over the frames of every run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for run in record["runs"]:
-        frames, values = zip(*run["resident_by_frame_mib"], strict=True)
-        axes.plot(frames, values, label=f"{run['frames']} frames, peak {run['peak_mib']:.0f} MiB")
-    axes.set(xlabel="frame", ylabel="resident memory of the process, MiB", ylim=(0, None))
-    case = record["case"]
-    axes.set_title(f"{case['backbone']}, {case['height']}x{case['width']}, CPU, float32")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+def case_of(length: int, options: Options) -> Case:
+    """The case of one length."""
+    H, W = options.height, options.width
+    return Case(
+        name=f"long video {options.backbone} {H}x{W} T={length}",
+        op="long video",
+        group="growth",
+        direction="forward",
+        shapes={"B": 1, "T": length, "H": H, "W": W, "HW": H * W},
+        units=("frames", length),
+        sides=(Side(name="ours", build=lambda _: lambda: measure(length, options)),),
+        along="T",
+        rounds=1,
+    )
 
 
 def main(options: Options) -> None:
-    case = {k: v for k, v in asdict(options).items() if k not in ("out", "frames")}
-    record: dict[str, Any] = {"machine": machine(), "case": case, "runs": []}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     for length in options.frames:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            run = pool.submit(measure, length, options).result()
-        record["runs"].append(run)
-        first = record["runs"][0]
-        grown = run["peak_mib"] - first["peak_mib"]
-        slope = grown / max(run["frames"] - first["frames"], 1)
-        print(
-            f"{length:6} frames: peak {run['peak_mib']:.0f} MiB (before: "
-            f"{run['resident_before_mib']:.0f}), {slope:.3f} MiB a frame more than "
-            f"{first['frames']}, {run['cpu_seconds'] / length:.2f} CPU s a frame, masks "
-            f"{run['mask_text_mib']:.1f} MiB",
-            flush=True,
-        )
-        if hasattr(os, "getloadavg"):
-            run["load_average_at_end"] = os.getloadavg()
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        plot(record, options.out.with_suffix(".png"))
+            side = pool.submit(measure, length, options).result()
+        rows.append(case_row(case_of(length, options), {"ours": side}))
+        print(_line(rows, length), flush=True)
+    print(write(new_record("long-video", machine(torch.device("cpu")), rows), options.out))
+
+
+def _line(rows: list[dict[str, Any]], length: int) -> str:
+    """The newest row, and what its memory grew by from the first one."""
+    first, side = rows[0]["sides"]["ours"], rows[-1]["sides"]["ours"]
+    more = side["more"]
+    text = f"{length:6} frames: {side['seconds']['median'] / length:.2f} CPU s a frame, masks "
+    text += f"{more['mask_text_mib']:.1f} MiB"
+    if side["peak_bytes"] is None or first["peak_bytes"] is None:
+        return text
+    text += f", peak {side['peak_bytes'] / MIB:.0f} MiB"
+    if len(rows) > 1:
+        frames = length - rows[0]["shapes"]["T"]
+        grown = (side["peak_bytes"] - first["peak_bytes"]) / MIB / max(frames, 1)
+        text += f", {grown:.3f} MiB a frame more than {rows[0]['shapes']['T']}"
+    return text
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class PublishedClips:
             video, frame = self.items[item]
             chosen = self._choose_frames(frame, len(video["file_names"]))
             clip = [Image.open(self.images / video["file_names"][f]).convert("RGB") for f in chosen]
-            target = self._target(video, chosen, clip[0].size)
+            target = self.target(video, chosen, clip[0].size)
             frames, target = self._augment(clip, target)
             if len(target["labels"]):
                 target["boxes"] = target["boxes"].clamp(1e-6)
@@ -71,7 +71,7 @@ class PublishedClips:
             chosen += self.rng.choice(length, more, replace=length < more).tolist()
         return sorted(chosen)
 
-    def _target(self, video: dict[str, Any], frames: list[int], size: tuple[int, int]) -> Target:
+    def target(self, video: dict[str, Any], frames: list[int], size: tuple[int, int]) -> Target:
         width, height = size
         annotations = [a for a in self.of_video[video["id"]] if not a.get("iscrowd", 0)]
         boxes, masks = [], []

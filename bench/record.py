@@ -7,7 +7,8 @@
                 "half_flops", "units", "baseline", "along",
                 "sides": {"ours": {"seconds": {"median", "p20", "p80", "samples"},
                                    "clock": "process" | "cuda cold" | "cuda steady" | "wall",
-                                   "peak_bytes": ... | null, "more": {...}}}, ...}]}
+                                   "peak_bytes": ... | null, "more": {...}}, ...},
+                "left_out": {side: reason}}, ...]}     # on a GPU: sides that could not run
 
 A side's `seconds` is what ratios and regressions are about; other clocks of the same call stand
 under `more`, in the same form. `ratios` of a case is made from it: `{side: {"time": side / ours,

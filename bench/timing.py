@@ -2,36 +2,36 @@
 
 *cold*: the L2 cache is overwritten before every call, so inputs come from memory. *steady*: calls
 rotate over copies of the inputs that together exceed twice the L2 cache, so that a call finds
-neither its own inputs nor an empty machine. Medians with 20 and 80 percent quantiles.
+neither its own inputs nor an empty machine.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import torch
 
-Call = Callable[[], Any]
+from bench.case import Call
+
 FLUSH_BYTES = 256 * 2**20
 """More than any L2 cache; zeroed between calls."""
+FEWEST = 5
+"""Timed calls, however long they take."""
 
 
-def cold(call: Call, device: torch.device, budget_ms: float = 300.0) -> dict[str, float]:
-    """Milliseconds of one call after its inputs have left the cache."""
+def cold(call: Call, device: torch.device, budget: float = 0.3) -> list[float]:
+    """Seconds of calls whose inputs have left the cache; about `budget` of them in all."""
     flush = None
     if device.type == "cuda":
         flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
-    return _summary(_repeat([call], device, budget_ms, flush))
+    return _repeat([call], device, budget, flush)
 
 
-def steady(
-    calls: Sequence[Call], device: torch.device, budget_ms: float = 300.0
-) -> dict[str, float]:
-    """Milliseconds of one call in a rotation over `calls`."""
-    return _summary(_repeat(calls, device, budget_ms, None))
+def steady(calls: Sequence[Call], device: torch.device, budget: float = 0.3) -> list[float]:
+    """Seconds of calls in a rotation over `calls`; about `budget` of them in all."""
+    return _repeat(calls, device, budget, None)
 
 
 def copies_for_steady(num_bytes: int, device: torch.device) -> int:
@@ -57,17 +57,19 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
 
 
 def _repeat(
-    calls: Sequence[Call], device: torch.device, budget_ms: float, flush: torch.Tensor | None
+    calls: Sequence[Call], device: torch.device, budget: float, flush: torch.Tensor | None
 ) -> list[float]:
     if device.type != "cuda":
         start = time.process_time()
         calls[0]()
-        return [1e3 * (time.process_time() - start)]
+        return [time.process_time() - start]
     for call in calls:  # compile, and settle the allocator
         call()
-    first = _events(calls[:1] * 3, device, flush)
-    repeat = int(min(max(budget_ms / max(median(first), 1e-3), 10), 1000))
-    return _events([calls[i % len(calls)] for i in range(repeat)], device, flush)
+    first = _events([calls[i % len(calls)] for i in range(FEWEST)], device, flush)
+    if sum(first) >= budget:
+        return first
+    repeat = int(min(budget / max(median(first), 1e-6), 1000))
+    return _events([calls[i % len(calls)] for i in range(max(repeat, FEWEST))], device, flush)
 
 
 def _events(calls: Sequence[Call], device: torch.device, flush: torch.Tensor | None) -> list[float]:
@@ -81,9 +83,4 @@ def _events(calls: Sequence[Call], device: torch.device, flush: torch.Tensor | N
         end.record()
         pairs.append((start, end))
     torch.cuda.synchronize(device)
-    return [start.elapsed_time(end) for start, end in pairs]
-
-
-def _summary(samples: list[float]) -> dict[str, float]:
-    low, high = torch.tensor(samples).quantile(torch.tensor([0.2, 0.8])).tolist()
-    return {"ms": median(samples), "p20": low, "p80": high, "calls": len(samples)}
+    return [start.elapsed_time(end) / 1e3 for start, end in pairs]

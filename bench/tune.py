@@ -15,11 +15,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
+from typing import Literal
 
 import torch
 
 from bench import timing
-from bench.gpu_msda import MSDACase, ours
+from bench.directions import call_of
+from bench.msda_calls import MSDACall, ours
 from kernels import msda_table
 from kernels.launch import capability_of, family
 from kernels.msda_table import Tile
@@ -46,8 +49,13 @@ def candidates(direction: str, capability: int) -> Iterator[Tile]:
                 )
 
 
-def measure(direction: str, tile: Tile, device: torch.device, cases: Sequence[MSDACase]) -> float:
-    """Milliseconds of all cases with this tile."""
+def measure(
+    direction: Literal["forward", "backward"],
+    tile: Tile,
+    device: torch.device,
+    cases: Sequence[MSDACall],
+) -> float:
+    """Seconds of all cases with this tile."""
     table = msda_table.FORWARD if direction == "forward" else msda_table.BACKWARD
     key = family(capability_of(device))
     before, table[key] = table[key], tile
@@ -55,18 +63,8 @@ def measure(direction: str, tile: Tile, device: torch.device, cases: Sequence[MS
         total = 0.0
         for case in cases:
             inputs = case.inputs(device)
-            leaves = inputs.leaves()
-            if direction == "forward":
-                leaves = [leaf.detach() for leaf in leaves]
-                total += timing.cold(lambda i=inputs, x=leaves: ours(i, x), device)["ms"]
-                continue
-            output = ours(inputs, leaves)
-            total += timing.cold(
-                lambda o=output, x=leaves, g=inputs.grad_output: torch.autograd.grad(
-                    o, x, g, retain_graph=True
-                ),
-                device,
-            )["ms"]
+            call = call_of(ours, inputs, direction, inputs.grad_output)
+            total += median(timing.cold(call, device))
         return total
     finally:
         table[key] = before
@@ -100,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     capability = capability_of(device)
     key = family(capability)
     cases = [
-        MSDACase(name="tune", height=480, width=768, frames=10, dtype=dtype)
+        MSDACall(height=480, width=768, frames=10, dtype=dtype)
         for dtype in (torch.float32, torch.bfloat16)
     ]
     path = Path(msda_table.__file__)
@@ -109,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times = {}
         for tile in candidates(direction, capability):
             times[tile] = measure(direction, tile, device, cases)
-            print(f"{direction:9}{times[tile]:9.3f} ms  {tile}", flush=True)
+            print(f"{direction:9}{1e3 * times[tile]:9.3f} ms  {tile}", flush=True)
         best = min(times, key=times.__getitem__)
-        print(f"{direction:9}{times[best]:9.3f} ms  {best}  <- fastest")
+        print(f"{direction:9}{1e3 * times[best]:9.3f} ms  {best}  <- fastest")
         text = rewrite(text, direction, key, best)
     if not options.dry_run:
         path.write_text(text, encoding="utf-8")

@@ -7,9 +7,19 @@ from importlib import import_module
 
 from bench.case import Case, Size, unique
 
-MODULES: tuple[str, ...] = ()
-"""Submodules, in the order of reports. Those of kernels and blocks need torch, triton, numpy and
-our own code only, so that `bench.gpu` runs on a bare machine."""
+MODULES: tuple[str, ...] = (
+    "msda",
+    "mask_head",
+    "frame_masks",
+    "blocks",
+    "training",
+    "inference",
+    "growth",
+    "loader",
+    "scorer",
+)
+"""Submodules, in the order of reports. Those of kernels, blocks and models need torch, triton,
+numpy and our own code only, so that `bench.gpu` runs on a bare machine."""
 
 
 def all_cases(size: Size, modules: tuple[str, ...] = MODULES) -> list[Case]:

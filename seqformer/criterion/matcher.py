@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -100,6 +99,8 @@ class Assignment:
 
         Raises: ValueError when predictions are not finite, for which no assignment exists.
         """
+        from scipy.optimize import linear_sum_assignment  # losses alone do not need SciPy
+
         D, B = self._costs.shape[:2]
         host = self._copy.wait()
         if not np.isfinite(host).all():

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -195,12 +193,14 @@ def model_from_checkpoint(
 
 def save_safetensors(path: str | Path, model: SeqFormer, classes: ClassMap) -> None:
     """Write weights, settings and class map as one safetensors file under the published names."""
+    from safetensors.torch import save_file  # building a model takes no more than torch
+
     state = {k: v.cpu().contiguous().clone() for k, v in to_published(model).items()}
     metadata = {
         "model_config": json.dumps(config_to_dict(model.config)),
         "classes": json.dumps(classes.to_dict()),
     }
-    safetensors.torch.save_file(state, str(path), metadata=metadata)
+    save_file(state, str(path), metadata=metadata)
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
@@ -244,13 +244,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             known = ("model_config", "classes", "args")
             extra = {k: json.loads(metadata[k]) for k in known if k in metadata}
-        except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
         return {"model": state, **extra}
     try:

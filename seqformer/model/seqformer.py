@@ -170,7 +170,10 @@ class SeqFormer(nn.Module):
         tokens = tokens.view(B, T, -1, dim)
 
         if padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
-            geometry = unpadded_geometry(tuple(shapes), dim, images.device)
+            # While tracing, tensors are not what they seem, and must not be kept.
+            is_traced = type(tokens) is not Tensor
+            make = unpadded_geometry.__wrapped__ if is_traced else unpadded_geometry
+            geometry = make(tuple(shapes), dim, images.device)
         else:
             geometry = geometry_of(padding_mask, shapes, dim)
         levels = zip(geometry.codes, self.level_embed, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -32,6 +31,12 @@ class DropPath(nn.Module):
         return x * mask / keep
 
 
+def _windows(x: Tensor, size: int) -> Tensor:
+    """[n, h, w, C], multiples of `size` -> [n, windows, size^2, C], row by row."""
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [n, rows, size, columns, size, C]
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, with a learned bias per relative position."""
 
@@ -47,9 +52,10 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, shift_mask: Tensor | None) -> Tensor:
         """x: [n, windows, p, C] with p = window^2; shift_mask: [windows, p, p] added, or None."""
         n = x.shape[0]
-        q, k, v = rearrange(
-            self.qkv(x), "n w p (three m d) -> three (n w) m p d", three=3, m=self.heads
-        )
+        qkv = (
+            self.qkv(x).flatten(0, 1).unflatten(-1, (3, self.heads, -1))
+        )  # [n*windows, p, 3, M, D]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         index = self.relative_position_index
         bias = self.relative_position_bias_table[index.flatten()]
         bias = bias.view(*index.shape, self.heads).permute(2, 0, 1)[None]  # [1, M, p, p]
@@ -57,7 +63,7 @@ class WindowAttention(nn.Module):
             bias = bias + shift_mask[:, None]  # [windows, M, p, p]
             bias = bias.expand(n, *bias.shape).flatten(0, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(rearrange(out, "(n w) m p d -> n w p (m d)", n=n))
+        return self.proj(out.transpose(1, 2).flatten(2).unflatten(0, (n, -1)))
 
 
 class Mlp(nn.Module):
@@ -94,10 +100,10 @@ class SwinBlock(nn.Module):
         y = F.pad(self.norm1(x), (0, 0, 0, -w % size, 0, -h % size))
         if shift:
             y = y.roll((-shift, -shift), dims=(1, 2))
-        rows = y.shape[1] // size
-        y = rearrange(y, "n (r i) (c j) d -> n (r c) (i j) d", i=size, j=size)
-        y = self.attn(y, shift_mask if shift else None)
-        y = rearrange(y, "n (r c) (i j) d -> n (r i) (c j) d", r=rows, i=size)
+        grid = y.shape[1] // size, y.shape[2] // size
+        y = self.attn(_windows(y, size), shift_mask if shift else None)
+        y = y.unflatten(2, (size, size)).unflatten(1, grid)  # [n, rows, columns, size, size, C]
+        y = y.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if shift:
             y = y.roll((shift, shift), dims=(1, 2))
         x = x + self.drop_path(y[:, :h, :w])
@@ -113,7 +119,7 @@ def _shift_mask(h: int, w: int, window: int, shift: int, like: Tensor) -> Tensor
         return (cells >= n - window).long() + (cells >= n - shift).long()
 
     label = 3 * regions(padded_h)[:, None] + regions(padded_w)[None]
-    label = rearrange(label, "(r i) (c j) -> (r c) (i j)", i=window, j=window)
+    label = _windows(label[None, ..., None], window)[0, ..., 0]
     return (label[:, :, None] != label[:, None, :]).to(like.dtype) * -100.0
 
 

@@ -1,46 +1,50 @@
-"""A step dispatches at most a quarter of the operators of the published formulation."""
+"""Ours dispatches at most a quarter of the operators of the published formulation."""
+
+from __future__ import annotations
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from bench.cpu import Case, build_step
+from bench.launches import counts
+from bench.model_inputs import ModelSize, own_model_of, padding_and_targets, video
+from bench.ours import our_inference, our_training_losses
+from bench.published import published_inference, published_training_losses
+from seqformer.criterion import SetCriterion
+from seqformer.model import inference_copy
 
-OPERATORS = ("aten::", "seqformer_kernels::", "mkldnn::")
-"""Namespaces of what is dispatched; what an operator calls inside is its own affair."""
-
-CASE = Case(height=64, width=96, model={"hidden_dim": 64, "ffn_dim": 64, "num_queries": 20})
-"""ResNet-50, five frames and all layers as in the benchmark; only sizes are smaller, which the
+CPU = torch.device("cpu")
+SIZE = ModelSize(
+    height=64,
+    width=96,
+    overrides=(("hidden_dim", 64), ("ffn_dim", 64), ("num_queries", 20)),
+)
+"""ResNet-50, five frames and all layers as in the benchmark; only tensors are smaller, which the
 number of operators does not depend on."""
 
 
-def dispatched(side: str) -> int:
-    """Operators of a training step that no other operator has called."""
-    step = build_step("training", side, CASE, None)
-    step()
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+def test_a_training_step_dispatches_at_most_a_quarter():
+    model = own_model_of(SIZE, CPU).train()
+    images, (padding_mask, targets) = video(SIZE, CPU), padding_and_targets(SIZE, CPU)
+    criterion = SetCriterion()
+
+    def dispatched(losses_of) -> int:
+        def step():
+            model.zero_grad(set_to_none=True)
+            losses = losses_of(model, images, padding_mask, targets)
+            criterion.weighted_sum(losses).backward()
+
         step()
-    return sum(is_operator(e) and not is_called(e) for e in profiled.events())
+        return counts(step, CPU)["operators"]
+
+    assert dispatched(our_training_losses) <= 0.25 * dispatched(published_training_losses)
 
 
-def is_operator(event) -> bool:
-    return event.name.startswith(OPERATORS)
+def test_inference_of_frames_together_dispatches_at_most_a_quarter():
+    model, images = own_model_of(SIZE, CPU).eval(), video(SIZE, CPU)
+    ready = inference_copy(model)
 
+    def ours():
+        return our_inference(ready, images, chunk_frames=SIZE.frames)
 
-def is_called(event) -> bool:
-    caller = event.cpu_parent
-    while caller is not None and not is_operator(caller):
-        caller = caller.cpu_parent
-    return caller is not None
-
-
-def test_operators_within_operators_are_not_counted():
-    x = torch.randn(2, 3, 4, 4)
-    weight = torch.randn(5, 3, 1, 1)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        torch.conv2d(x, weight)  # calls aten::convolution, which calls others
-    assert sum(is_operator(e) for e in profiled.events()) > 1
-    assert sum(is_operator(e) and not is_called(e) for e in profiled.events()) == 1
-
-
-def test_a_step_dispatches_at_most_a_quarter_of_the_published():
-    assert dispatched("ours") <= 0.25 * dispatched("published")
+    ours()
+    published = counts(lambda: published_inference(model, images), CPU)
+    assert counts(ours, CPU)["operators"] <= 0.25 * published["operators"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from bench import cpu
-from bench.ours import NUM_OUTPUT_QUERIES
+from bench.model_inputs import moving_rectangles, randomise
+from bench.ours import NUM_OUTPUT_QUERIES, our_inference, our_training_losses
 from bench.published import published_inference, published_training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import build_model
@@ -27,7 +25,7 @@ TINY = {
 @pytest.fixture(scope="module", params=["resnet50", "resnet_mini"])
 def model(request):
     torch.manual_seed(0)
-    return cpu.randomise(build_model(request.param, **TINY))
+    return randomise(build_model(request.param, **TINY))
 
 
 def batch(sizes, counts, num_frames=3, seed=1):
@@ -40,7 +38,7 @@ def batch(sizes, counts, num_frames=3, seed=1):
     for b, ((h, w), count) in enumerate(zip(sizes, counts, strict=True)):
         images[b, ..., :h, :w] = torch.randn(num_frames, 3, h, w, generator=generator)
         padding_mask[b, :h, :w] = False
-        targets.append(cpu.moving_rectangles(count, num_frames, (h, w), 7, generator))
+        targets.append(moving_rectangles(count, num_frames, (h, w), 7, generator))
     return images, padding_mask, targets
 
 
@@ -54,7 +52,7 @@ def test_losses_and_gradients_agree(model, sizes, counts):
     images, padding_mask, targets = batch(sizes, counts)
     criterion = SetCriterion()
     results = []
-    for losses_of in (cpu.our_training_losses, published_training_losses):
+    for losses_of in (our_training_losses, published_training_losses):
         model.zero_grad(set_to_none=True)
         losses = losses_of(model, images, padding_mask, targets)
         criterion.weighted_sum(losses).backward()
@@ -84,7 +82,7 @@ def test_inference_agrees(model, size):
     model.eval()
     images = torch.randn(1, 4, 3, *size, generator=torch.Generator().manual_seed(2))
     class_logits, boxes, masks = published_inference(model, images)
-    our_logits, our_boxes, our_masks, queries = cpu.our_inference(model, images)
+    our_logits, our_boxes, our_masks, queries = our_inference(model, images)
     torch.testing.assert_close(class_logits, our_logits, rtol=0, atol=2e-4)
     torch.testing.assert_close(boxes, our_boxes, rtol=0, atol=5e-5)
     assert len(queries) == NUM_OUTPUT_QUERIES
@@ -95,29 +93,3 @@ def test_dropout_is_refused():
     model = build_model("resnet_mini", dropout=0.1, **TINY).train()
     with pytest.raises(ValueError, match=r"dropout 0\.1"):
         published_training_losses(model, *batch([(32, 32)], [1]))
-
-
-def test_smoke_run(tmp_path, capsys):
-    out = tmp_path / "cpu.json"
-    cpu.main(cpu.Options(smoke=True, repeat=2, wall_repeat=0, memory=False, out=out))
-    record = json.loads(out.read_text())
-    assert set(record["tasks"]) == {"training", "inference"}
-    for task in record["tasks"].values():
-        for row in (task["sides"]["ours"], task["sides"]["published"]):
-            assert len(row["cpu_seconds"]) == 2
-            assert 0 < row["cpu_p20"] <= row["cpu_median"] <= row["cpu_p80"]
-            assert row["peak_growth_mib"] is row["wall_median_two_threads"] is None
-        ours, published = (task["sides"][side]["cpu_median"] for side in ("ours", "published"))
-        assert task["ratios"]["ours / published"]["cpu"] == pytest.approx(ours / published)
-    assert {"torch", "commit", "cpu_model", "load_average"} <= set(record["machine"])
-    assert capsys.readouterr().out.count("ours / published") == 2
-
-
-def test_memory_of_a_fresh_process():
-    growth = cpu.peak_growth_in_fresh_process("inference", "ours", cpu.SMOKE)
-    assert growth is None or 0 <= growth < 500
-
-
-def test_smoke_and_public_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="tiny model"):
-        cpu.Options(smoke=True, public=tmp_path)

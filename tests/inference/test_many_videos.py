@@ -110,18 +110,18 @@ def test_killed_ten_times_then_finished(weights, videos, uninterrupted, tmp_path
     output, rng = tmp_path / "results.json", random.Random(7)
     for kill in range(10):
         before = finished(output)
+        # Mostly in the middle of a video, some while the model loads: always in what is left.
+        wanted = before + (kill % 3 != 2) if before < 16 else before
         processes = start(command(weights, videos, output), world_size=3 if kill % 5 == 4 else 1)
         deadline = time.monotonic() + 60
-        while finished(output) < min(before + 1, 19) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.02))
+        while finished(output) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.01))
         for process in processes:
             os.kill(process.pid, signal.SIGKILL)
-        join(processes)
-        assert not output.exists() or output.read_bytes() == uninterrupted
-        if output.exists():
-            break
-    assert kill >= 5, "the runs finished before they were killed often enough to mean anything"
+        assert join(processes) == [-signal.SIGKILL] * len(processes)
+        assert not output.exists(), "the run was over before it was killed"
+    assert finished(output) > 0, "every run was killed before it did anything"
     assert main(command(weights, videos, output)) == 0
     assert output.read_bytes() == uninterrupted
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from bench.gpu_msda import MSDACase
+from bench.msda_calls import MSDACall
 from tests.kernels.msda_problems import Problem, compare
 from tests.kernels.tolerances import assert_near
 
@@ -44,9 +44,7 @@ def test_every_kind_and_dtype(kind, dtype, D, is_deterministic):
 @pytest.mark.parametrize("queries", [None, 300])
 @pytest.mark.parametrize("pattern", ["normal", "initial", "uniform"])
 def test_model_sizes_against_float64(dtype, queries, pattern):
-    case = MSDACase(
-        name="test", height=360, width=640, frames=2, queries=queries, dtype=dtype, pattern=pattern
-    )
+    case = MSDACall(height=360, width=640, frames=2, queries=queries, dtype=dtype, pattern=pattern)
     inputs = case.inputs(DEVICE)
     leaves = inputs.leaves()
     output = kernels.ms_deform_attn_fused(leaves[0], case.shapes, *leaves[1:], inputs.reference)
@@ -64,7 +62,7 @@ def test_model_sizes_against_float64(dtype, queries, pattern):
 
 
 def test_deterministic_gradients_are_the_same_bit_for_bit():
-    case = MSDACase(name="test", height=360, width=640, frames=4)
+    case = MSDACall(height=360, width=640, frames=4)
     inputs = case.inputs(DEVICE)
 
     def grads() -> tuple[torch.Tensor, ...]:
@@ -97,7 +95,7 @@ def test_values_beyond_32_bit_offsets():
 
 
 def test_a_call_never_waits_for_the_device():
-    case = MSDACase(name="test", height=96, width=160, frames=2)
+    case = MSDACall(height=96, width=160, frames=2)
     inputs = case.inputs(DEVICE)
     leaves = inputs.leaves()
     torch.cuda.synchronize()
@@ -116,7 +114,7 @@ def test_a_call_never_waits_for_the_device():
 
 
 def test_compiles_with_inductor():
-    case = MSDACase(name="test", height=96, width=160, frames=2)
+    case = MSDACall(height=96, width=160, frames=2)
     inputs = case.inputs(DEVICE)
 
     def layer(value, offsets, logits):

@@ -1,0 +1,89 @@
+"""Write the report.
+
+python -m bench.report                       # bench/REPORT.md, bench/plots/, README's table
+python -m bench.report --check               # write nothing; exit status 1 if a case regressed
+python -m bench.report --price H200 3.5      # other prices for the cost of a training
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from bench.cases import all_cases
+from bench.record import RESULTS
+from bench.report import compiled, modelled, readme, regressions, training_cost
+from bench.report.page import PLOTS, Inputs, draw, page
+from bench.report.records import load
+
+FOLDER = Path(__file__).parents[1]
+README = FOLDER.parent / "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Make bench/REPORT.md and its plots from the records, and the README's measured table."""
+
+    check: bool = False
+    """Write nothing; name regressions and exit with status 1 if there are any."""
+    price: dict[str, float] = field(default_factory=dict)
+    """Price of a GPU hour by device (V100, A100, H100, H200), in place of the assumed one."""
+    results: Path = RESULTS
+    """Folder of the records."""
+    out: Path = FOLDER / "REPORT.md"
+    """Page to write; its plots go to a folder `plots` beside it."""
+
+    def __post_init__(self) -> None:
+        training_cost.check_prices(self.price)
+
+
+def main(options: Options) -> int:
+    records = load(options.results)
+    named = [x for x in regressions.compared(records) if x.is_named]
+    for x in named:
+        print(f"slower or larger: {x.sentence()}".replace("**", ""))
+    if options.check:
+        print(f"{len(named)} regressions")
+        return 1 if named else 0
+    is_default = options.out == FOLDER / "REPORT.md"
+    if is_default:
+        modelled.write(modelled.declared(all_cases("gpu")))
+    made_of = Inputs(
+        records=records,
+        declared=modelled.read(),
+        compiled=compiled.rows(),
+        prices=training_cost.merged(options.price),
+    )
+    options.out.write_text(page(made_of), encoding="utf-8")
+    drawn = draw(records, options.out.parent / PLOTS)
+    print(f"{options.out} and {len(drawn)} plots from {len(records.records)} records")
+    if is_default:
+        for stale in set((FOLDER / PLOTS).glob("*.svg")) - set(drawn):
+            stale.unlink()
+        _write_readme(readme.block(records))
+    return 0
+
+
+def _write_readme(table: str) -> None:
+    text = README.read_text(encoding="utf-8")
+    if readme.BEGIN not in text:
+        print(f"README.md has no {readme.BEGIN}: its table is not written")
+        return
+    README.write_text(readme.rewritten(text, table), encoding="utf-8")
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The command line; a damaged record is one sentence and status 1."""
+    try:
+        return main(tyro.cli(Options, args=arguments))
+    except ValueError as error:
+        print(f"bench.report: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,160 @@
+"""The runner of `pytest bench`: turns, ratios, agreement, and the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import kernels
+from bench import memory, record, table, turns
+from bench.case import Case, Side
+from bench.cases import msda
+
+ROOT = Path(__file__).parents[2]
+
+
+class Clock:
+    """Advances only when something is done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.done: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, name: str, *seconds: float):
+        """A call that takes these seconds, one after another, the last again and again."""
+        left = list(seconds)
+
+        def call() -> float:
+            self.done.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+            return 1.0
+
+        return call
+
+
+class Pedantic:
+    """pytest-benchmark's fixture, as far as it is used: the set-up is outside of the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.stats = SimpleNamespace(stats=SimpleNamespace(data=[]))
+
+    def pedantic(self, target, setup, rounds, warmup_rounds):
+        for number in range(warmup_rounds + rounds):
+            setup()
+            start = self.clock()
+            target()
+            if number >= warmup_rounds:
+                self.stats.stats.data.append(self.clock() - start)
+
+
+def test_sides_take_turns_and_the_first_round_warms_up():
+    clock = Clock()
+    calls = {
+        "ours": clock.work("ours", 50.0, 1.0),
+        "published": clock.work("published", 70.0, 3.0),
+        "other": clock.work("other", 2.0),
+    }
+    seconds = turns.seconds_in_turns(Pedantic(clock), calls, 3, clock)
+    assert clock.done == ["published", "other", "ours"] * 4
+    assert seconds == {"ours": [1.0] * 3, "published": [3.0] * 3, "other": [2.0] * 3}
+
+
+def test_wall_time_takes_turns_too():
+    clock = Clock()
+    calls = {"ours": clock.work("ours", 9.0, 1.0), "published": clock.work("published", 9.0, 2.0)}
+    seconds = turns.wall_seconds_in_turns(calls, 2, threads=1, clock=clock)
+    assert clock.done == ["ours", "published"] * 3
+    assert seconds == {"ours": [1.0] * 2, "published": [2.0] * 2}
+
+
+def test_ratios_of_a_row():
+    clock = Clock()
+    # The first two calls are those whose outputs are compared, and the warm-up.
+    ours = clock.work("ours", 8.0, 8.0, 1.0, 2.0, 1.0)
+    published = clock.work("published", 8.0, 8.0, 3.0, 8.0, 4.0)
+    case = Case(
+        name="planted",
+        op="planted",
+        group="kernels",
+        sides=(
+            Side(name="ours", build=lambda device: ours),
+            Side(name="published", build=lambda device: published),
+        ),
+        rounds=3,
+        memory=False,
+    )
+    row = turns.measure(Pedantic(clock), "tests.bench.planted", case, clock)
+    assert row["sides"]["ours"]["seconds"]["samples"] == [1.0, 2.0, 1.0]
+    assert row["sides"]["published"]["clock"] == "process"
+    assert row["ratios"]["published"] == {"time": 4.0, "time_by_round": 4.0, "memory": None}
+    assert "ours is 4.00x as fast" in "\n".join(table.lines_of(row))
+
+
+def test_a_side_that_does_other_work_is_not_timed():
+    clock = Clock()
+    (wrong,) = [c for c in memory.cases_of(["tests.bench.planted"], "cpu") if "wrong" in c.name]
+    with pytest.raises(AssertionError, match="published"):
+        turns.measure(Pedantic(clock), "tests.bench.planted", wrong, clock)
+
+
+def test_without_a_compiler_nothing_compiled_runs(monkeypatch):
+    """Not in the backward pass either."""
+    cpu = torch.device("cpu")
+    for case in msda.cases("smoke"):
+        sides = {side.name: side for side in case.sides_on(cpu)}
+        ours, without = sides["ours"].build(cpu), sides["no compiler"].build(cpu)
+        with monkeypatch.context() as patch:
+            asked: list[tuple] = []
+            patch.setattr(
+                kernels.msda_cpu, "library", lambda *given, asked=asked: asked.append(given)
+            )
+            without()
+            assert asked == []
+            ours()
+            assert len(asked) == (2 if case.direction == "both" else 1)
+
+
+def test_memory_of_a_side_of_a_declared_case():
+    grown = memory.peak_growth_in_fresh_process(
+        ["bench.cases.frame_masks"], "cpu", "draw masks T=36 720x1280", "published"
+    )
+    assert grown is None or grown > 4 * 36 * 720 * 1280  # float32 pixels, before the comparison
+    with pytest.raises(KeyError):
+        memory.peak_growth_in_fresh_process(["bench.cases.frame_masks"], "cpu", "none", "ours")
+
+
+def pytest_bench(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-q", "bench", "--cases-from", "tests.bench.planted"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_smoke_run_compares_and_measures_nothing(tmp_path):
+    done = pytest_bench("--out", str(tmp_path / "record.json"))
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout
+    assert "planted wrong: published differs" in done.stdout or "ours differs" in done.stdout
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_an_interrupted_measurement_leaves_its_record(tmp_path):
+    path = tmp_path / "record.json"
+    done = pytest_bench("--measure", "--wall", "--out", str(path))
+    assert done.returncode == 2 and str(path) in done.stdout, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    (row,) = found["cases"]
+    assert row["name"] == "planted right" and set(row["sides"]) == {"ours", "published"}
+    for side in row["sides"].values():
+        assert len(side["seconds"]["samples"]) == 3 and side["clock"] == "process"
+        assert len(side["more"]["wall on two threads"]["samples"]) == 3
+    assert found["part"] == "cpu" and found["schema"] == record.SCHEMA
+    assert {"torch", "commit", "load_average"} <= set(found["machine"])
+    assert "planted right" in done.stdout
