@@ -37,7 +37,10 @@ class FrozenBatchNorm2d(nn.Module):
         if self._kept is None or not _are_same(self._kept[:2], (buffers, versions)):
             # Made in inference mode, it could not be used in a training step later on.
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = buffers, versions, self._scale_shift()
+                made = self._scale_shift()
+            if type(made[0]) is not Tensor:  # while tracing; not to be kept
+                return made
+            self._kept = buffers, versions, made
         return self._kept[2]
 
     def _scale_shift(self) -> tuple[Tensor, Tensor]:

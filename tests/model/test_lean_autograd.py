@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from seqformer.model import build_model
 from seqformer.model.lean_autograd import Linear, feed_forward, linears_of_sum, scaled_conv2d
 from seqformer.model.resnet import FrozenBatchNorm2d
 
@@ -132,3 +134,12 @@ def test_a_frozen_norm_follows_its_buffers():
     norm.load_state_dict(norm.state_dict() | {"weight": torch.full((3,), 4.0)})
     torch.testing.assert_close(norm.scale_shift()[0], 4.0 * first[0])
     assert norm.double().scale_shift()[0].dtype == torch.float64
+
+
+def test_what_is_made_while_tracing_is_not_kept():
+    model = build_model("resnet50", hidden_dim=32, ffn_dim=32, num_queries=4, num_classes=3).eval()
+    images = torch.randn(1, 1, 3, 128, 128)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        assert isinstance(model(mode.from_tensor(images)).boxes, FakeTensor)
+    with torch.no_grad():
+        assert type(model(images).boxes) is torch.Tensor
