@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compile import TABLE, _Listing, read_table
+from bench.compile import TABLE, TARGETS, _capability, _Listing, all_cases, read_table
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 1.05
@@ -65,6 +65,30 @@ def test_everything_compiles(tmp_path):
     code, rows = compile_cases(tmp_path)
     assert code == 0
     assert_no_worse([r for r in rows if r["is_model"] and not r["target"].startswith("gfx")])
+
+
+def test_committed_table_holds_every_mask_launch():
+    """All types, heads and targets; the model's do not spill, in half precision neither."""
+    rows = {(r["case"], r["target"]): r for r in read_table()["rows"] if "mask" in r["case"]}
+    wanted = {
+        (case.name, target)
+        for target in TARGETS
+        for case in all_cases(_capability(target))
+        if "mask" in case.name
+    }
+    assert wanted == set(rows)
+    for (case, target), row in rows.items():
+        is_of_losses = case.endswith("K3 F1") and ("parameters" in case or "features" in case)
+        if not target.startswith("gfx") and (" K" not in case or is_of_losses):
+            assert row.get("spills") == 0, f"{case} for {target}: {row}"
+
+
+def test_forward_of_masks_needs_few_registers():
+    """As the model launches it, in all types."""
+    rows = {(r["case"], r["target"]): r for r in read_table()["rows"]}
+    for dtype in ("float32", "float16", "bfloat16"):
+        for target in ("70", "75", "80", "86", "89", "90"):
+            assert rows[f"mask forward {dtype}", target]["registers"] <= 96, (dtype, target)
 
 
 def test_instruction_budgets_of_the_committed_table():
