@@ -189,6 +189,8 @@ def growth_figure(curves: Sequence[Curve], path: Path) -> None:
                 axes.set_xlim(-0.02 * curve.x[-1], 1.05 * curve.x[-1])
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             times.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _seconds_tick(v)))
+            if not any(value for side in curve.mib.values() for value in side):
+                memory.set_axis_off()  # nobody measured it
             times.set_title(curve.title, loc="left")
             times.legend(loc="best", fontsize=8)
         drawing.save(figure, path)
