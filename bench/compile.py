@@ -249,12 +249,14 @@ def read_table(path: Path = TABLE) -> dict[str, Any]:
 
 
 def write_table(rows: list[Row], path: Path = TABLE) -> None:
-    """Replace the rows that were compiled again; the others stay if Triton is the same."""
+    """Replace the rows that were compiled again; the others stay if Triton is the same and their
+    case still exists."""
     import triton
 
     new = {(row.case, row.target): _compact(row) for row in rows}
     if path.exists() and (old := read_table(path))["triton"] == triton.__version__:
-        new = {(r["case"], r["target"]): r for r in old["rows"]} | new
+        cases = {case.name for case in all_cases(_capability(TARGETS[0]))}
+        new = {(r["case"], r["target"]): r for r in old["rows"] if r["case"] in cases} | new
     ordered = [new[key] for key in sorted(new)]
     lines = ",\n".join("  " + json.dumps(row) for row in ordered)
     text = f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n'

@@ -2,9 +2,11 @@
 
 A model, not a measurement. A launch reads from memory what it reads, once: programs run in order,
 and what several of them share (a clip's features, an instance's parameters, pixels at the border of
-a tile) is small enough for every L2 cache. Of what the launch before has touched, one that goes the
-other way finds in L2 as large a share as L2 holds, and one that goes the same way finds all or
-nothing. What is written goes to memory, also where it is soon read.
+a tile) is small enough for every L2 cache. The backward reads the gradient of the logits twice, in
+programs that follow each other: the second time it comes from L2, if half of that holds what lies
+between. Of what the launch before has touched, one that goes the other way finds in L2 as large a
+share as L2 holds, and one that goes the same way finds all or nothing. What is written goes to
+memory, also where it is soon read.
 
 Letters as in `kernels/dynamic_mask.py`.
 """
@@ -51,12 +53,16 @@ class Traffic:
 
     Attributes:
         reads, writes: by tensor.
-        is_reversed: goes from the last instance to the first.
+        twice: of the tensors read, the one that programs of two kinds read.
+        between: bytes of it that they read between a first and the second reading.
+        is_reversed: starts with what the launch before has touched last.
     """
 
     name: str
     reads: dict[str, int]
     writes: dict[str, int]
+    twice: str | None = None
+    between: int = 0
     is_reversed: bool = False
 
     @property
@@ -74,6 +80,8 @@ def moved(launches: list[Traffic], l2_bytes: int) -> int:
         for tensor, size in launch.reads.items():
             is_shared = before is not None and tensor in before.reads | before.writes
             total += round(size * (1 - kept)) if is_shared else size
+        if launch.twice is not None and launch.between > l2_bytes // 2:
+            total += launch.reads[launch.twice]
         total += sum(launch.writes.values())
         before = launch
     return total
@@ -87,7 +95,7 @@ def forward(head: MaskHead, sizes: Sizes) -> list[Traffic]:
 
 
 def backward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic]:
-    """Partial sums of parameter gradients, then feature gradients and the sum of partial sums."""
+    """Feature gradients and partial sums of parameter gradients, then the sum of these."""
     gradient = {"gradient": _logits(head, sizes)}
     return _backward(head, sizes, gradient, capability)
 
@@ -149,20 +157,20 @@ def least_loss_backward(head: MaskHead, sizes: Sizes) -> int:
 def _backward(
     head: MaskHead, sizes: Sizes, gradient: dict[str, int], capability: int
 ) -> list[Traffic]:
-    cells, frames = sizes.height * sizes.width, sizes.instances * sizes.frames
-    tile = backward_tile(table.PARAMETERS, capability, head)
-    pieces = -(-cells // piece_of(cells, frames * parts_of(head), tile))
-    partials = {"partials": frames * pieces * head.num_params * FLOAT}
-    inputs = _inputs(head, sizes)
-    return [
-        Traffic(name="parameters", reads=inputs | gradient, writes=partials),
-        Traffic(
-            name="features",
-            reads=partials | inputs | gradient,
-            writes=_gradients(head, sizes),
-            is_reversed=True,
-        ),
-    ]
+    cells = sizes.height * sizes.width
+    programs = sizes.frames * (sizes.clips + sizes.instances * parts_of(head))
+    piece = piece_of(cells, programs, backward_tile(capability, head))
+    partials = sizes.instances * sizes.frames * -(-cells // piece) * head.num_params * FLOAT
+    inputs, gradients = _inputs(head, sizes), _gradients(head, sizes)
+    first = Traffic(
+        name="gradients",
+        reads=inputs | gradient,
+        writes={"grad_features": gradients.pop("grad_features"), "partials": partials},
+        twice="gradient",
+        between=gradient["gradient"] // sizes.frames * min(piece, cells) // cells,
+    )
+    of_params = {"partials": partials, "params": inputs["params"]}
+    return [first, Traffic(name="sum", reads=of_params, writes=gradients, is_reversed=True)]
 
 
 def _inputs(head: MaskHead, sizes: Sizes) -> dict[str, int]:

@@ -1,10 +1,12 @@
-"""Find the launch table of the GPU at hand: measure every candidate tile, keep the fastest.
+"""Find the launch tables of the GPU at hand: measure every candidate tile, keep the fastest.
 
-    python -m bench.tune            # prints the candidates, rewrites kernels/msda_table.py
-    python -m bench.tune --dry-run  # prints only
+    python -m bench.tune                  # prints the candidates, rewrites the tables in kernels/
+    python -m bench.tune --only mask      # of the mask head
+    python -m bench.tune --dry-run        # prints only
 
-Tuned at the encoder layer of 480x768 frames, where a step spends its time, in float32 and bfloat16
-together (sum of both), with the samples of a trained model. Entries of other GPU families stay.
+Tuned where a step spends its time, in float32 and bfloat16 together (sum of both): the encoder
+layer of 480x768 frames with the samples of a trained model, and the matched queries of six decoder
+layers. Entries of other GPU families stay.
 """
 
 from __future__ import annotations
@@ -12,107 +14,196 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from types import ModuleType
+from typing import Any
 
 import torch
 
-from bench import timing
-from bench.directions import call_of
-from bench.msda_calls import MSDACall, ours
-from kernels import msda_table
+from bench import mask_calls, msda_calls, timing
+from bench.case import Call
+from bench.directions import Pass, call_of
+from bench.mask_calls import MaskCall
+from bench.msda_calls import MSDACall
+from kernels import dynamic_mask_table, msda_table
 from kernels.launch import capability_of, family
-from kernels.msda_table import Tile
+
+WARPS = (1, 2, 4, 8)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
-def candidates(direction: str, capability: int) -> Iterator[Tile]:
-    """Tiles worth a measurement."""
-    for num_warps in (1, 2, 4, 8):
-        for max_registers in (None, 96, 128):
-            if direction == "forward":
-                for channels in (4, 8, 16, 32):
-                    yield Tile(
-                        num_warps=num_warps,
-                        channels_per_lane=channels,
-                        max_registers=max_registers,
-                    )
-                continue
-            for channels in (4, 8, 16):
-                yield Tile(
-                    num_warps=num_warps,
-                    channels_per_lane=channels,
-                    max_registers=max_registers,
-                    scalar=capability < 90,
-                )
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One table, and what is measured to fill it.
+
+    Attributes:
+        name: as `--only` finds it.
+        module: that holds the table; its file is rewritten.
+        table: name of the dictionary there.
+        candidates: tiles worth a measurement, for a compute capability.
+        calls: what is timed, on a device.
+    """
+
+    name: str
+    module: ModuleType
+    table: str
+    candidates: Callable[[int], Iterator[Any]]
+    calls: Callable[[torch.device], Iterator[Call]]
+
+    @property
+    def path(self) -> Path:
+        assert self.module.__file__ is not None
+        return Path(self.module.__file__)
 
 
-def measure(
-    direction: Literal["forward", "backward"],
-    tile: Tile,
-    device: torch.device,
-    cases: Sequence[MSDACall],
-) -> float:
-    """Seconds of all cases with this tile."""
-    table = msda_table.FORWARD if direction == "forward" else msda_table.BACKWARD
+def msda_candidates(direction: Pass, capability: int) -> Iterator[msda_table.Tile]:
+    channels = (4, 8, 16, 32) if direction == "forward" else (4, 8, 16)
+    for num_warps, max_registers, count in product(WARPS, (None, 96, 128), channels):
+        yield msda_table.Tile(
+            num_warps=num_warps,
+            channels_per_lane=count,
+            max_registers=max_registers,
+            scalar=direction == "backward" and capability < 90,
+        )
+
+
+def mask_candidates(smallest: int, capability: int) -> Iterator[dynamic_mask_table.Tile]:
+    """A lane needs neighbours of its own cells, so the smallest number is not one."""
+    cells = [count for count in (2, 4, 8) if count >= smallest]
+    for num_warps, max_registers, count in product(WARPS, (None, 96, 128), cells):
+        yield dynamic_mask_table.Tile(num_warps=num_warps, cells=count, max_registers=max_registers)
+
+
+def mask_backward_candidates(capability: int) -> Iterator[dynamic_mask_table.BackwardTile]:
+    for num_warps, of_parameters, of_features in product((1, 2), (1, 2, 4), (1, 2, 4)):
+        yield dynamic_mask_table.BackwardTile(
+            num_warps=num_warps, parameter_cells=of_parameters, feature_cells=of_features
+        )
+
+
+def _msda_calls(direction: Pass, device: torch.device) -> Iterator[Call]:
+    for dtype in DTYPES:
+        call = MSDACall(height=480, width=768, frames=10, dtype=dtype)
+        inputs = call.inputs(device)
+        yield call_of(msda_calls.ours, inputs, direction, inputs.grad_output)
+
+
+def _mask_calls(run: mask_calls.Run, direction: Pass, device: torch.device) -> Iterator[Call]:
+    for dtype in DTYPES:
+        call = MaskCall(instances=60, frames=5, height=480, width=768, layers=6, dtype=dtype)
+        inputs = call.inputs(device)
+        grad = inputs.grad if run is mask_calls.ours else None
+        yield call_of(run, inputs, direction, grad)
+
+
+SUBJECTS = (
+    Subject(
+        name="msda forward",
+        module=msda_table,
+        table="FORWARD",
+        candidates=partial(msda_candidates, "forward"),
+        calls=partial(_msda_calls, "forward"),
+    ),
+    Subject(
+        name="msda backward",
+        module=msda_table,
+        table="BACKWARD",
+        candidates=partial(msda_candidates, "backward"),
+        calls=partial(_msda_calls, "backward"),
+    ),
+    Subject(
+        name="mask forward",
+        module=dynamic_mask_table,
+        table="FORWARD",
+        candidates=partial(mask_candidates, 2),
+        calls=partial(_mask_calls, mask_calls.ours, "forward"),
+    ),
+    Subject(
+        name="mask backward",
+        module=dynamic_mask_table,
+        table="BACKWARD",
+        candidates=mask_backward_candidates,
+        calls=partial(_mask_calls, mask_calls.ours, "backward"),
+    ),
+    Subject(
+        name="mask losses",
+        module=dynamic_mask_table,
+        table="LOSS",
+        candidates=partial(mask_candidates, 4),
+        calls=partial(_mask_calls, mask_calls.our_losses, "both"),
+    ),
+)
+
+
+def measure(subject: Subject, tile: Any, device: torch.device) -> float:
+    """Seconds of all calls with this tile."""
+    table = getattr(subject.module, subject.table)
     key = family(capability_of(device))
     before, table[key] = table[key], tile
     try:
-        total = 0.0
-        for case in cases:
-            inputs = case.inputs(device)
-            call = call_of(ours, inputs, direction, inputs.grad_output)
-            total += median(timing.cold(call, device))
-        return total
+        return sum(median(timing.cold(call, device)) for call in subject.calls(device))
     finally:
         table[key] = before
 
 
-def rewrite(text: str, direction: str, key: int, tile: Tile) -> str:
-    """The table's source with one entry replaced."""
-    name = direction.upper()
-    plain = replace(tile)
-    fields = [f"num_warps={plain.num_warps}", f"channels_per_lane={plain.channels_per_lane}"]
-    if plain.max_registers is not None:
-        fields.append(f"max_registers={plain.max_registers}")
-    if plain.scalar:
-        fields.append("scalar=True")
-    entry = f"    {key}: Tile({', '.join(fields)}),"
-    head, block, tail = re.split(rf"(?ms)^({name} = \{{\n.*?^\}})", text, maxsplit=1)
-    changed, count = re.subn(rf"(?m)^    {key}: Tile\(.*\),$", entry, block)
+def rewrite(text: str, table: str, key: int, tile: Any) -> str:
+    """The source of a table's module with one entry replaced.
+
+    Raises: ValueError: there is no such entry.
+    """
+    entry = f"    {key}: {written(tile)},"
+    parts = re.split(rf"(?ms)^({table} = \{{\n.*?^\}})", text, maxsplit=1)
+    head, block, tail = parts if len(parts) == 3 else (text, "", "")
+    changed, count = re.subn(rf"(?m)^    {key}: \w+\(.*\),$", entry, block)
     if count != 1:
-        raise ValueError(f"{name} has no entry of its own for family {key}")
+        raise ValueError(f"{table} has no entry of its own for family {key}")
     return head + changed + tail
+
+
+def written(tile: Any) -> str:
+    """A tile as its table spells it: defaults are left out."""
+    values = [(field, getattr(tile, field.name)) for field in fields(tile)]
+    stated = [
+        f"{field.name}={value!r}"
+        for field, value in values
+        if field.default is MISSING or value != field.default
+    ]
+    return f"{type(tile).__name__}({', '.join(stated)})"
+
+
+def tune(subject: Subject, device: torch.device) -> Any:
+    """The fastest candidate; all are printed."""
+    times = {}
+    for tile in subject.candidates(capability_of(device)):
+        times[tile] = measure(subject, tile, device)
+        print(f"{subject.name:14}{1e3 * times[tile]:9.3f} ms  {written(tile)}", flush=True)
+    best = min(times, key=times.__getitem__)
+    print(f"{subject.name:14}{1e3 * times[best]:9.3f} ms  {written(best)}  <- fastest", flush=True)
+    return best
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="leave the table as it is")
+    parser.add_argument("--dry-run", action="store_true", help="leave the tables as they are")
+    parser.add_argument("--only", default="", help="tables whose name contains this")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("no GPU found; tuning needs the one that it is for", file=sys.stderr)
         return 2
     device = torch.device("cuda", torch.cuda.current_device())
-    capability = capability_of(device)
-    key = family(capability)
-    cases = [
-        MSDACall(height=480, width=768, frames=10, dtype=dtype)
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    path = Path(msda_table.__file__)
-    text = path.read_text(encoding="utf-8")
-    for direction in ("forward", "backward"):
-        times = {}
-        for tile in candidates(direction, capability):
-            times[tile] = measure(direction, tile, device, cases)
-            print(f"{direction:9}{1e3 * times[tile]:9.3f} ms  {tile}", flush=True)
-        best = min(times, key=times.__getitem__)
-        print(f"{direction:9}{1e3 * times[best]:9.3f} ms  {best}  <- fastest")
-        text = rewrite(text, direction, key, best)
-    if not options.dry_run:
-        path.write_text(text, encoding="utf-8")
+    for subject in SUBJECTS:
+        if options.only not in subject.name:
+            continue
+        best = tune(subject, device)
+        if not options.dry_run:
+            key = family(capability_of(device))
+            text = rewrite(subject.path.read_text(encoding="utf-8"), subject.table, key, best)
+            subject.path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -6,7 +6,6 @@ Inputs are checked already (`dynamic_mask.py`). Layout of programs: `dynamic_mas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from . import dynamic_mask_table as table
 from .dynamic_mask_spec import MaskHead
 from .dynamic_mask_triton import forward_kernel
-from .dynamic_mask_triton_backward import feature_kernel, parameter_kernel
+from .dynamic_mask_triton_backward import gradient_kernel, sum_kernel
 from .dynamic_mask_triton_loss import loss_gradient_kernel, loss_kernel
 from .launch import Case, Variant, capability_of, pointer_type
 
@@ -57,43 +56,35 @@ def backward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
-    capability = capability_of(grad.device)
-    params_tile = backward_tile(table.PARAMETERS, capability, head)
-    features_tile = backward_tile(table.FEATURES, capability, head)
-    shared = tensors | {"grad": grad.contiguous()} | _sizes(mask_features, mask_params, head)
+    tile = backward_tile(capability_of(grad.device), head)
+    clips, instances = B * needs_features, N * needs_params
+    piece = piece_of(h * w, T * (clips + instances * parts_of(head)), tile)
+    pieces = -(-h * w // piece)
+    blocks = piece // tile.block(tile.feature_cells)
 
-    pieces = 1
-    partials = grad.new_empty(0, dtype=torch.float32)
-    if needs_params and N:
-        parts = parts_of(head)
-        piece = piece_of(h * w, N * T * parts, params_tile)
-        pieces = -(-h * w // piece)
-        partials = grad.new_empty(N, T, pieces, G, dtype=torch.float32)
-        arguments = shared | {"partials": partials, "piece": piece, "pieces": pieces, "B": B}
-        arguments |= {"still": 0}
-        variant = parameter_variant(arguments, head, params_tile)
-        variant.run(N * T * pieces * parts, arguments)
-
-    def empty(like: Tensor, needed: bool) -> Tensor:
+    def empty(needed: bool, like: Tensor) -> Tensor:
         return torch.empty(like.shape if needed else 0, dtype=like.dtype, device=like.device)
 
-    grads = {
-        "grad_features": empty(mask_features, needs_features),
-        "grad_params": empty(mask_params, needs_params),
-        "grad_references": empty(reference_points, needs_params),
-    }
+    grad_features = empty(needs_features, mask_features)
+    partials = grad.new_empty(instances, T, pieces, G, dtype=torch.float32)
+    arguments = tensors | {"grad": grad.contiguous()} | _sizes(mask_features, mask_params, head)
+    arguments |= {"grad_features": grad_features, "partials": partials, "B": B, "N": N}
+    arguments |= {"piece": piece, "pieces": pieces, "still": 0}
+    arguments |= {"feature_clips": clips, "param_instances": instances}
+    programs = T * pieces * (clips * blocks + instances * parts_of(head))
+    gradient_variant(arguments, head, tile).run(programs, arguments)
+
+    grad_params = empty(needs_params, mask_params)
+    grad_references = empty(needs_params, reference_points)
     if not head.relative_coordinates:
-        grads["grad_references"].zero_()
-    block = features_tile.cells * 32 * features_tile.num_warps
-    feature_programs = B * T * -(-h * w // block) if needs_features else 0
-    arguments = shared | grads | {"partials": partials, "pieces": pieces, "N": N}
-    arguments |= {"summed": N if needs_params else 0, "still": 0}
-    variant = feature_variant(arguments, head, features_tile)
-    variant.run(feature_programs + arguments["summed"], arguments)
+        grad_references.zero_()
+    arguments = {"partials": partials, "params": tensors["params"], "grad_params": grad_params}
+    arguments |= {"grad_references": grad_references, "G": G, "T": T, "pieces": pieces}
+    sum_variant(arguments, head).run(instances, arguments)
     return (
-        grads["grad_features"] if needs_features else None,
-        grads["grad_params"] if needs_params else None,
-        grads["grad_references"] if needs_params else None,
+        grad_features if needs_features else None,
+        grad_params if needs_params else None,
+        grad_references if needs_params else None,
     )
 
 
@@ -166,18 +157,19 @@ def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile)
     return _variant(forward_kernel, arguments, constants, tile)
 
 
-def parameter_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
-    """How the kernel for the gradients of parameters is compiled."""
+def gradient_variant(
+    arguments: dict[str, Any], head: MaskHead, tile: table.BackwardTile
+) -> Variant:
+    """How the kernel for gradients of features and partial sums of parameters is compiled."""
     constants = _network(head) | {"F": head.upsample, "UNITS": _units(head)}
-    constants |= {"E": tile.cells, "BP": 32 * tile.num_warps}
-    return _variant(parameter_kernel, arguments, constants, tile)
+    constants |= {"PARAMETER_E": tile.parameter_cells, "FEATURE_E": tile.feature_cells}
+    return _variant(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
 
 
-def feature_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
-    """How the kernel for the gradients of features is compiled."""
-    constants = _network(head) | {"F": head.upsample, "E": tile.cells, "BP": 32 * tile.num_warps}
-    constants |= {"BG": 1 << (head.num_params - 1).bit_length()}
-    return _variant(feature_kernel, arguments, constants, tile)
+def sum_variant(arguments: dict[str, Any], head: MaskHead) -> Variant:
+    """How the kernel that adds up partial sums is compiled."""
+    constants = _network(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
+    return _variant(sum_kernel, arguments, constants, table.SUM)
 
 
 def loss_variant(
@@ -198,7 +190,10 @@ def loss_gradient_variant(
 
 
 def _variant(
-    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], tile: table.Tile
+    kernel: Any,
+    arguments: dict[str, Any],
+    constants: dict[str, Any],
+    tile: table.Tile | table.BackwardTile,
 ) -> Variant:
     types = {
         name: "i32" if isinstance(value, int) else pointer_type(value)
@@ -210,7 +205,7 @@ def _variant(
         constants=constants,
         num_warps=tile.num_warps,
         max_registers=tile.max_registers,
-        rows=constants["BP"],
+        rows=32 * tile.num_warps,
     )
 
 
@@ -269,11 +264,10 @@ def strips(
     return strip, -(-per_row * -(-rows // strip) // lanes)
 
 
-def backward_tile(entries: dict[int, table.Tile], capability: int, head: MaskHead) -> table.Tile:
+def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
     """The entry; a wide or deep network leaves registers for half as many cells."""
-    tile = table.tile_for(entries, capability)
-    is_large = head.hidden_width > 8 or head.num_layers > 3
-    return replace(tile, cells=max(1, tile.cells // 2)) if is_large else tile
+    tile = table.tile_for(table.BACKWARD, capability)
+    return tile.halved() if head.hidden_width > 8 or head.num_layers > 3 else tile
 
 
 def parts_of(head: MaskHead) -> int:
@@ -286,14 +280,14 @@ def _units(head: MaskHead) -> int:
     return head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
 
 
-def piece_of(cells: int, programs: int, tile: table.Tile) -> int:
+def piece_of(cells: int, programs: int, tile: table.BackwardTile) -> int:
     """Cells that a program sums parameter gradients over: many, since every program ends with a sum
     over its lanes, as long as there are programs enough.
 
     Args:
         programs: of a launch whose pieces are whole frames.
     """
-    block = tile.cells * 32 * tile.num_warps
+    block = tile.block(max(tile.parameter_cells, tile.feature_cells))
     piece = table.LONGEST_PIECE
     while piece > 1 and programs * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
         piece //= 2
@@ -308,7 +302,8 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     real, integer = torch.float32, torch.int64
     numbers = (
         *"GBNThw",
-        *("stride", "strip", "tiles", "piece", "pieces", "summed", "still"),
+        *("stride", "strip", "tiles", "piece", "pieces", "still"),
+        *("feature_clips", "param_instances"),
         *("target_h", "target_w", "target_stride", "M"),
     )
     arguments: dict[str, Any] = dict.fromkeys(numbers, 1)
@@ -321,12 +316,10 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     arguments["grad"] = real if is_of_losses or kind == "loss gradient" else dtype
     if kind == "forward":
         variant = forward_variant(arguments, head, table.tile_for(table.FORWARD, capability))
-    elif kind == "parameters":
-        tile = backward_tile(table.PARAMETERS, capability, head)
-        variant = parameter_variant(arguments, head, tile)
-    elif kind == "features":
-        tile = backward_tile(table.FEATURES, capability, head)
-        variant = feature_variant(arguments, head, tile)
+    elif kind == "gradients":
+        variant = gradient_variant(arguments, head, backward_tile(capability, head))
+    elif kind == "sum":
+        variant = sum_variant(arguments, head)
     else:
         form = loss_variant if kind == "loss" else loss_gradient_variant
         variant = form(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
@@ -334,7 +327,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     if head != SEQFORMER:
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
         name += " absolute" * (not head.relative_coordinates)
-    is_launched = head == SEQFORMER or (is_of_losses and kind in ("parameters", "features"))
+    is_launched = head == SEQFORMER or (is_of_losses and kind == "gradients")
     # Half precision of the model is left to the whole table, for the time that it takes.
     return Case(name=name, variant=variant, is_model=is_launched and dtype == real)
 
@@ -351,7 +344,7 @@ RELATIVES = (
 )
 """Heads of other models: each choice by itself."""
 
-HEAD_KINDS = ("forward", "parameters", "features")
+HEAD_KINDS = ("forward", "gradients")
 LOSS_KINDS = ("loss", "loss gradient")
 
 
@@ -360,8 +353,9 @@ def compile_cases(capability: int) -> list[Case]:
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     cells = SEQFORMER.without_upsampling()
     wanted = [(kind, dtype, SEQFORMER) for kind in HEAD_KINDS + LOSS_KINDS for dtype in dtypes]
-    # The backward of the losses ends with these.
-    wanted += [(kind, dtype, cells) for kind in ("parameters", "features") for dtype in dtypes]
+    # The backward of the losses ends with it.
+    wanted += [("gradients", dtype, cells) for dtype in dtypes]
+    wanted += [("sum", torch.float32, SEQFORMER)]
     wanted += [(kind, torch.float32, head) for kind in HEAD_KINDS for head in RELATIVES]
     # Of the network, losses use what the forward uses; upsampling is their own.
     wanted += [(kind, torch.float32, head) for kind in LOSS_KINDS for head in RELATIVES[:2]]

@@ -1,12 +1,14 @@
-"""Launch table of the dynamic mask head's kernels: by kernel, and from which compute capability on.
+"""Launch tables of the dynamic mask head's kernels, one entry per GPU family.
 
-The entries come from compiled resource usage (`python -m bench.compile --only mask`), not from a
-measurement.
+`python -m bench.tune --only mask` measures the candidates on the GPU at hand and rewrites this
+file; entries of families that it has not seen stay. The entries below come from compiled resource
+usage (`python -m bench.compile --only mask`), not from a measurement.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import triton
 
@@ -26,16 +28,57 @@ class Tile:
     max_registers: int | None = None
 
 
-FORWARD = {70: Tile(num_warps=4, cells=4)}
-PARAMETERS = {70: Tile(num_warps=1, cells=1), 80: Tile(num_warps=1, cells=2)}
-if triton.__version__.startswith("3.6."):
-    PARAMETERS = {70: Tile(num_warps=1, cells=1)}  # with two cells, that compiler spills 930 bytes
-FEATURES = {70: Tile(num_warps=1, cells=1), 80: Tile(num_warps=1, cells=2)}
+@dataclass(frozen=True, kw_only=True)
+class BackwardTile:
+    """How programs of the launch are laid out that gives gradients, of both kinds.
+
+    Attributes:
+        num_warps: per program.
+        parameter_cells: that a lane evaluates at once for gradients of parameters.
+        feature_cells: and for those of features.
+        max_registers: per thread, None to leave it to the compiler.
+    """
+
+    num_warps: int
+    parameter_cells: int
+    feature_cells: int
+    max_registers: int | None = None
+
+    def block(self, cells: int) -> int:
+        """Cells of a program that has so many per lane."""
+        return cells * 32 * self.num_warps
+
+    def halved(self) -> BackwardTile:
+        """With half as many cells per lane."""
+        return replace(
+            self,
+            parameter_cells=max(1, self.parameter_cells // 2),
+            feature_cells=max(1, self.feature_cells // 2),
+        )
+
+
+FORWARD = {
+    70: Tile(num_warps=4, cells=4),
+    75: Tile(num_warps=4, cells=4),
+    80: Tile(num_warps=4, cells=4),
+    90: Tile(num_warps=4, cells=4),
+}
+BACKWARD = {
+    70: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=1),
+    75: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=1),
+    80: BackwardTile(num_warps=1, parameter_cells=2, feature_cells=2),
+    90: BackwardTile(num_warps=1, parameter_cells=2, feature_cells=2),
+}
 """One warp: sums over lanes then need no shared memory. Two cells do not fit the older ones."""
+if triton.__version__.startswith("3.6."):  # with two cells, that compiler spills 930 bytes
+    for _key in (80, 90):
+        BACKWARD[_key] = replace(BACKWARD[_key], parameter_cells=1)
+SUM = Tile(num_warps=4, cells=1)
 LOSS = {
     70: Tile(num_warps=4, cells=4),
     75: Tile(num_warps=8, cells=4),
     80: Tile(num_warps=4, cells=4),
+    90: Tile(num_warps=4, cells=4),
 }
 """With four warps, the compiler spills 8 bytes on sm_75 to fit one program more."""
 
@@ -45,10 +88,15 @@ LONGEST_STRIP = 8
 ENOUGH_LANES = 1 << 17
 """Lanes that fill a large GPU."""
 LONGEST_PIECE = 16
-"""Blocks of cells per program that sums parameter gradients."""
-ENOUGH_PROGRAMS = 1 << 12
+"""Blocks of cells per program that sums parameter gradients; with all instances, what the programs
+that follow each other read, to be found in L2 by those for features."""
+ENOUGH_PROGRAMS = 1 << 11
+"""Of one warp each: twice what a large GPU runs at once, with that many registers."""
 
 
-def tile_for(entries: dict[int, Tile], capability: int) -> Tile:
+AnyTile = TypeVar("AnyTile", Tile, BackwardTile)
+
+
+def tile_for(entries: dict[int, AnyTile], capability: int) -> AnyTile:
     """The entry of the newest GPUs that are not newer than this one."""
     return entries[max((c for c in entries if c <= capability), default=min(entries))]

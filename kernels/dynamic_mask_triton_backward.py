@@ -1,18 +1,17 @@
 """Device code of the dynamic mask head: backward, in two launches, deterministic.
 
-Hidden values are computed anew. First, programs that own some cells of one instance and frame sum
-the gradients of its parameters, one hidden layer (or some of its units) a program, so that the sums
-stay in registers, and write them as partial sums. Then, in one launch, some programs add up the
-partial sums, and others that own some cells of a frame of features loop over the instances. No
+Hidden values are computed anew. In the first launch, some programs own some cells of one instance
+and frame and sum the gradients of its parameters, one hidden layer (or some of its units) a
+program, so that the sums stay in registers, and write them as partial sums; others own some cells
+of a frame of features and loop over the instances. The second launch adds up the partial sums. No
 atomics.
 
-The gradient of the logits is read by both launches, by the second from the last instance to the
-first, so that it starts with what an L2 cache still holds (`bench/mask_traffic.py`). One launch
-that reads it once has to sum all gradients of an instance's parameters over its lanes before it
-turns to the next instance: compiled for sm_90 in programs of 512 cells, which keep partial sums
-small, that took 3221 instructions for 64 cells of an instance where the two launches take 3425, but
-380 barriers and 254 registers (four cells a lane: 950 to 1260 bytes spilled), in too few programs
-for a large GPU.
+Programs of both kinds that read the same pixels of the logits' gradient follow each other, so that
+the second reading is served by L2, be it small (`bench/mask_traffic.py`). One program that reads
+them once has to sum all gradients of an instance's parameters over its lanes before it turns to the
+next instance: compiled for sm_90 in programs of 512 cells, which keep partial sums small, that took
+3221 instructions for 64 cells of an instance where the two kinds take 3425, but 380 barriers and
+254 registers (four cells a lane: 950 to 1260 bytes spilled), in too few programs for a large GPU.
 
 The gradient of a reference point comes for nothing: moving it changes the first layer just as its
 biases do. Letters as in `dynamic_mask_triton.py`.
@@ -79,6 +78,7 @@ def deltas_of(
     inputs,
     dz,
     params,
+    again,
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -89,6 +89,8 @@ def deltas_of(
 
     Args:
         inputs: what enters layer `layer` (units of the one below, or the network's inputs).
+        again: the parameters' address for the way back. The same, or, where a layer's weights are
+            too many to be kept until then, what the compiler takes for another one.
     """
     if layer == 0:
         units = first_units(inputs, params, C, D, K, R)
@@ -96,12 +98,12 @@ def deltas_of(
         units = next_units(inputs, params, layer, C, D, K, R)
     deltas = ()
     if layer == K - 2:
-        last = weights_of(params, K - 1, C, D, R)
+        last = weights_of(again, K - 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(tl.load(last + o).to(tl.float32) * dz, units[o]),)
     else:
-        above = deltas_of(units, dz, params, layer + 1, C, D, K, R)
-        weights = weights_of(params, layer + 1, C, D, R)
+        above = deltas_of(units, dz, params, again, layer + 1, C, D, K, R)
+        weights = weights_of(again, layer + 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(pull_back(above, weights + o, D, D), units[o]),)
     return deltas
@@ -183,7 +185,7 @@ def sum_layer_gradients(
                 if layer == 0
                 else next_units(inputs, params, layer, C, D, K, R)
             )
-            above = deltas_of(units, dz, params, layer + 1, C, D, K, R)
+            above = deltas_of(units, dz, params, params, layer + 1, C, D, K, R)
         new = ()
         for k in tl.static_range(UNITS):
             o = o0 + k
@@ -220,22 +222,25 @@ def sum_layer_gradients(
         tl.store(bias, tl.sum(sums[UNITS * SIZE]), mask=o0 == 0)
 
 
-@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "piece", "pieces", "still"])
-def parameter_kernel(
-    features,  # [B, T, C, h, w]
-    params,  # [N, G]
-    references,  # [N, T, 2]
-    clip_index,  # [N]
-    grad,  # [N, T, F*h, F*w]
-    partials,  # [N, T, pieces, G], written
+@triton.jit
+def parameter_gradients(
+    features,
+    params,
+    references,
+    clip_index,
+    grad,
+    partial,  # [G] of the instance, frame and piece
+    n,
+    t,
+    part,  # of the parameters
+    first,  # first cell
+    end,  # cell behind the last
     G,
     B,
     T,
     h,
     w,
     stride,
-    piece,  # cells of a program
-    pieces,  # of a frame
     still,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -246,23 +251,17 @@ def parameter_kernel(
     E: tl.constexpr,
     BP: tl.constexpr,
 ):
+    """Partial sums of the gradients of some parameters of an instance, over cells of a frame."""
     GROUPS: tl.constexpr = D // UNITS
-    part = tl.program_id(0) % ((K - 1) * GROUPS)
-    index = tl.program_id(0) // ((K - 1) * GROUPS)
-    frame = index // pieces
-    n = (frame // T).to(tl.int64)
-    features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
+    features += (load_index(clip_index, n, B) * T + t) * C * h * w
     params += n * G
-    references += frame.to(tl.int64) * 2
-    grad += frame.to(tl.int64) * (F * h) * (F * w)
-    partials += index.to(tl.int64) * G
-    first = (index % pieces) * piece
-    end = tl.minimum(first + piece, h * w)
+    references += (n * T + t) * 2
+    grad += (n * T + t) * (F * h) * (F * w)
     o0 = (part % GROUPS) * UNITS if GROUPS > 1 else 0
     for layer in tl.static_range(K - 1):
         if part // GROUPS == layer:
             sum_layer_gradients(
-                features, references, params, grad, partials, first, end, o0, h, w, stride,
+                features, references, params, grad, partial, first, end, o0, h, w, stride,
                 still, layer, C, D, K, R, F, UNITS, E, BP,
             )  # fmt: skip
 
@@ -275,7 +274,9 @@ def feature_gradient(
     clip_index,
     grad,
     grad_features,
-    tile,
+    b,
+    t,
+    first,  # first cell
     G,
     N,
     T,
@@ -292,47 +293,103 @@ def feature_gradient(
     BP: tl.constexpr,
 ):
     """Gradient of E * BP cells of a frame of features, over all instances of the clip."""
-    tiles = tl.cdiv(h * w, E * BP)
-    frame = tile // tiles  # b * T + t
-    t = frame % T
-    features += frame.to(tl.int64) * C * h * w
-    grad_features += frame.to(tl.int64) * C * h * w
-    cell = (tile % tiles) * (E * BP) + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
+    frame = (b * T + t).to(tl.int64)
+    features += frame * C * h * w
+    grad_features += frame * C * h * w
+    cell = first + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
     inside = cell < h * w
     row, column = tl.minimum(cell, h * w - 1) // w, tl.minimum(cell, h * w - 1) % w
     sums = ()
     for _ in tl.static_range(C):
         sums += (tl.zeros([E, BP], tl.float32),)
-    for k in range(0, N):
+    for n in range(0, N):
         features += still
         row += still
-        n = N - 1 - k
-        if tl.load(clip_index + n) == frame // T:
-            long_n = tl.cast(n, tl.int64)
-            own = params + long_n * G
-            dz = cell_gradient(
-                grad + (long_n * T + t) * (F * h) * (F * w), row, column, inside, h, w, F
-            )
-            inputs = load_inputs(
-                features, references + (long_n * T + t) * 2, row, column, h, w, stride, C, R
-            )
-            deltas = deltas_of(inputs, dz, own, 0, C, D, K, R)
+        if tl.load(clip_index + n) == b:
+            frame = tl.cast(n, tl.int64) * T + t
+            own = params + tl.cast(n, tl.int64) * G
+            dz = cell_gradient(grad + frame * (F * h) * (F * w), row, column, inside, h, w, F)
+            inputs = load_inputs(features, references + frame * 2, row, column, h, w, stride, C, R)
+            again = own + still if D > 8 else own
+            deltas = deltas_of(inputs, dz, own, again, 0, C, D, K, R)
             new = ()
             for c in tl.static_range(C):
-                new += (sums[c] + pull_back(deltas, own + (2 * R + c), D, C + 2 * R),)
+                new += (sums[c] + pull_back(deltas, again + (2 * R + c), D, C + 2 * R),)
             sums = new
     for c in tl.static_range(C):
         value = sums[c].to(grad_features.dtype.element_ty)
         tl.store(grad_features + (c * h * w + cell), value, mask=inside)
 
 
-@triton.jit
-def add_partials(
-    partials,
-    params,
-    grad_params,
-    grad_references,
-    n,
+@triton.jit(
+    do_not_specialize=[
+        *("G", "B", "N", "T", "h", "w", "stride", "piece", "pieces"),
+        *("feature_clips", "param_instances", "still"),
+    ]
+)
+def gradient_kernel(
+    features,  # [B, T, C, h, w]
+    params,  # [N, G]
+    references,  # [N, T, 2]
+    clip_index,  # [N]
+    grad,  # [N, T, F*h, F*w]
+    grad_features,  # [B, T, C, h, w], written
+    partials,  # [N, T, pieces, G], written
+    G,
+    B,
+    N,
+    T,
+    h,
+    w,
+    stride,
+    piece,  # cells of a frame whose programs follow each other, a multiple of both kinds' blocks
+    pieces,  # of a frame
+    feature_clips,  # B, or 0 if nobody wants gradients of features
+    param_instances,  # N, or 0 if nobody wants gradients of parameters
+    still,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    F: tl.constexpr,
+    UNITS: tl.constexpr,  # of a layer that a program sums
+    PARAMETER_E: tl.constexpr,
+    FEATURE_E: tl.constexpr,
+    BP: tl.constexpr,
+):
+    BLOCK: tl.constexpr = FEATURE_E * BP
+    PARTS: tl.constexpr = (K - 1) * (D // UNITS)
+    blocks = piece // BLOCK
+    feature_programs = feature_clips * blocks
+    programs = feature_programs + param_instances * PARTS
+    index = tl.program_id(0) % programs
+    number = tl.program_id(0) // programs  # t * pieces + p
+    t = number // pieces
+    first = (number % pieces) * piece
+    if index < feature_programs:
+        start = first + (index % blocks) * BLOCK
+        if start < h * w:
+            feature_gradient(
+                features, params, references, clip_index, grad, grad_features, index // blocks, t,
+                start, G, N, T, h, w, stride, still, C, D, K, R, F, FEATURE_E, BP,
+            )  # fmt: skip
+    else:
+        index -= feature_programs
+        n = (index // PARTS).to(tl.int64)
+        partials += ((n * T + t) * pieces + number % pieces) * G
+        parameter_gradients(
+            features, params, references, clip_index, grad, partials, n, t, index % PARTS,
+            first, tl.minimum(first + piece, h * w), G, B, T, h, w, stride, still,
+            C, D, K, R, F, UNITS, PARAMETER_E, BP,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["G", "T", "pieces"])
+def sum_kernel(
+    partials,  # [N, T, pieces, G]
+    params,  # [N, G]
+    grad_params,  # [N, G], written
+    grad_references,  # [N, T, 2], written
     G,
     T,
     pieces,
@@ -342,8 +399,9 @@ def add_partials(
     R: tl.constexpr,
     BG: tl.constexpr,  # at least G
 ):
-    """Partial sums of an instance -> gradients of its parameters and references."""
-    n = n.to(tl.int64)
+    """Partial sums of an instance -> gradients of its parameters and references; what was written
+    last is read first, as long as it is in L2."""
+    n = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, BG)
     unit_number = g - (D * (C + 2 * R) + (K - 2) * D * D + D)
     is_bias = (unit_number >= 0) & (unit_number < D)
@@ -352,12 +410,13 @@ def add_partials(
         weight_x = tl.load(weight, mask=is_bias, other=0.0).to(tl.float32)
         weight_y = tl.load(weight + 1, mask=is_bias, other=0.0).to(tl.float32)
     total = tl.zeros([BG], tl.float32)
-    for t in range(0, T):
+    for before in range(0, T):
+        t = T - 1 - before
         of_frame = tl.zeros([BG], tl.float32)
-        source = partials + (n * T + t) * pieces * G + g
+        source = partials + ((n * T + t) * pieces + pieces - 1) * G + g
         for _ in range(0, pieces):
             of_frame += tl.load(source, mask=g < G, other=0.0)
-            source += G
+            source -= G
         total += of_frame
         if R:
             target = grad_references + (n * T + t) * 2
@@ -365,45 +424,3 @@ def add_partials(
             tl.store(target, x.to(grad_references.dtype.element_ty))
             tl.store(target + 1, y.to(grad_references.dtype.element_ty))
     tl.store(grad_params + n * G + g, total.to(grad_params.dtype.element_ty), mask=g < G)
-
-
-@triton.jit(do_not_specialize=["G", "N", "T", "h", "w", "stride", "pieces", "summed", "still"])
-def feature_kernel(
-    features,  # [B, T, C, h, w]
-    params,  # [N, G]
-    references,  # [N, T, 2]
-    clip_index,  # [N]
-    grad,  # [N, T, F*h, F*w]
-    partials,  # [N, T, pieces, G]
-    grad_features,  # [B, T, C, h, w], written
-    grad_params,  # [N, G], written
-    grad_references,  # [N, T, 2], written
-    G,
-    N,
-    T,
-    h,
-    w,
-    stride,
-    pieces,
-    summed,  # programs that add up partial sums, the first: N, or 0 if nobody wants them
-    still,
-    C: tl.constexpr,
-    D: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    F: tl.constexpr,
-    E: tl.constexpr,
-    BP: tl.constexpr,
-    BG: tl.constexpr,
-):
-    pid = tl.program_id(0)
-    if pid < summed:
-        add_partials(
-            partials, params, grad_params, grad_references, pid,
-            G, T, pieces, C, D, K, R, BG,
-        )  # fmt: skip
-    else:
-        feature_gradient(
-            features, params, references, clip_index, grad, grad_features, pid - summed,
-            G, N, T, h, w, stride, still, C, D, K, R, F, E, BP,
-        )  # fmt: skip

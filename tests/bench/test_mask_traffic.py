@@ -42,22 +42,19 @@ def test_traffic_is_near_the_least_in_training(dtype, cells):
         for launches, least in (
             (traffic.forward(SEQFORMER, sizes), traffic.least_forward),
             (traffic.loss_forward(SEQFORMER, sizes, capability), traffic.least_loss_forward),
+            (traffic.backward(SEQFORMER, sizes, capability), traffic.least_backward),
         ):
             assert traffic.moved(launches, l2) <= BOUND * least(SEQFORMER, sizes)
-        backward = traffic.moved(traffic.backward(SEQFORMER, sizes, capability), l2)
-        # The second reading of the gradient is found in L2 where that holds tens of megabytes.
-        bound = BOUND if l2 >= 40 * MIB else 2.2
-        assert backward <= bound * traffic.least_backward(SEQFORMER, sizes), capability
 
 
-def test_half_of_an_l2_cache_is_enough_on_an_h100():
-    """Data of the farther half of the memory may take room in both halves of L2."""
+def test_a_cache_too_small_for_what_lies_between_is_counted():
     from bench import mask_traffic as traffic
 
-    for cells in FRAMES:
-        sizes = training(torch.float32, cells)
-        backward = traffic.moved(traffic.backward(SEQFORMER, sizes), L2[90] // 2)
-        assert backward <= BOUND * traffic.least_backward(SEQFORMER, sizes)
+    launches = traffic.backward(SEQFORMER, training(torch.float32, FRAMES[0]))
+    enough = 2 * launches[0].between
+    more = traffic.moved(launches, enough - 2) - traffic.moved(launches, enough)
+    assert more >= launches[0].reads["gradient"]
+    assert enough < min(L2.values())
 
 
 def test_losses_move_less_than_logits():

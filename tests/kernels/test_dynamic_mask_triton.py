@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -41,9 +43,10 @@ def check_head(case, dtype=torch.float32):
 
 def test_golden(monkeypatch):
     """Two of the instances, with wide programs, which are interpreted as fast as narrow ones."""
-    for name in ("FORWARD", "PARAMETERS", "FEATURES"):
-        wide = dynamic_mask_table.Tile(num_warps=8, cells=4)
-        monkeypatch.setattr(dynamic_mask_table, name, {70: wide})
+    wide = dynamic_mask_table.Tile(num_warps=8, cells=4)
+    monkeypatch.setattr(dynamic_mask_table, "FORWARD", {70: wide})
+    wide = dynamic_mask_table.BackwardTile(num_warps=8, parameter_cells=4, feature_cells=4)
+    monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: wide})
     golden = np.load(DATA / "parity" / "mask_head_case.npz")
     chosen = [0, 7]  # of the first and of the second clip
     features = torch.from_numpy(golden["features"])[:, None]
@@ -132,7 +135,7 @@ def test_launches_are_few(monkeypatch):
 
 
 def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
-    programs = {}
+    programs = Counter()
     monkeypatch.setattr(
         kernels.launch.Variant,
         "run",
@@ -143,10 +146,11 @@ def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
     arguments = (torch.zeros(2, 1, 6, 6), features, params, references, case.clip_index)
     head = dynamic_mask_launch.SEQFORMER
     only_params = dynamic_mask_launch.backward(*arguments, head, [False, True])
-    assert only_params[0] is None and programs["feature_kernel"] == 2  # a sum per instance
+    assert only_params[0] is None
+    assert programs == {"gradient_kernel": 4, "sum_kernel": 2}  # 2 layers, and a sum per instance
     programs.clear()
     only_features = dynamic_mask_launch.backward(*arguments, head, [True, False])
-    assert only_features[1] is None and set(programs) == {"feature_kernel"}
+    assert only_features[1] is None and +programs == {"gradient_kernel": 1}
 
 
 @settings(max_examples=3, deadline=None)

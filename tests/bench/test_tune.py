@@ -1,0 +1,81 @@
+"""The tuner: every candidate is tried, the fastest is written to the table, for one family."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from kernels.launch import FAMILIES
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+CPU = torch.device("cpu")  # stands for compute capability 9.0
+
+
+def subjects():
+    from bench.tune import SUBJECTS
+
+    return {subject.name: subject for subject in SUBJECTS}
+
+
+@pytest.mark.parametrize(
+    "name", ["msda forward", "msda backward", "mask forward", "mask backward", "mask losses"]
+)
+def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
+    from bench import tune
+
+    subject = subjects()[name]
+    table = getattr(subject.module, subject.table)
+    wanted = list(subject.candidates(90))[-1]
+    tried = []
+
+    def cold(call, device):
+        tried.append(table[90])
+        return [1.0 if table[90] == wanted else 2.0]
+
+    monkeypatch.setattr(tune.timing, "cold", cold)
+    before = dict(table)
+    fast = replace(subject, calls=lambda device: iter([lambda: None]))
+    best = tune.tune(fast, CPU)
+    assert best == wanted and table == before
+    assert tried == list(subject.candidates(90))
+    assert "<- fastest" in capsys.readouterr().out
+
+    text = tune.rewrite(subject.path.read_text(), subject.table, 90, best)
+    path = tmp_path / "tuned.py"
+    path.write_text(text)
+    new = runpy.run_path(str(path))[subject.table]
+    assert tune.written(new[90]) == tune.written(best)
+    assert {k: tune.written(new[k]) for k in FAMILIES if k != 90} == {
+        k: tune.written(table[k]) for k in FAMILIES if k != 90
+    }
+
+
+def test_a_family_without_an_entry_is_refused():
+    from bench import tune
+
+    with pytest.raises(ValueError, match="no entry of its own for family 60"):
+        subject = subjects()["mask losses"]
+        tune.rewrite(subject.path.read_text(), "LOSS", 60, subject.module.LOSS[90])
+
+
+@pytest.mark.parametrize("warps", [1, 2])
+def test_candidates_of_the_mask_head_give_the_same_gradients(warps, monkeypatch):
+    """One of each number of cells, interpreted."""
+    from bench import tune
+    from kernels import dynamic_mask_table
+    from tests.kernels.mask_heads import make_case, run_head
+
+    case = make_case(1, 1, 2, 3, 13, seed=3)
+    grad = torch.randn(case.out_shape(), dtype=torch.float64)
+    expected = run_head("reference", case, grad)
+    of_warps = [t for t in tune.mask_backward_candidates(90) if t.num_warps == warps]
+    for tile in (of_warps[1], of_warps[-1]):
+        monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: tile})
+        for actual, wanted in zip(
+            run_head("triton", case, grad, torch.float32), expected, strict=True
+        ):
+            torch.testing.assert_close(actual.double(), wanted, atol=1e-4, rtol=1e-4)
