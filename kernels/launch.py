@@ -56,15 +56,30 @@ class Variant:
     def run(self, programs: int, arguments: Mapping[str, Any]) -> None:
         """Launch on the current device.
 
-        Raises: ValueError when the grid is too large.
+        Raises: ValueError when the grid is too large; RuntimeError where Triton's interpreter and
+            NumPy do not fit together.
         """
         if programs > MAX_PROGRAMS:
             raise ValueError(
                 f"{programs} programs are more than a launch can hold ({MAX_PROGRAMS}); split the "
                 "batch"
             )
-        if programs:
+        if not programs:
+            return
+        try:
             self.kernel[(programs,)](**arguments, **self.constants, **self.options())
+        except Exception as error:
+            # Up to Triton 3.6, it takes int() of arrays, which NumPy 2.4 refuses.
+            if "only 0-dimensional arrays" not in str(error):
+                raise
+            import numpy
+            import triton
+
+            raise RuntimeError(
+                f"Triton {triton.__version__} cannot interpret kernels with NumPy "
+                f"{numpy.__version__}: install 'numpy<2.4' or a newer Triton, or unset "
+                "TRITON_INTERPRET"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
