@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 
+from seqformer.devices import device_of
+
 T = TypeVar("T")
 
 
@@ -59,7 +61,7 @@ def join_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    chosen = _device(device, local_rank)
+    chosen = device_of(device, local_rank)
     threads = torch.get_num_threads()
     if world_size > 1:
         # Nothing but small messages goes between the processes, and a rank may wait for the others
@@ -71,20 +73,6 @@ def join_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
         torch.set_num_threads(threads)  # a run may have set its own number
         if world_size > 1:
             dist.destroy_process_group()
-
-
-def _device(choice: str, local_rank: int) -> torch.device:
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
-            "start as many processes as there are GPUs (torchrun --nproc-per-node)"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
 
 
 def balanced_shares(lengths: Sequence[int], world_size: int) -> list[list[int]]:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from seqformer.devices import device_of
 from seqformer.trainer.parallel.meeting import Rendezvous, meet
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def parallel_session(
     """
     rank = rank_from_environment() if rank is None else rank
     world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", rank)))
+    chosen = device_of(device, int(os.environ.get("LOCAL_RANK", rank)))
     if world_size == 1:
         yield Parallel(device=chosen)
         return
@@ -171,17 +172,3 @@ def parallel_session(
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
-
-
-def _device(choice: str, local_rank: int) -> torch.device:
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("--device cuda, but torch finds no CUDA device; use --device cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
-            "start as many processes as there are GPUs (torchrun --nproc-per-node)"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
