@@ -302,4 +302,17 @@ FIGURES: tuple[Figure, ...] = (
             Compiled(column="per_row", case=f"msda backward float32 {_INPUTS}", targets=("90",)),
         ),
     ),
+    Figure(
+        claim="launches of the mask head and of its losses for the same GPUs",
+        command="python -m bench.compile",
+        result="{} bytes of spills; the float32 forward in {} registers on sm_70 to sm_90",
+        values=(
+            Compiled(column="spills", case="mask .*", targets=_NVIDIA),
+            Compiled(
+                column="registers",
+                case="mask forward float32",
+                targets=tuple(target for target in _NVIDIA if target != "100"),
+            ),
+        ),
+    ),
 )

@@ -31,7 +31,7 @@ from bench.directions import Pass, call_of
 from bench.mask_calls import MaskCall
 from bench.msda_calls import MSDACall
 from kernels import dynamic_mask_table, msda_table
-from kernels.launch import capability_of, family
+from kernels.launch import capability_of
 
 WARPS = (1, 2, 4, 8)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -140,10 +140,16 @@ SUBJECTS = (
 )
 
 
+def entry_of(subject: Subject, device: torch.device) -> int:
+    """Key of the entry that this GPU is served by."""
+    capability = capability_of(device)
+    return max(key for key in getattr(subject.module, subject.table) if key <= capability)
+
+
 def measure(subject: Subject, tile: Any, device: torch.device) -> float:
     """Seconds of all calls with this tile."""
     table = getattr(subject.module, subject.table)
-    key = family(capability_of(device))
+    key = entry_of(subject, device)
     before, table[key] = table[key], tile
     try:
         return sum(median(timing.cold(call, device)) for call in subject.calls(device))
@@ -201,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         best = tune(subject, device)
         if not options.dry_run:
-            key = family(capability_of(device))
+            key = entry_of(subject, device)
             text = rewrite(subject.path.read_text(encoding="utf-8"), subject.table, key, best)
             subject.path.write_text(text, encoding="utf-8")
     return 0

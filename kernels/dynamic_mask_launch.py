@@ -6,6 +6,7 @@ Inputs are checked already (`dynamic_mask.py`). Layout of programs: `dynamic_mas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,13 +32,13 @@ def forward(
     _, T, _, h, w = mask_features.shape
     N, F = mask_params.shape[0], head.upsample
     out = mask_features.new_empty(N, T, F * h, F * w)
-    tile = _tile(table.FORWARD, out)
+    tile = forward_tile(capability_of(out.device), head)
     halo = int(F > 1)
     strip, tiles = strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
     )
     arguments = tensors | {"out": out} | _sizes(mask_features, mask_params, head)
-    arguments |= {"B": mask_features.shape[0], "strip": strip, "tiles": tiles}
+    arguments |= {"B": mask_features.shape[0], "strip": strip, "tiles": tiles, "still": 0}
     forward_variant(arguments, head, tile).run(N * T * tiles, arguments)
     return out
 
@@ -264,6 +265,13 @@ def strips(
     return strip, -(-per_row * -(-rows // strip) // lanes)
 
 
+def forward_tile(capability: int, head: MaskHead) -> table.Tile:
+    """The entry; its bound on registers is for SeqFormer's head."""
+    tile = table.tile_for(table.FORWARD, capability)
+    is_ours = replace(head, stride=SEQFORMER.stride) == SEQFORMER
+    return tile if is_ours else replace(tile, max_registers=None)
+
+
 def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
     """The entry; a wide or deep network leaves registers for half as many cells."""
     tile = table.tile_for(table.BACKWARD, capability)
@@ -315,7 +323,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     is_of_losses = head == SEQFORMER.without_upsampling()
     arguments["grad"] = real if is_of_losses or kind == "loss gradient" else dtype
     if kind == "forward":
-        variant = forward_variant(arguments, head, table.tile_for(table.FORWARD, capability))
+        variant = forward_variant(arguments, head, forward_tile(capability, head))
     elif kind == "gradients":
         variant = gradient_variant(arguments, head, backward_tile(capability, head))
     elif kind == "sum":

@@ -121,21 +121,48 @@ def next_units(
 
 
 @triton.jit
-def network(inputs, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
-    """Logits; units of the last hidden layer are used up as they come."""
+def streamed_units(
+    features,
+    reference,
+    params,
+    row,
+    column,
+    h,
+    w,
+    stride,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+):
+    """`first_units` of cells whose inputs nobody else needs: each is used up as it comes."""
+    INPUTS: tl.constexpr = C + 2 * R
+    biases = biases_of(params, 0, C, D, K, R)
+    units = ()
+    for o in tl.static_range(D):
+        units += (tl.zeros(row.shape, tl.float32) + tl.load(biases + o).to(tl.float32),)
+    for i in tl.static_range(INPUTS):
+        value = load_input(features, reference, row, column, h, w, stride, i, R)
+        new = ()
+        for o in tl.static_range(D):
+            new += (units[o] + tl.load(params + (o * INPUTS + i)).to(tl.float32) * value,)
+        units = new
+    new = ()
+    for o in tl.static_range(D):
+        new += (relu(units[o]),)
+    return new
+
+
+@triton.jit
+def logits_of(units, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+    """Logits from the units of the first layer; those of the last one are used up as they come."""
     last = weights_of(params, K - 1, C, D, R)
-    z = tl.zeros_like(inputs[0]) + tl.load(biases_of(params, K - 1, C, D, K, R)).to(tl.float32)
-    if K == 2:
-        units = inputs
-        INPUTS: tl.constexpr = C + 2 * R
-    else:
-        units = first_units(inputs, params, C, D, K, R)
-        for layer in tl.static_range(1, K - 2):
-            units = next_units(units, params, layer, C, D, K, R)
-        INPUTS: tl.constexpr = D
+    z = tl.zeros_like(units[0]) + tl.load(biases_of(params, K - 1, C, D, K, R)).to(tl.float32)
+    for layer in tl.static_range(1, K - 2):
+        units = next_units(units, params, layer, C, D, K, R)
     weights, biases = weights_of(params, K - 2, C, D, R), biases_of(params, K - 2, C, D, K, R)
     for o in tl.static_range(D):
-        value = relu(unit(units, weights + o * INPUTS, biases + o, INPUTS))
+        value = units[o] if K == 2 else relu(unit(units, weights + o * D, biases + o, D))
         z += tl.load(last + o).to(tl.float32) * value
     return z
 
@@ -164,8 +191,8 @@ def grid_logits(
     e = tl.arange(0, ROWS * COLUMNS)[:, None]
     row = tl.minimum(tl.maximum(top[None, :] + e // COLUMNS, 0), h - 1)
     column = tl.minimum(tl.maximum(left[None, :] + e % COLUMNS, 0), w - 1)
-    inputs = load_inputs(features, reference, row, column, h, w, stride, C, R)
-    return unstack(network(inputs, params, C, D, K, R), ROWS * COLUMNS)
+    units = streamed_units(features, reference, params, row, column, h, w, stride, C, D, K, R)
+    return unstack(logits_of(units, params, C, D, K, R), ROWS * COLUMNS)
 
 
 @triton.jit
@@ -218,7 +245,7 @@ def upsample_line(line, F: tl.constexpr, COLUMNS: tl.constexpr):
     return pixels
 
 
-@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles"])
+@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles", "still"])
 def forward_kernel(
     features,  # [B, T, C, h, w]
     params,  # [N, G]
@@ -233,6 +260,7 @@ def forward_kernel(
     stride,
     strip,  # rows of cells that a lane walks down
     tiles,  # programs per instance and frame
+    still,
     C: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
@@ -263,6 +291,10 @@ def forward_kernel(
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], dtype=tl.float32),)
     for i in range(-ROWS * HALO, strip, ROWS):
+        features += still
+        params += still
+        references += still
+        left += still
         cells = grid_logits(
             features, references, params, top + i, left - HALO, h, w, stride,
             C, D, K, R, ROWS, CELLS,

@@ -68,7 +68,7 @@ def test_everything_compiles(tmp_path):
 
 
 def test_committed_table_holds_every_mask_launch():
-    """All types, heads and targets; the model's do not spill, in half precision neither."""
+    """All types, heads and targets; none spills."""
     rows = {(r["case"], r["target"]): r for r in read_table()["rows"] if "mask" in r["case"]}
     wanted = {
         (case.name, target)
@@ -78,9 +78,7 @@ def test_committed_table_holds_every_mask_launch():
     }
     assert wanted == set(rows)
     for (case, target), row in rows.items():
-        is_of_losses = case.endswith("K3 F1") and ("parameters" in case or "features" in case)
-        if not target.startswith("gfx") and (" K" not in case or is_of_losses):
-            assert row.get("spills") == 0, f"{case} for {target}: {row}"
+        assert target.startswith("gfx") or row.get("spills") == 0, f"{case} for {target}: {row}"
 
 
 def test_forward_of_masks_needs_few_registers():
@@ -88,7 +86,7 @@ def test_forward_of_masks_needs_few_registers():
     rows = {(r["case"], r["target"]): r for r in read_table()["rows"]}
     for dtype in ("float32", "float16", "bfloat16"):
         for target in ("70", "75", "80", "86", "89", "90"):
-            assert rows[f"mask forward {dtype}", target]["registers"] <= 96, (dtype, target)
+            assert rows[f"mask forward {dtype}", target]["registers"] <= 80, (dtype, target)
 
 
 def test_instruction_budgets_of_the_committed_table():
