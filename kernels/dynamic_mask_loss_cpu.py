@@ -18,11 +18,10 @@ from .dynamic_mask_cpu import (
     Scratch,
     backward_blocks,
     blocks,
-    compute_dtype,
     upsample_adjoint,
     upsample_into,
 )
-from .dynamic_mask_spec import MaskHead
+from .dynamic_mask_spec import MaskHead, compute_dtype
 
 _PIXELS = 1 << 16
 """Pixels of a pass; its few buffers stay in cache."""
