@@ -64,8 +64,7 @@ class Network:
             self._order = torch.argsort(clip_index, stable=True)
         self._features = mask_features.to(self.dtype).contiguous()
         self._params, self._references = (
-            (x if self._order is None else x[self._order]).to(self.dtype).contiguous()
-            for x in (mask_params, reference_points)
+            self.sort(x).to(self.dtype).contiguous() for x in (mask_params, reference_points)
         )
         self._arguments = _Arguments(
             *(x.data_ptr() for x in (self._features, self._params, self._references)),
@@ -75,6 +74,16 @@ class Network:
             int(head.relative_coordinates), head.stride,
         )  # fmt: skip
         self._space = compiled.space_of(ctypes.byref(self._arguments))
+
+    def sort(self, rows: Tensor) -> Tensor:
+        """A row per instance, in the order of the clips."""
+        return rows if self._order is None else rows[self._order]
+
+    def unsort(self, rows: Tensor) -> Tensor:
+        """Inverse of `sort`."""
+        if self._order is None:
+            return rows
+        return torch.empty_like(rows).index_copy_(0, self._order, rows)
 
     def frames(self) -> list[list[Part]]:
         """The parts of every frame of every clip, in the order of the instances."""
