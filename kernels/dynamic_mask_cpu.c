@@ -72,6 +72,14 @@ typedef struct {
 } Space;
 
 ALWAYS_INLINE Vector load(const REAL *x) { return *(const Unaligned *)x; }
+/* The same to be used often: GCC takes operands of products from memory each time, as that saves code. */
+ALWAYS_INLINE Vector load_once(const REAL *x) {
+    Vector v = load(x);
+#if defined(__x86_64__)
+    __asm__("" : "+v"(v));
+#endif
+    return v;
+}
 ALWAYS_INLINE void store(REAL *x, Vector v) { *(Unaligned *)x = v; }
 ALWAYS_INLINE Vector same(REAL x) { return (Vector){0} + x; }
 
@@ -134,7 +142,7 @@ ALWAYS_INLINE void product(int end, REAL *out, int64_t out_pitch, int64_t output
             Vector b0 = a0, b1 = a1, b2 = a2, b3 = a3;
             const REAL *row = in + p;
             for (int64_t i = 0; i < inputs; i++, row += in_pitch) {
-                const Vector x = load(row), y = load(row + LANES);
+                const Vector x = load_once(row), y = load_once(row + LANES);
                 const REAL u0 = w0[i * w_in], u1 = w1[i * w_in], u2 = w2[i * w_in], u3 = w3[i * w_in];
                 a0 += u0 * x, b0 += u0 * y;
                 a1 += u1 * x, b1 += u1 * y;
@@ -177,9 +185,9 @@ ALWAYS_INLINE void outer_product(REAL *totals, REAL *bias, const REAL *delta, in
             Vector a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0};
             const REAL *row = in + i * in_pitch;
             for (int64_t p = 0; p < cells; p += LANES) {
-                const Vector x = load(row + p), y = load(row + in_pitch + p);
-                const Vector d0 = load(d + p), d1 = load(d + BLOCK + p);
-                const Vector d2 = load(d + 2 * BLOCK + p), d3 = load(d + 3 * BLOCK + p);
+                const Vector x = load_once(row + p), y = load_once(row + in_pitch + p);
+                const Vector d0 = load_once(d + p), d1 = load_once(d + BLOCK + p);
+                const Vector d2 = load_once(d + 2 * BLOCK + p), d3 = load_once(d + 3 * BLOCK + p);
                 a0 += d0 * x, b0 += d0 * y;
                 a1 += d1 * x, b1 += d1 * y;
                 a2 += d2 * x, b2 += d2 * y;
@@ -229,28 +237,30 @@ static Network network_of(const Arguments *a, const Job *job, int64_t n) {
 }
 
 /* Hidden values of the block at `cell`. */
-ALWAYS_INLINE void hidden_of(const Network *net, const Space *s, Values *values, int64_t cell, int64_t cells,
-                             const int64_t I, const int64_t D, const int64_t K) {
+ALWAYS_INLINE void hidden_of(const Arguments *a, const Network *net, const Space *s, Values *values, int64_t cell,
+                             int64_t cells) {
+    const int64_t I = inputs_of(a), D = a->D;
     product(RELU, values->hidden[0], BLOCK, D, s->inputs + cell, s->pitch, I, net->weights[0], I, 1, net->first_bias,
             cells);
-    for (int64_t l = 1; l < K - 1; l++)
+    for (int64_t l = 1; l < a->K - 1; l++)
         product(RELU, values->hidden[l], BLOCK, D, values->hidden[l - 1], BLOCK, D, net->weights[l], D, 1,
                 net->biases[l], cells);
 }
 
-ALWAYS_INLINE void logits_of(const Network *net, const Space *s, const int64_t I, const int64_t D, const int64_t K) {
+static void logits_of(const Arguments *a, const Network *net, const Space *s) {
+    const int64_t D = a->D, K = a->K;
     Values values;
     for (int64_t cell = 0; cell < s->pitch; cell += BLOCK) {
         const int64_t cells = s->pitch - cell < BLOCK ? s->pitch - cell : BLOCK;
-        hidden_of(net, s, &values, cell, cells, I, D, K);
+        hidden_of(a, net, s, &values, cell, cells);
         product(LINEAR, s->cells + cell, 0, 1, values.hidden[K - 2], BLOCK, D, net->weights[K - 1], D, 1,
                 net->biases[K - 1], cells);
     }
 }
 
 /* Adds to totals and grad_channels; the gradient of the logits is in s->cells. */
-ALWAYS_INLINE void gradients_of(const Network *net, const Space *s, int has_channels, const int64_t I, const int64_t C,
-                                const int64_t D, const int64_t K) {
+static void gradients_of(const Arguments *a, const Network *net, const Space *s) {
+    const int64_t I = inputs_of(a), C = a->C, D = a->D, K = a->K;
     Values values;
     REAL *weights[MAX_HIDDEN + 1], *total = s->totals;
     for (int64_t l = 0; l < K; l++) {
@@ -261,7 +271,7 @@ ALWAYS_INLINE void gradients_of(const Network *net, const Space *s, int has_chan
     for (int64_t cell = 0; cell < s->pitch; cell += BLOCK) {
         const int64_t cells = s->pitch - cell < BLOCK ? s->pitch - cell : BLOCK;
         const REAL *grad = s->cells + cell;
-        hidden_of(net, s, &values, cell, cells, I, D, K);
+        hidden_of(a, net, s, &values, cell, cells);
         /* Units behind the last cell are inactive, so that nothing infinite is multiplied with 0 there. */
         for (int64_t unit = 0; cell + cells > s->count && unit < (K - 1) * D; unit++)
             for (int64_t p = s->count > cell ? s->count - cell : 0; p < cells; p++)
@@ -277,26 +287,10 @@ ALWAYS_INLINE void gradients_of(const Network *net, const Space *s, int has_chan
             delta = below, below = swap;
         }
         outer_product(weights[0], biases, delta, D, s->inputs + cell, s->pitch, I, cells);
-        if (has_channels)
+        if (a->grad_features)
             product(ADD, s->grad_channels + cell, s->pitch, C, delta, BLOCK, D, net->weights[0] + I - C, 1, I, 0,
                     cells);
     }
-}
-
-/* The model's sizes are known to the compiler, which then unrolls. */
-static void logits(const Arguments *a, const Network *net, const Space *s) {
-    if (a->C == 8 && a->relative && a->D == 8 && a->K == 3)
-        logits_of(net, s, 10, 8, 3);
-    else
-        logits_of(net, s, inputs_of(a), a->D, a->K);
-}
-
-static void gradients(const Arguments *a, const Network *net, const Space *s) {
-    const int has_channels = a->grad_features != 0;
-    if (a->C == 8 && a->relative && a->D == 8 && a->K == 3)
-        gradients_of(net, s, has_channels, 10, 8, 8, 3);
-    else
-        gradients_of(net, s, has_channels, inputs_of(a), a->C, a->D, a->K);
 }
 
 /* ---- Upsampling: pixel F * k + F / 2 + q lies q / F of the way from cell k to the next ---- */
@@ -383,7 +377,7 @@ void forward(const Arguments *a, const Job *job) {
     for (int64_t n = job->first; n < job->last; n++) {
         const Network net = network_of(a, job, n);
         REAL *pixels = job->pixels + (n - job->first) * job->mask_stride;
-        logits(a, &net, &s);
+        logits_of(a, &net, &s);
         switch (a->F) {
         case 1: memcpy(pixels, s.cells, a->h * a->w * sizeof(REAL)); break;
         case 2: upsample(s.cells, pixels, s.wide, a->h, a->w, 2); break;
@@ -407,7 +401,7 @@ void backward(const Arguments *a, const Job *job) {
         default: gather(pixels, s.cells, s.wide[0], a->h, a->w, 4); break;
         }
         memset(s.totals, 0, G * LANES * sizeof(REAL));
-        gradients(a, &net, &s);
+        gradients_of(a, &net, &s);
         REAL *grad = a->grad_params + (job->frame * a->N + n) * G;
         REAL *moved = a->grad_references + (n * a->T + job->frame) * 2;
         for (int64_t g = 0; g < G; g++) {

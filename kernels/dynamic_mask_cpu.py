@@ -1,4 +1,5 @@
-"""Dynamic mask head for CPUs: matrix products on tiles that stay in cache.
+"""Dynamic mask head for CPUs: C code where there is a compiler (`dynamic_mask_native.py`), and here
+what serves where there is none: matrix products in PyTorch, on tiles that stay in cache.
 
 In the first layer, only the bias depends on instance and frame at once: relative coordinates are
 affine in the cell, so `W (ref - cell) + b` is the product of the instances' weights with rows that

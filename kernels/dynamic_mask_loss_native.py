@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .dynamic_mask_native import Network, Part
+from .dynamic_mask_native import Network, Part, sum_in_order
 from .native import library, run_jobs
 
 
@@ -49,7 +49,7 @@ class PixelLosses:
             self._run(self._compiled.sums, part, masks)
 
         run_jobs(add, [(part,) for parts in net.frames() for part in parts])
-        return net.unsort(sums.sum(0).to(net.dtype))
+        return net.unsort(sum_in_order(sums).to(net.dtype))
 
     def backward(
         self, grad_sums: Tensor, needs: Sequence[bool]
@@ -87,6 +87,7 @@ def pixel_losses(
     compiled = None if net is None else library("dynamic_mask_loss_cpu", net.dtype)
     if compiled is None:
         return None
+    compiled.sums.restype = compiled.gradient.restype = None
     return PixelLosses(compiled, net, targets, target_index, target_stride, alpha, gamma)
 
 

@@ -169,6 +169,7 @@ def network(
     if compiled is None:
         return None
     compiled.space_of.restype = ctypes.c_int64
+    compiled.forward.restype = compiled.backward.restype = None
     return Network(compiled, *tensors, clip_index, head)
 
 
@@ -189,6 +190,14 @@ def backward(
     net.start_backward(needs[0])
     run_jobs(read_frame, [(parts,) for parts in net.frames()])
     return net.gradients()
+
+
+def sum_in_order(shares: Tensor) -> Tensor:
+    """Sum over the first axis, whose order no number of threads changes."""
+    total = shares[0].clone()
+    for share in shares[1:]:
+        total += share
+    return total
 
 
 class _Arguments(ctypes.Structure):
