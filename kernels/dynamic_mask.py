@@ -6,7 +6,8 @@ frame; the result is upsampled. Letters: B clips, T frames, N instances, C featu
 cells, D hidden width, G generated parameters per instance, F upsampling factor.
 
 Definition: `dynamic_mask_reference.py`. Operators: `dynamic_mask_ops.py`. GPU:
-`dynamic_mask_triton.py`, CPU: `dynamic_mask_cpu.py`.
+`dynamic_mask_triton.py`. CPU: `dynamic_mask_native.py` where there is a C compiler, otherwise
+`dynamic_mask_cpu.py`, which also chooses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Dynamic mask head for CPUs: matrix products on tiles that stay in cache.
+"""Dynamic mask head for CPUs: C code where there is a compiler (`dynamic_mask_native.py`), and here
+what serves where there is none: matrix products in PyTorch, on tiles that stay in cache.
 
 In the first layer, only the bias depends on instance and frame at once: relative coordinates are
 affine in the cell, so `W (ref - cell) + b` is the product of the instances' weights with rows that
@@ -15,18 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .dynamic_mask_spec import MaskHead
+from . import dynamic_mask_native
+from .dynamic_mask_spec import MaskHead, compute_dtype
 
 _TILE = 1 << 17
 """Hidden values of a tile: half a megabyte in float32."""
 _MAX_INSTANCES = 64
 """Instances of a block; more would make tiles too narrow."""
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """float32, or float64 if one of the tensors is."""
-    is_double = any(t.dtype == torch.float64 for t in tensors)
-    return torch.float64 if is_double else torch.float32
 
 
 class Scratch:
@@ -230,8 +226,12 @@ def forward(
     _, T, _, h, w = mask_features.shape
     F, N = head.upsample, mask_params.shape[0]
     out = mask_features.new_empty(N, T, F * h, F * w)
-    scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
     tensors = (mask_features, mask_params, reference_points, clip_index)
+    net = dynamic_mask_native.network(*tensors, head)
+    if net is not None:
+        dynamic_mask_native.forward(net, out)
+        return out
+    scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
     for block in blocks(*tensors, head, scratch):
         z = block.logits().view(block.f, block.n, h, w)
         if isinstance(block.rows, slice) and out.dtype == z.dtype:
@@ -253,6 +253,10 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Arguments and gradients as `dynamic_mask_ops.backward`; None where not asked for."""
+    tensors = (mask_features, mask_params, reference_points, clip_index)
+    net = dynamic_mask_native.network(*tensors, head)
+    if net is not None:
+        return in_dtypes(dynamic_mask_native.backward(net, grad, needs), tensors[:3], needs)
     h, w = mask_features.shape[-2:]
     scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
 
@@ -260,7 +264,6 @@ def backward(
         part = grad[block.rows, block.frames].transpose(0, 1)
         return upsample_adjoint(part, head.upsample, h, w, scratch)
 
-    tensors = (mask_features, mask_params, reference_points, clip_index)
     return backward_blocks(gradient, *tensors, head, scratch, needs)
 
 
@@ -287,10 +290,17 @@ def backward_blocks(
         dz = gradient(block).flatten(2)
         part, d_references[block.rows, block.frames] = block.backward(dz, to_features)
         d_params[block.rows] += part
-    return (
-        None if d_features is None else d_features.to(mask_features.dtype),
-        d_params.to(mask_params.dtype) if needs[1] else None,
-        d_references.to(reference_points.dtype) if needs[1] else None,
+    return in_dtypes((d_features, d_params, d_references), tensors[:3], needs)
+
+
+def in_dtypes(
+    grads: Sequence[Tensor | None], tensors: Sequence[Tensor], needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of features, params and references in their dtypes; None where not asked for."""
+    is_needed = (needs[0], needs[1], needs[1])
+    return tuple(
+        g.to(t.dtype) if needed else None
+        for g, t, needed in zip(grads, tensors, is_needed, strict=True)
     )
 
 

@@ -18,11 +18,13 @@ from .dynamic_mask_cpu import (
     Scratch,
     backward_blocks,
     blocks,
-    compute_dtype,
+    in_dtypes,
     upsample_adjoint,
     upsample_into,
 )
-from .dynamic_mask_spec import MaskHead
+from .dynamic_mask_loss_native import pixel_losses
+from .dynamic_mask_native import network
+from .dynamic_mask_spec import MaskHead, compute_dtype
 
 _PIXELS = 1 << 16
 """Pixels of a pass; its few buffers stay in cache."""
@@ -42,6 +44,10 @@ def forward(
 ) -> Tensor:
     """Arguments and result as `dynamic_mask_loss_ops.forward`."""
     tensors = (mask_features, mask_params, reference_points, clip_index)
+    wanted = (targets, target_index, target_stride, alpha, gamma)
+    losses = pixel_losses(network(*tensors, head), *wanted)
+    if losses is not None:
+        return losses.forward()
     scratch = Scratch(compute_dtype(*tensors[:3]))
     sums = torch.zeros(mask_params.shape[0], 4, dtype=scratch.dtype)
     for block in blocks(*tensors, head, scratch):
@@ -80,6 +86,10 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Arguments and results as `dynamic_mask_loss_ops.backward`; None where not asked for."""
     tensors = (mask_features, mask_params, reference_points, clip_index)
+    wanted = (targets, target_index, target_stride, alpha, gamma)
+    losses = pixel_losses(network(*tensors, head), *wanted)
+    if losses is not None:
+        return in_dtypes(losses.backward(grad_sums, needs), tensors[:3], needs)
     scratch = Scratch(compute_dtype(*tensors[:3]))
     h, w = mask_features.shape[-2:]
 

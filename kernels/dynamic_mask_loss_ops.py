@@ -13,9 +13,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import dynamic_mask_loss_cpu
 from .backend import kernel_implementation
-from .dynamic_mask_cpu import compute_dtype
 from .dynamic_mask_ops import fake_gradients, head_flops, head_of, wanted_gradients
-from .dynamic_mask_spec import check_index, check_values
+from .dynamic_mask_spec import check_index, check_values, compute_dtype
 
 
 @torch.library.custom_op("seqformer_kernels::dynamic_mask_loss", mutates_args=())

@@ -78,6 +78,12 @@ class MaskHead:
         return f"{self.num_params} = {weights} weights + {biases} biases"
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if one of the tensors is."""
+    is_double = any(t.dtype == torch.float64 for t in tensors)
+    return torch.float64 if is_double else torch.float32
+
+
 def check_head(
     mask_features: Tensor,
     mask_params: Tensor,

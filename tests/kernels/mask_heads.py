@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,23 @@ from torch import Tensor
 
 import kernels
 from kernels.dynamic_mask_spec import MaskHead
+
+CPU_PATHS = ("auto", "plain")
+"""The CPU path, in C where there is a compiler, and its form in plain PyTorch."""
+
+
+@contextmanager
+def path(name: str) -> Iterator[None]:
+    """One of `CPU_PATHS`, or a backend."""
+    native = kernels.dynamic_mask_native
+    compiled = native.library
+    if name == "plain":
+        native.library = lambda *_: None
+    try:
+        with kernels.use_backend("auto" if name == "plain" else name):
+            yield
+    finally:
+        native.library = compiled
 
 
 @dataclass
@@ -49,21 +68,21 @@ def make_case(B, T, N, h, w, seed=0, channels=8, **options) -> HeadCase:
     return HeadCase((features, params, references), torch.randint(B, (N,), generator=g), options)
 
 
-def run_head(backend, case: HeadCase, grad: Tensor, dtype=torch.float64) -> list[Tensor]:
+def run_head(name, case: HeadCase, grad: Tensor, dtype=torch.float64) -> list[Tensor]:
     """Logits, and gradients of features, parameters and references."""
     leaves = [t.to(dtype).requires_grad_() for t in case.tensors]
-    with kernels.use_backend(backend):
+    with path(name):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index, **case.options)
         grads = torch.autograd.grad(out, leaves, grad.to(out.dtype), allow_unused=True)
     return [out.detach(), *_dense(leaves, grads)]
 
 
 def run_loss(
-    backend, case: HeadCase, targets: Tensor, grad: Tensor, dtype=torch.float64, **options
+    name, case: HeadCase, targets: Tensor, grad: Tensor, dtype=torch.float64, **options
 ) -> list[Tensor]:
     """Sums [N, 4], and the same gradients."""
     leaves = [t.to(dtype).requires_grad_() for t in case.tensors]
-    with kernels.use_backend(backend):
+    with path(name):
         sums = kernels.dynamic_mask_loss(
             *leaves, case.clip_index, targets, **case.options, **options
         )

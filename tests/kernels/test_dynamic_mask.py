@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kernels
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
-from tests.kernels.mask_heads import RELATIVES, make_case, run_head
+from tests.kernels.mask_heads import CPU_PATHS, RELATIVES, make_case, path, run_head
 from tests.kernels.tolerances import assert_near
 
 NAMES = ("logits", "grad_features", "grad_params", "grad_references")
@@ -58,12 +58,12 @@ def golden():
     }
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["reference", *CPU_PATHS])
 def test_golden(golden, backend):
     names = ("features", "params", "reference_points")
     leaves = [golden[name].double().requires_grad_() for name in names]
     clip = torch.tensor([0] * 3 + [1] * 5)
-    with kernels.use_backend(backend):
+    with path(backend):
         out = kernels.dynamic_mask_head(leaves[0][:, None], leaves[1], leaves[2][:, None], clip)
         out = out[:, 0]
         out.backward(golden["grad_output"].double())
@@ -98,6 +98,7 @@ def test_upsampling_is_the_published_one(factor, size):
     torch.testing.assert_close(actual, padded_resize(z, factor))
 
 
+@pytest.mark.parametrize("cpu", CPU_PATHS)
 @settings(max_examples=30, deadline=None)
 @given(
     B=st.integers(1, 3),
@@ -108,32 +109,35 @@ def test_upsampling_is_the_published_one(factor, size):
     relative=st.sampled_from([None, *RELATIVES]),
     seed=st.integers(0, 2**16),
 )
-def test_cpu_path_equals_reference(B, T, N, h, w, relative, seed):
+def test_cpu_paths_equal_reference(cpu, B, T, N, h, w, relative, seed):
     case = make_case(B, T, N, h, w, seed, **RELATIVES.get(relative, {}))
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
-    for name, actual, wanted in zip(NAMES, run_head("auto", case, grad), expected, strict=True):
+    for name, actual, wanted in zip(NAMES, run_head(cpu, case, grad), expected, strict=True):
         assert_near(actual, wanted, torch.float64, name)
 
 
+@pytest.mark.parametrize("cpu", CPU_PATHS)
 @pytest.mark.parametrize(
     ("shape", "tile", "instances"),
     [((2, 5, 9, 13, 17), 1 << 8, 2), ((1, 3, 5, 30, 40), 1 << 12, 64), ((1, 1, 1000, 1, 1), 0, 0)],
     ids=["small blocks", "tiles within a frame", "a thousand instances"],
 )
-def test_blocks_of_the_cpu_path_change_nothing(shape, tile, instances, monkeypatch):
+def test_blocks_of_the_cpu_paths_change_nothing(shape, tile, instances, cpu, monkeypatch):
     if tile:
+        monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", tile)
         monkeypatch.setattr(kernels.dynamic_mask_cpu, "_TILE", tile)
         monkeypatch.setattr(kernels.dynamic_mask_cpu, "_MAX_INSTANCES", instances)
     case = make_case(*shape)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
-    for name, actual, wanted in zip(NAMES, run_head("auto", case, grad), expected, strict=True):
+    for name, actual, wanted in zip(NAMES, run_head(cpu, case, grad), expected, strict=True):
         assert_near(actual, wanted, torch.float64, name)
 
 
+@pytest.mark.parametrize("cpu", CPU_PATHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_precision_of_features(dtype):
+def test_precision_of_features(dtype, cpu):
     case = make_case(2, 2, 5, 12, 16)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     features, params, references = case.tensors
@@ -141,8 +145,9 @@ def test_precision_of_features(dtype):
     case.tensors = (rounded.double(), params.float().double(), references.float().double())
     expected = run_head("reference", case, grad.to(dtype).double())
     leaves = [t.requires_grad_() for t in (rounded.clone(), params.float(), references.float())]
-    out = kernels.dynamic_mask_head(*leaves, case.clip_index)
-    out.backward(grad.to(dtype))
+    with path(cpu):
+        out = kernels.dynamic_mask_head(*leaves, case.clip_index)
+        out.backward(grad.to(dtype))
     assert out.dtype == leaves[0].grad.dtype == dtype
     actual = [out.detach(), *(t.grad for t in leaves)]
     for name, tensor, wanted in zip(NAMES, actual, expected, strict=True):
@@ -157,42 +162,107 @@ def test_gradcheck():
     )
 
 
-def test_unordered_clips_and_strided_tensors():
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+def test_unordered_clips_and_strided_tensors(cpu):
     case = make_case(3, 2, 6, 4, 5)
     case.clip_index = torch.tensor([2, 0, 2, 0, 2, 0], dtype=torch.int32)  # clip 1 is empty
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
     case.tensors = tuple(t.transpose(0, 1).contiguous().transpose(0, 1) for t in case.tensors)
-    for name, actual, wanted in zip(NAMES, run_head("auto", case, grad), expected, strict=True):
+    for name, actual, wanted in zip(NAMES, run_head(cpu, case, grad), expected, strict=True):
         assert_near(actual, wanted, torch.float64, name)
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "triton", *CPU_PATHS])
 def test_no_instances_stay_attached_to_the_graph(backend):
     case = make_case(2, 3, 0, 4, 5)
     leaves = [t.float().requires_grad_() for t in case.tensors]
-    with kernels.use_backend(backend):
+    with path(backend):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index)
         assert out.shape == (0, 3, 8, 10)
         out.sum().backward()
     assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in leaves)
 
 
-def test_two_runs_agree_bit_for_bit():
+@pytest.mark.parametrize("relative", [None, *RELATIVES])
+def test_map_of_several_blocks(relative):
+    """More cells than a block of the C code, and not a multiple of its vectors."""
+    case = make_case(1, 1, 2, 19, 23, **RELATIVES.get(relative, {}))
+    grad = torch.randn(case.out_shape(), dtype=torch.float64)
+    expected = run_head("reference", case, grad)
+    for dtype in (torch.float32, torch.float64):
+        for name, actual, wanted in zip(
+            NAMES, run_head("auto", case, grad, dtype), expected, strict=True
+        ):
+            assert_near(actual, wanted, dtype, name)
+
+
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+def test_expanded_gradient(cpu):
+    """As that of a sum: strides of 0."""
+    case = make_case(1, 2, 3, 4, 5)
+    grad = torch.tensor(0.5, dtype=torch.float64).expand(case.out_shape())
+    expected = run_head("reference", case, grad)
+    for name, actual, wanted in zip(NAMES, run_head(cpu, case, grad), expected, strict=True):
+        assert_near(actual, wanted, torch.float64, name)
+
+
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+def test_two_runs_agree_bit_for_bit(cpu):
     case = make_case(2, 3, 9, 20, 30)
     grad = torch.randn(case.out_shape())
-    first, second = (run_head("auto", case, grad, torch.float32) for _ in range(2))
+    first, second = (run_head(cpu, case, grad, torch.float32) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_threads_change_nothing():
+    """Bit for bit, in parts of few instances."""
+    case = make_case(2, 3, 9, 20, 30)
+    grad = torch.randn(case.out_shape())
+    threads, results = torch.get_num_threads(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.dynamic_mask_native, "_PIXELS", 2 * 40 * 60)
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            try:
+                results.append(run_head("auto", case, grad, torch.float32))
+            finally:
+                torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(kernels.native._compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_c_code_is_taken(dtype):
+    case = make_case(1, 1, 2, 3, 3)
+    tensors = [t.to(dtype) for t in case.tensors]
+    head = (*tensors, case.clip_index, SEQFORMER)
+    assert kernels.dynamic_mask_native.network(*head) is not None
 
 
 def test_nan_in_features_stays_visible():
     features, params, references = (t.float() for t in make_case(1, 1, 2, 3, 3).tensors)
     features[0, 0, 0, 2, 2] = float("nan")
     clip = torch.zeros(2, dtype=torch.long)
-    for backend in ("auto", "reference", "triton"):
-        with kernels.use_backend(backend):
+    for backend in ("reference", "triton", *CPU_PATHS):
+        with path(backend):
             out = kernels.dynamic_mask_head(features, params, references, clip)
         assert out[:, 0, 5, 5].isnan().all() and out[:, 0, 0, 0].isfinite().all(), backend
+
+
+@pytest.mark.parametrize("place", ["features", "params", "grad"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_goes_where_it_goes_in_pytorch(place, value):
+    results = []
+    for cpu in CPU_PATHS:
+        case = make_case(1, 2, 3, 5, 6)
+        grad = torch.ones(case.out_shape())
+        at = {"features": case.tensors[0][0, 0, 1], "params": case.tensors[1], "grad": grad[1, 0]}
+        at[place][1, 3] = value
+        results.append(run_head(cpu, case, grad, torch.float32))
+    for name, actual, wanted in zip(NAMES, *results, strict=True):
+        assert torch.equal(actual.isfinite(), wanted.isfinite()), name
+        assert torch.equal(actual.isnan(), wanted.isnan()), name
 
 
 def test_operator_is_well_behaved():
@@ -271,7 +341,7 @@ def test_bad_values_are_named(backend):
     features, params, references = (t.float() for t in case.tensors)
     wrong = references.clone()
     wrong[3, 1, 0] = float("inf")
-    with kernels.use_backend(backend):
+    with path(backend):
         with pytest.raises(ValueError, match=r"clip_index must be in 0\.\.1 .*got 2"):
             kernels.dynamic_mask_head(features, params, references, torch.tensor([0, 1, 2, 0]))
         with pytest.raises(ValueError, match="reference_points of instance 3 are not finite"):

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 import kernels
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
-from tests.kernels.mask_heads import RELATIVES, make_case, run_loss
+from tests.kernels.mask_heads import CPU_PATHS, RELATIVES, make_case, path, run_loss
 from tests.kernels.tolerances import assert_near
 
 NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 
 
+@pytest.mark.parametrize("cpu", CPU_PATHS)
 @settings(max_examples=30, deadline=None)
 @given(
     B=st.integers(1, 3),
@@ -31,8 +32,8 @@ NAMES = ("sums", "grad_features", "grad_params", "grad_references")
     is_bytes=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_cpu_path_equals_reference(
-    B, T, N, h, w, relative, target_stride, alpha, gamma, is_bytes, seed
+def test_cpu_paths_equal_reference(
+    cpu, B, T, N, h, w, relative, target_stride, alpha, gamma, is_bytes, seed
 ):
     case = make_case(B, T, N, h, w, seed, **RELATIVES.get(relative, {}))
     g = torch.Generator().manual_seed(seed)
@@ -49,7 +50,7 @@ def test_cpu_path_equals_reference(
     }
     grad = torch.randn(N, 4, generator=g, dtype=torch.float64)
     expected = run_loss("reference", case, targets, grad, **options)
-    actual = run_loss("auto", case, targets, grad, **options)
+    actual = run_loss(cpu, case, targets, grad, **options)
     for name, tensor, wanted in zip(NAMES, actual, expected, strict=True):
         assert_near(tensor, wanted, torch.float64, name)
 
@@ -71,16 +72,15 @@ def test_equals_losses_of_the_logits():
     torch.testing.assert_close(sums.target_area, t.sum(1))
 
 
-def test_small_passes_change_nothing(monkeypatch):
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+def test_small_passes_change_nothing(cpu, monkeypatch):
     case = make_case(2, 3, 5, 7, 6)
     targets = torch.rand(5, 3, 14, 12) > 0.5
     grad = torch.randn(5, 4, dtype=torch.float64)
-    whole = run_loss("auto", case, targets, grad)
+    whole = run_loss(cpu, case, targets, grad)
     monkeypatch.setattr(kernels.dynamic_mask_loss_cpu, "_PIXELS", 100)
     monkeypatch.setattr(kernels.dynamic_mask_cpu, "_TILE", 1 << 9)
-    for name, tensor, wanted in zip(
-        NAMES, run_loss("auto", case, targets, grad), whole, strict=True
-    ):
+    for name, tensor, wanted in zip(NAMES, run_loss(cpu, case, targets, grad), whole, strict=True):
         assert_near(tensor, wanted, torch.float64, name)
 
 
@@ -93,8 +93,8 @@ def test_large_logits_keep_a_gradient():
     params[0, 8], params[0, 9] = 1.0, -1.0
     params.requires_grad_()
     options = {"num_layers": 2, "relative_coordinates": False, "upsample": 1}
-    for backend in ("auto", "reference", "triton"):
-        with kernels.use_backend(backend):
+    for backend in ("reference", "triton", *CPU_PATHS):
+        with path(backend):
             sums = kernels.dynamic_mask_loss(
                 features,
                 params,
