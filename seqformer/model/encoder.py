@@ -34,8 +34,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """tokens: [B, T, S, C]; position: [B, 1, S, C]; reference: [B, 1, S, L, 2];
         valid_shapes: [B, L, 2] int32 or None. Returns [B, T, S, C]."""
-        attended = self._attend(tokens, position, reference, shapes, valid_shapes)
-        return self.ffn(self.norm1(tokens + F.dropout(attended, self.dropout, self.training)))
+        return self.ffn(self._attend(tokens, position, reference, shapes, valid_shapes))
 
     def _attend(
         self,
@@ -48,7 +47,8 @@ class EncoderLayer(nn.Module):
         """What this makes on its way is gone before the feed-forward block, the memory peak."""
         value = self.self_attn.project_value(tokens)
         sampled = self.self_attn(tokens, position, reference, value, shapes, valid_shapes)
-        return self.self_attn.output_proj(sampled)
+        attended = self.self_attn.output_proj(sampled)
+        return self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
 
 
 class Encoder(nn.Module):

@@ -223,8 +223,12 @@ def test_the_encoder_holds_nothing_of_its_attention_during_the_feed_forward_bloc
     """Which is where inference needs most memory, on large frames."""
     layer, seen, alive = model.encoder.layers[0], [], []
     attention = layer.self_attn
-    for part in (attention.value_proj, attention, attention.output_proj):
-        part.register_forward_hook(lambda _, args, made: seen.append(weakref.ref(made)))
+    attention.register_forward_hook(
+        lambda _, args, made: seen.extend(map(weakref.ref, (args[3], made)))  # value and samples
+    )
+    attention.output_proj.register_forward_hook(
+        lambda _, args, made: seen.append(weakref.ref(made))
+    )
     layer.ffn.register_forward_pre_hook(
         lambda *_: alive.append([made() is not None for made in seen])
     )
