@@ -44,7 +44,8 @@ class EncoderLayer(nn.Module):
         shapes: list[tuple[int, int]],
         valid_shapes: Tensor | None,
     ) -> Tensor:
-        """What this makes on its way is gone before the feed-forward block, the memory peak."""
+        """Attention, residual and norm; what it makes on its way is gone before the feed-forward
+        block, where memory peaks."""
         value = self.self_attn.project_value(tokens)
         sampled = self.self_attn(tokens, position, reference, value, shapes, valid_shapes)
         attended = self.self_attn.output_proj(sampled)
