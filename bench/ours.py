@@ -62,10 +62,9 @@ def our_inference(
     device = images.device
     pool, kept = None, []
     for part in images.split(chunk_frames or MOST_FRAMES[device.type], dim=1):
-        states, features = model.box_stream(part)
-        found = TemporalPool.of(states.time_logits, states.sampled)
+        found, of_masks = _portion(model, part)
         pool = found if pool is None else pool.merge(found)
-        kept.append((features, mask_reference(states.references[-1])[0], states.boxes[-1][0]))
+        kept.append(of_masks)
     assert pool is not None
     heads = model.instance_heads(model.instance_stream(pool.pooled()), last_layer_only=True)
     class_logits, mask_params = (tensor[-1, 0] for tensor in heads)
@@ -84,3 +83,13 @@ def our_inference(
     ]
     boxes = torch.cat([boxes for _, _, boxes in kept])
     return class_logits, boxes, torch.cat(masks, dim=1), queries
+
+
+def _portion(
+    model: SeqFormer, images: Tensor
+) -> tuple[TemporalPool, tuple[Tensor, Tensor, Tensor]]:
+    """Of t frames [1, t, 3, H, W] what is kept: their pool; mask features [1, t, 8, h, w],
+    references [t or 1, Q, 2] and boxes [t, Q, 4]."""
+    states, features = model.box_stream(images)
+    pool = TemporalPool.of(states.time_logits, states.sampled)
+    return pool, (features, mask_reference(states.references[-1])[0], states.boxes[-1][0])

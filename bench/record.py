@@ -7,7 +7,8 @@
                 "half_flops", "units", "baseline", "along",
                 "sides": {"ours": {"seconds": {"median", "p20", "p80", "samples"},
                                    "clock": "process" | "cuda cold" | "cuda steady" | "wall",
-                                   "peak_bytes": ... | null, "more": {...}}, ...},
+                                   "peak_bytes": ... | null, "peak_method": name | absent,
+                                   "more": {...}}, ...},
                 "left_out": {side: reason}}, ...]}     # on a GPU: sides that could not run
 
 A side's `seconds` is what ratios and regressions are about; other clocks of the same call stand
@@ -50,15 +51,17 @@ def summary(samples: Sequence[float]) -> dict[str, Any]:
 
 
 def side_row(
-    samples: Sequence[float], clock: str, peak_bytes: int | None = None, **more: Any
+    samples: Sequence[float],
+    clock: str,
+    peak_bytes: int | None = None,
+    peak_method: str | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """One side of a case."""
-    return {
-        "seconds": summary(samples),
-        "clock": clock,
-        "peak_bytes": peak_bytes,
-        "more": more,
-    }
+    """One side of a case; `peak_method` says how the peak was found, if there are several ways."""
+    row = {"seconds": summary(samples), "clock": clock, "peak_bytes": peak_bytes}
+    if peak_method is not None:
+        row["peak_method"] = peak_method
+    return row | {"more": more}
 
 
 def case_row(case: Case, sides: dict[str, dict[str, Any]]) -> dict[str, Any]:

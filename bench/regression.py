@@ -14,7 +14,7 @@ of 20 % under noise of 3 % is named nine times in ten with five rounds, always w
 
 On a GPU the quantity is the time of ours. On a CPU, seconds of two days are not comparable (shared
 machines), so it is the share of the baseline's time, round by round, which both sides of a round
-suffer alike. Memory is one number a run: more than 5 % and more than 1 MiB.
+suffer alike. Memory is one number a run: more than 5 % and more than 1 MiB, found the same way.
 """
 
 from __future__ import annotations
@@ -127,6 +127,6 @@ def typical_noise(rows: Iterable[Mapping[str, Any]], kind: str) -> float:
 
 def _memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[float | None, bool]:
     before, after = old["peak_bytes"], new["peak_bytes"]
-    if not before or after is None:
+    if not before or after is None or old.get("peak_method") != new.get("peak_method"):
         return None, False
     return after / before, after > (1 + LARGER) * before and after - before > LARGER_BYTES

@@ -17,7 +17,7 @@ import torch
 
 from bench import launches
 from bench.case import Call, Case, check_agreement
-from bench.memory import peak_growth_in_fresh_process
+from bench.memory import METHOD, peak_growth_in_fresh_process
 from bench.record import case_row, side_row, summary
 
 WALL_ROUNDS = 3
@@ -58,7 +58,8 @@ def measure(
         peak = None
         if case.memory:
             peak = peak_growth_in_fresh_process([module], "cpu", case.name, name)
-        sides[name] = side_row(seconds[name], "process", peak, **more)
+        method = None if peak is None else METHOD
+        sides[name] = side_row(seconds[name], "process", peak, method, **more)
     return case_row(case, sides)
 
 

@@ -51,6 +51,25 @@ typedef struct {
     REAL low[2], high[2]; /* x, y: from the low and from the high cell */
 } Sample;
 
+/* A sample as the blending of a row reads it: elements from the row's first channel to the corner at
+   the north west, from there to its neighbours, and the weight of each corner. */
+typedef struct {
+    int64_t nw, right, down;
+    REAL share[4]; /* nw, ne, sw, se */
+} Corners;
+
+/* Channels next to each other, as many as fit a register, and registers that are filled together.
+   Left to choose, GCC gathers one channel of several samples instead, at twice the time. */
+#if defined(__AVX512F__)
+#define LANE_BYTES 64
+#elif defined(__AVX__)
+#define LANE_BYTES 32
+#else
+#define LANE_BYTES 16
+#endif
+enum { LANES = LANE_BYTES / sizeof(REAL), TOGETHER = LANE_BYTES == 64 ? 2 : 4 };
+typedef REAL Lanes __attribute__((vector_size(LANE_BYTES), aligned(sizeof(REAL)), may_alias));
+
 ALWAYS_INLINE REAL hat(REAL distance) {
     REAL weight = 1 - (distance < 0 ? -distance : distance);
     return weight > 0 ? weight : 0;
@@ -115,6 +134,20 @@ ALWAYS_INLINE void weights_of(const Arguments *a, const REAL *logits, int64_t sa
     for (int64_t k = 0; k < samples; k++) weights[k] /= total;
 }
 
+/* LANES * count channels of a row; `cells` and `output` at the first of them. */
+ALWAYS_INLINE void blend_lanes(const Corners *corners, int64_t samples, const REAL *cells, REAL *output, const int count) {
+    Lanes north[TOGETHER] = {{0}}, south[TOGETHER] = {{0}};
+    for (int64_t k = 0; k < samples; k++) {
+        const Corners *c = corners + k;
+        const REAL *nw = cells + c->nw, *ne = nw + c->right, *sw = nw + c->down, *se = sw + c->right;
+        for (int i = 0; i < count; i++) {
+            north[i] += c->share[0] * ((const Lanes *)nw)[i] + c->share[1] * ((const Lanes *)ne)[i];
+            south[i] += c->share[2] * ((const Lanes *)sw)[i] + c->share[3] * ((const Lanes *)se)[i];
+        }
+    }
+    for (int i = 0; i < count; i++) ((Lanes *)output)[i] = north[i] + south[i];
+}
+
 ALWAYS_INLINE void forward_row(const Arguments *a, int64_t image, int64_t q, int64_t head, const int64_t D) {
     const int64_t L = a->L, P = a->P, samples = L * P, stride = a->M * D;
     const int64_t row = ((image / a->share_points) * a->Q + q) * a->M + head;
@@ -123,24 +156,33 @@ ALWAYS_INLINE void forward_row(const Arguments *a, int64_t image, int64_t q, int
     const int32_t *valid = a->valid ? a->valid + (image / a->share_valid) * L * 2 : 0;
     const REAL *cells = a->value + image * a->S * stride + head * D;
     REAL *output = a->output + ((image * a->Q + q) * a->M + head) * D;
-    REAL weights[MAX_SAMPLES], blended[D];
+    REAL weights[MAX_SAMPLES];
+    Corners corners[MAX_SAMPLES];
     weights_of(a, a->weights + row * samples, samples, weights);
-    for (int64_t d = 0; d < D; d++) blended[d] = 0;
     for (int64_t l = 0; l < L; l++) {
         const Level level = level_of(a, reference, valid, l);
-        for (int64_t p = 0; p < P; p++) {
-            const int64_t k = l * P + p;
+        for (int64_t k = l * P; k < (l + 1) * P; k++) {
             const Sample s = sample_at(&level, points + 2 * k);
             const REAL west = hat(s.low[0]), east = hat(s.high[0]);
             const REAL north = weights[k] * hat(s.low[1]), south = weights[k] * hat(s.high[1]);
-            const REAL *nw = cells + s.nw * stride, *ne = nw + level.right * stride;
-            const REAL *sw = nw + level.down * stride, *se = sw + level.right * stride;
-            const REAL w_nw = north * west, w_ne = north * east, w_sw = south * west, w_se = south * east;
-            for (int64_t d = 0; d < D; d++)
-                blended[d] += w_nw * nw[d] + w_ne * ne[d] + (w_sw * sw[d] + w_se * se[d]);
+            corners[k] = (Corners){s.nw * stride, level.right * stride, level.down * stride,
+                                   {north * west, north * east, south * west, south * east}};
         }
     }
-    for (int64_t d = 0; d < D; d++) output[d] = blended[d];
+    int64_t d = 0;
+    for (; d + TOGETHER * LANES <= D; d += TOGETHER * LANES)
+        blend_lanes(corners, samples, cells + d, output + d, TOGETHER);
+    for (; d + LANES <= D; d += LANES) blend_lanes(corners, samples, cells + d, output + d, 1);
+    for (; d < D; d++) {
+        REAL blended = 0;
+        for (int64_t k = 0; k < samples; k++) {
+            const Corners *c = corners + k;
+            const REAL *nw = cells + d + c->nw, *sw = nw + c->down;
+            blended += c->share[0] * nw[0] + c->share[1] * nw[c->right];
+            blended += c->share[2] * sw[0] + c->share[3] * sw[c->right];
+        }
+        output[d] = blended;
+    }
 }
 
 ALWAYS_INLINE void backward_row(const Arguments *a, int64_t image, int64_t q, int64_t head, const int64_t D) {

@@ -19,7 +19,7 @@ A case is named when, between the last two records of its device and part,
 On a GPU this is the time of ours. A CPU shares its machine, and its seconds of two days are not
 comparable: there it is our share of the baseline's time, round by round of the same run, so that
 both sides of a quotient had the same machine. Peak memory is named when it grew by more than 5 %
-and 1 MiB."""
+and 1 MiB; records that found it in different ways are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,6 +168,7 @@ class SeqFormer(nn.Module):
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         tokens = tokens.view(B, T, -1, dim)
+        del maps  # not needed beside the encoder's own tensors
 
         if padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
             geometry = unpadded_geometry(tuple(shapes), dim, images.device)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from bench import memory
 from bench.case import Case, Side, Size
 
 
@@ -33,3 +34,26 @@ def _case(name: str, ours: float, published: float | KeyboardInterrupt) -> Case:
         Side(name="peer", build=build(ours), is_peer=True),
     )
     return Case(name=name, op="fill", group="kernels", sides=sides, rounds=3, memory=False)
+
+
+def leave_holes() -> None:
+    """16 MiB in pieces, freed between small ones that stay; then 16 MiB in pieces that fit no hole.
+
+    The block before them lets the C library know that such sizes are freed again; it then takes
+    them from its heap.
+    """
+    torch.ones(2**22)
+    large, small = [], []
+    for _ in range(16):
+        large.append(torch.ones(2**18))
+        small.append(bytearray(2**16))
+    large.clear()
+    large += [torch.ones(2**18 + 2**14) for _ in range(15)]
+
+
+def peak_of_holes(returned: bool) -> int | None:
+    """By how many bytes `leave_holes` raises the peak of this fresh process."""
+    torch.set_num_threads(1)
+    if returned:
+        memory.return_freed_memory()
+    return memory.peak_growth_of(leave_holes)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ import kernels
 from bench import memory, record, table, turns
 from bench.case import Case, Side
 from bench.cases import msda
+from tests.bench import planted
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,6 +135,17 @@ def test_memory_of_a_side_of_a_declared_case():
     assert grown is None or grown > 4 * 36 * 720 * 1280  # float32 pixels, before the comparison
     with pytest.raises(KeyError):
         memory.peak_growth_in_fresh_process(["bench.cases.frame_masks"], "cpu", "none", "ours")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's heap")
+def test_holes_between_tensors_are_not_counted():
+    """Twice 16 MiB, the first freed before the second is asked for."""
+    peaks = []
+    for returned in (True, False):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            peaks.append(pool.submit(planted.peak_of_holes, returned).result() / 2**20)
+    assert 16 < peaks[0] < 22
+    assert peaks[1] > 28  # so the test can tell
 
 
 def pytest_bench(*arguments: str) -> subprocess.CompletedProcess:

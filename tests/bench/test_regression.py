@@ -90,6 +90,16 @@ def test_memory_is_named_beyond_five_percent(mib, expected):
     assert sum(c.is_larger for c in found.values()) == expected
 
 
+def test_peaks_of_two_methods_are_not_compared():
+    old, new = fabricate(CPU, 1, 1), fabricate(CPU, 2, 2)
+    row = new["cases"][0]
+    row["sides"]["ours"] |= {"peak_bytes": 2 * row["sides"]["ours"]["peak_bytes"]}
+    assert by_case(old, new, "cpu")[row["name"]].is_larger
+    row["sides"]["ours"]["peak_method"] = "another"
+    found = by_case(old, new, "cpu")[row["name"]]
+    assert (found.memory, found.is_larger) == (None, False)
+
+
 def test_less_than_a_mebibyte_is_not_named():
     old, new = fabricate(CPU, 1, 1), fabricate(CPU, 2, 2)
     for made, peak in ((old, MIB), (new, 1.9 * MIB)):

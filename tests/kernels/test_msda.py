@@ -98,6 +98,13 @@ def test_many_channels(name, kind, D):
     compare(name, Problem(B=1, Q=3, M=1, D=D, kind=kind))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("D", [1, 4, 8, 20, 31, 48, 55])
+def test_channels_that_fill_registers_in_part(D, dtype):
+    """Full groups of registers, single ones and channels that are left, in every combination."""
+    compare("cpu", Problem(D=D, is_padded=True), dtype, dtype)
+
+
 @pytest.mark.parametrize("kind", [0, 2])
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_many_levels_and_points(name, kind):

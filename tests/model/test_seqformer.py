@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -215,3 +217,21 @@ def test_what_a_tracer_makes_is_not_kept():
     geometry = unpadded_geometry(shapes, 8, torch.device("cpu"))
     assert not isinstance(geometry.reference, FakeTensor)
     assert unpadded_geometry(shapes, 8, torch.device("cpu")) is geometry
+
+
+def test_the_encoder_holds_nothing_of_its_attention_during_the_feed_forward_block(model):
+    """Which is where inference needs most memory, on large frames."""
+    layer, seen, alive = model.encoder.layers[0], [], []
+    attention = layer.self_attn
+    attention.register_forward_hook(
+        lambda _, args, made: seen.extend(map(weakref.ref, (args[3], made)))  # value and samples
+    )
+    attention.output_proj.register_forward_hook(
+        lambda _, args, made: seen.append(weakref.ref(made))
+    )
+    layer.ffn.register_forward_pre_hook(
+        lambda *_: alive.append([made() is not None for made in seen])
+    )
+    with torch.inference_mode():
+        model(torch.randn(1, 1, 3, 64, 64))
+    assert alive == [[False] * 3]
