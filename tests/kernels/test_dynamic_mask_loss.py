@@ -101,6 +101,30 @@ def test_single_precision(gamma, cpu):
         assert_near(tensor, wanted, torch.float32, name)
 
 
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.7, 2.0])
+def test_every_logit_to_the_last_digits(gamma, cpu):
+    """A network whose logits are the channel: the gradient of each is that of its feature."""
+    features = torch.linspace(-20, 20, 3001).view(1, 1, 1, 1, -1)
+    params = torch.zeros(1, MaskHead(1, 8, 2, False, 1, 8).num_params)
+    params[0, [0, 8]], params[0, [1, 9]] = 1.0, -1.0  # relu(x) - relu(-x)
+    clip, results = torch.zeros(1, dtype=torch.long), []
+    for name, dtype in ((cpu, torch.float32), ("reference", torch.float64)):
+        leaf = features.to(dtype).requires_grad_()
+        for is_object in (False, True):
+            with path(name):
+                sums = kernels.dynamic_mask_loss(
+                    leaf, params.to(dtype), None, clip,
+                    torch.full((1, 1, 1, 3001), is_object), gamma=gamma,
+                    num_layers=2, relative_coordinates=False, upsample=1,
+                )  # fmt: skip
+                results += torch.autograd.grad(sums.focal.sum(), leaf)
+    for actual, wanted in zip(results[:2], results[2:], strict=True):
+        is_seen = wanted.abs() > 1e-20
+        error = ((actual - wanted) / wanted)[is_seen].abs().max()
+        assert error <= (3e-6 if cpu == "auto" else 1e-4), error
+
+
 def test_threads_change_nothing(monkeypatch):
     """Bit for bit, in parts of few instances."""
     monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", 2 * 14 * 22)
