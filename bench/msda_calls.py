@@ -8,8 +8,7 @@ new model, up to 4 cells) or "uniform" (anywhere, the worst case).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -155,17 +154,6 @@ def ours(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     """The fused operator on raw inputs."""
     value, offsets, logits = leaves
     return kernels.ms_deform_attn_fused(value, inputs.shapes, offsets, logits, inputs.reference)
-
-
-@contextmanager
-def no_compiler() -> Iterator[None]:
-    """Inside, forward and backward run as on a CPU without a C compiler: in plain PyTorch."""
-    native = kernels.msda_cpu.library
-    kernels.msda_cpu.library = lambda *_: None
-    try:
-        yield
-    finally:
-        kernels.msda_cpu.library = native
 
 
 def reference(inputs: Inputs, leaves: list[Tensor]) -> Tensor:

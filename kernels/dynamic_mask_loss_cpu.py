@@ -1,4 +1,5 @@
-"""Mask losses for CPUs: pixels of a few rows at a time, used up while they are in cache.
+"""Mask losses for CPUs: C code where there is a compiler (`dynamic_mask_loss_native.py`), and here
+PyTorch on the pixels of a few rows at a time, used up while they are in cache.
 
 For target t and w = (1 - 2t) * logit: m = sigmoid(w) is the probability of the wrong answer and
 c = log(1 + exp(w)) its cross entropy, so all four sums follow from those of t, m, tm, q and tq with

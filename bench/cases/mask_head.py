@@ -17,6 +17,7 @@ from bench import mask_calls
 from bench.case import Call, Case, Direction, Side, Size
 from bench.directions import PASSES, call_of, cost_of
 from bench.mask_calls import MaskCall
+from bench.no_compiler import no_compiler
 
 QUERIES, LAYERS, OUTPUTS = 300, 6, 10
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -61,6 +62,7 @@ def _losses(call: MaskCall, direction: Direction) -> Case:
     if call.dtype == torch.float32:
         sides += [
             _side("published", call, mask_calls.published_losses, direction),
+            _side_without_compiler(call, mask_calls.our_losses, direction),
             _compiled_side(call, mask_calls.published_losses, direction),
         ]
     return _case("mask losses", call, direction, sides, with_losses=True)
@@ -72,6 +74,7 @@ def _head(call: MaskCall, direction: Direction) -> Case:
         # In half precision the published code multiplies coordinates of hundreds in that dtype.
         sides += [
             _side("published", call, mask_calls.published, direction, has_grad=True),
+            _side_without_compiler(call, mask_calls.ours, direction, has_grad=True),
             _compiled_side(call, mask_calls.published, direction, has_grad=True),
         ]
     return _case("mask head", call, direction, sides, with_losses=False)
@@ -134,6 +137,16 @@ def _side(
     name: str, call: MaskCall, run: mask_calls.Run, direction: Direction, has_grad: bool = False
 ) -> Side:
     return Side(name=name, build=partial(_build, call, run, direction, has_grad))
+
+
+def _side_without_compiler(
+    call: MaskCall, run: mask_calls.Run, direction: Direction, has_grad: bool = False
+) -> Side:
+    def build(device: torch.device) -> Call:
+        ours = no_compiler()(_build)(call, run, direction, has_grad, device)
+        return no_compiler()(ours)
+
+    return Side(name="no compiler", build=build, available=lambda device: device.type == "cpu")
 
 
 def _compiled_side(

@@ -17,7 +17,7 @@ import torch
 import kernels
 from bench import memory, record, table, turns
 from bench.case import Case, Side
-from bench.cases import msda
+from bench.cases import mask_head, msda
 from tests.bench import planted
 
 ROOT = Path(__file__).parents[2]
@@ -111,17 +111,22 @@ def test_a_side_that_does_other_work_is_not_timed():
         turns.measure(Pedantic(clock), "tests.bench.planted", wrong, clock)
 
 
-def test_without_a_compiler_nothing_compiled_runs(monkeypatch):
+@pytest.mark.parametrize(
+    ("cases", "module"),
+    [(msda, kernels.msda_cpu), (mask_head, kernels.dynamic_mask_native)],
+    ids=["msda", "mask head"],
+)
+def test_without_a_compiler_nothing_compiled_runs(cases, module, monkeypatch):
     """Not in the backward pass either."""
     cpu = torch.device("cpu")
-    for case in msda.cases("smoke"):
+    for case in cases.cases("smoke"):
         sides = {side.name: side for side in case.sides_on(cpu)}
+        if "no compiler" not in sides:
+            continue
         ours, without = sides["ours"].build(cpu), sides["no compiler"].build(cpu)
         with monkeypatch.context() as patch:
             asked: list[tuple] = []
-            patch.setattr(
-                kernels.msda_cpu, "library", lambda *given, asked=asked: asked.append(given)
-            )
+            patch.setattr(module, "library", lambda *given, asked=asked: asked.append(given))
             without()
             assert asked == []
             ours()

@@ -80,8 +80,65 @@ def test_small_passes_change_nothing(cpu, monkeypatch):
     whole = run_loss(cpu, case, targets, grad)
     monkeypatch.setattr(kernels.dynamic_mask_loss_cpu, "_PIXELS", 100)
     monkeypatch.setattr(kernels.dynamic_mask_cpu, "_TILE", 1 << 9)
+    monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", 100)
     for name, tensor, wanted in zip(NAMES, run_loss(cpu, case, targets, grad), whole, strict=True):
         assert_near(tensor, wanted, torch.float64, name)
+
+
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.7, 2.0])
+def test_single_precision(gamma, cpu):
+    """Rows of more pixels than the C code takes at once; coordinates make logits large."""
+    case = make_case(2, 2, 3, 2, 137, num_layers=2)
+    features, params, references = (t.float() for t in case.tensors)
+    case.tensors = (features.double(), params.double(), references.double())
+    options = {"gamma": gamma, "target_stride": 3, "target_index": torch.tensor([2, 0, 2])}
+    targets = (torch.rand(3, 2, 9, 900) > 0.5)[..., :700]  # strided; background to the right
+    grad = torch.randn(3, 4, dtype=torch.float64)
+    expected = run_loss("reference", case, targets, grad, **options)
+    actual = run_loss(cpu, case, targets, grad, torch.float32, **options)
+    for name, tensor, wanted in zip(NAMES, actual, expected, strict=True):
+        assert_near(tensor, wanted, torch.float32, name)
+
+
+@pytest.mark.parametrize("cpu", CPU_PATHS)
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.7, 2.0])
+def test_every_logit_to_the_last_digits(gamma, cpu):
+    """A network whose logits are the channel: the gradient of each is that of its feature."""
+    features = torch.linspace(-20, 20, 3001).view(1, 1, 1, 1, -1)
+    params = torch.zeros(1, MaskHead(1, 8, 2, False, 1, 8).num_params)
+    params[0, [0, 8]], params[0, [1, 9]] = 1.0, -1.0  # relu(x) - relu(-x)
+    clip, results = torch.zeros(1, dtype=torch.long), []
+    for name, dtype in ((cpu, torch.float32), ("reference", torch.float64)):
+        leaf = features.to(dtype).requires_grad_()
+        for is_object in (False, True):
+            with path(name):
+                sums = kernels.dynamic_mask_loss(
+                    leaf, params.to(dtype), None, clip,
+                    torch.full((1, 1, 1, 3001), is_object), gamma=gamma,
+                    num_layers=2, relative_coordinates=False, upsample=1,
+                )  # fmt: skip
+                results += torch.autograd.grad(sums.focal.sum(), leaf)
+    for actual, wanted in zip(results[:2], results[2:], strict=True):
+        is_seen = wanted.abs() > 1e-20
+        error = ((actual - wanted) / wanted)[is_seen].abs().max()
+        assert error <= (3e-6 if cpu == "auto" else 1e-4), error
+
+
+def test_threads_change_nothing(monkeypatch):
+    """Bit for bit, in parts of few instances."""
+    monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", 2 * 14 * 22)
+    case = make_case(2, 3, 9, 7, 11)
+    targets = torch.rand(9, 3, 14, 22) > 0.5
+    grad = torch.randn(9, 4)
+    threads, results = torch.get_num_threads(), []
+    for n in (1, 3):
+        torch.set_num_threads(n)
+        try:
+            results.append(run_loss("auto", case, targets, grad, torch.float32))
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_large_logits_keep_a_gradient():
