@@ -60,7 +60,8 @@ class Network:
         self.size = (head.upsample * h, head.upsample * w)
         self._counts = torch.bincount(clip_index, minlength=B).tolist()
         self._order = None
-        if not bool((clip_index[1:] >= clip_index[:-1]).all()):
+        known = clip_index.numpy()
+        if not (known[1:] >= known[:-1]).all():
             self._order = torch.argsort(clip_index, stable=True)
         self._features = mask_features.to(self.dtype).contiguous()
         self._params, self._references = (

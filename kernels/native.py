@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -80,13 +81,20 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def run_jobs(call: Callable[..., object], jobs: Sequence[Sequence[object]]) -> None:
-    """Call a C function with the arguments of every job, on as many threads as torch uses."""
+    """Call a function with the arguments of every job, on as many threads as torch uses, which are
+    in inference mode if this one is."""
     if len(jobs) <= 1 or torch.get_num_threads() == 1:
         for job in jobs:
             call(*job)
         return
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run(job: Sequence[object]) -> None:
+        with torch.inference_mode() if is_inference else nullcontext():
+            call(*job)
+
     # list() waits, and raises what a job raised
-    list(_pool(torch.get_num_threads()).map(lambda job: call(*job), jobs))
+    list(_pool(torch.get_num_threads()).map(run, jobs))
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ import torch
 from bench import gpu, tune
 from bench.case import Case, Side
 from bench.msda_calls import MSDACall
-from kernels import msda_table
-from kernels.msda_table import Tile
 
 CPU = torch.device("cpu")
 
@@ -160,18 +157,3 @@ def test_sizes_bytes_and_flops_of_the_published_encoder():
     assert round(call.added_floats() / 1e6) == 1254
     samples = call.rows * 16
     assert call.model_flops() == {"forward": samples * 286, "backward": samples * 572}
-
-
-def test_the_tuner_rewrites_one_entry():
-    text = Path(msda_table.__file__).read_text()
-    tile = Tile(num_warps=8, channels_per_lane=4, max_registers=64, scalar=True)
-    changed = tune.rewrite(text, "backward", 80, tile)
-    names: dict = {}
-    exec(compile(changed, "table", "exec"), names)
-    wanted = Tile.__module__ and names["Tile"](
-        num_warps=8, channels_per_lane=4, max_registers=64, scalar=True
-    )
-    assert names["BACKWARD"][80] == wanted
-    assert {k: repr(v) for k, v in names["FORWARD"].items()} == {
-        k: repr(v) for k, v in msda_table.FORWARD.items()
-    }

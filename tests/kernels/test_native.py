@@ -98,3 +98,19 @@ def test_jobs_run_on_all_threads_and_raise_what_they_raise():
     finally:
         torch.set_num_threads(threads)
     assert sorted(done) == list(range(20))
+
+
+def test_jobs_in_threads_are_in_inference_mode_too():
+    """They write to tensors that only such threads may write to."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            made = torch.zeros(4)
+            native.run_jobs(made.__setitem__, [(i, i + 1.0) for i in range(4)])
+        assert made.tolist() == [1, 2, 3, 4]
+        modes = []
+        native.run_jobs(lambda: modes.append(torch.is_inference_mode_enabled()), [(), ()])
+        assert modes == [False, False]
+    finally:
+        torch.set_num_threads(threads)

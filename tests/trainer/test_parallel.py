@@ -111,5 +111,5 @@ def test_modes_that_do_not_fit_the_processes_are_refused(gang):
 
 def test_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no CUDA device"), parallel_session("cuda"):
+    with pytest.raises(ValueError, match="no usable GPU"), parallel_session("cuda"):
         pass
