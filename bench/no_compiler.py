@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import kernels
+from bench.case import Call
 
 
 @contextmanager
@@ -20,3 +21,10 @@ def no_compiler() -> Iterator[None]:
     finally:
         for module, library in zip(modules, native, strict=True):
             module.library = library
+
+
+def without_compiler(build: Callable[[], Call]) -> Call:
+    """A call that is made, and always runs, without one."""
+    with no_compiler():
+        call = build()
+    return no_compiler()(call)

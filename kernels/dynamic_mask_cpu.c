@@ -10,26 +10,13 @@
    Cells are visited in blocks whose hidden values stay in L1, [unit][cell], two vectors at a time; the
    backward computes hidden values anew. Nothing is shared between jobs, every sum has a fixed order. */
 
-#include <stdint.h>
 #include <string.h>
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define BYTES 64
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
-#define LANES ((int64_t)(BYTES / sizeof(REAL)))
 #define BLOCK ((int64_t)(512 / sizeof(REAL))) /* cells of a block, a multiple of two vectors */
 #define MAX_WIDTH 16
 #define MAX_HIDDEN 3
-
-typedef REAL Vector __attribute__((vector_size(BYTES)));
-typedef Vector Unaligned __attribute__((aligned(sizeof(REAL)), may_alias));
-typedef __typeof__((Vector){0} < (Vector){0}) Mask;
 
 typedef struct {
     const REAL *features;   /* [B, T, C, h, w] */

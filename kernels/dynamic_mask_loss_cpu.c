@@ -7,23 +7,11 @@
    some instances in one frame. */
 
 #include <math.h>
-#include <stdint.h>
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define BYTES 64
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
-#define LANES ((int64_t)(BYTES / sizeof(REAL)))
 #define SEGMENT 256 /* pixels of a row at once */
 #define FAR ((REAL)1e30)
-
-typedef REAL Vector __attribute__((vector_size(BYTES)));
-typedef __typeof__((Vector){0} < (Vector){0}) Mask;
 
 typedef struct {
     const uint8_t *targets;      /* [M, T, H, W], not 0 where an instance is */

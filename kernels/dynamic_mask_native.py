@@ -138,15 +138,8 @@ class Network:
 
     def gradients(self) -> tuple[Tensor | None, Tensor, Tensor]:
         """Those of features, params and references, when every part has been read."""
-        total = self._grad_params[0]
-        for share in self._grad_params[1:]:
-            total += share
-        d_params, d_references = total, self._grad_references
-        if self._order is not None:
-            d_params, d_references = (
-                torch.empty_like(x).index_copy_(0, self._order, x) for x in (d_params, d_references)
-            )
-        return self._grad_features, d_params, d_references
+        d_params = self.unsort(sum_in_order(self._grad_params))
+        return self._grad_features, d_params, self.unsort(self._grad_references)
 
     def _run(self, function: ctypes._CFuncPtr, part: Part, masks: Tensor) -> None:
         space = torch.empty(self._space, dtype=self.dtype)

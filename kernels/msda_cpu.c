@@ -6,15 +6,15 @@
        x = slope * point + base;  cell = min(max(floor(x), 0), W - 2);  weight = max(0, 1 - |x - cell|)
 
    Letters: B images, S tokens, M heads, D channels per head, Q queries, L levels, P points. A row is
-   one (image, query, head). Nothing is stored per sample. A job of the backward pass owns its
-   (image, head) slices of grad_value, so nothing is atomic and every sum has a fixed order. */
+   one (image, query, head). Nothing is stored per sample beyond its row. A job of the backward pass
+   owns its (image, head) slices of grad_value, so nothing is atomic and every sum has a fixed order. */
 
 #include <math.h>
-#include <stdint.h>
+
+#include "vectors.h"
 
 #define FAR ((REAL)1e30)
 #define MAX_SAMPLES 1024
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum { LOCATIONS = 0, POINTS = 2, BOXES = 4 };
 
@@ -58,17 +58,9 @@ typedef struct {
     REAL share[4]; /* nw, ne, sw, se */
 } Corners;
 
-/* Channels next to each other, as many as fit a register, and registers that are filled together.
-   Left to choose, GCC gathers one channel of several samples instead, at twice the time. */
-#if defined(__AVX512F__)
-#define LANE_BYTES 64
-#elif defined(__AVX__)
-#define LANE_BYTES 32
-#else
-#define LANE_BYTES 16
-#endif
-enum { LANES = LANE_BYTES / sizeof(REAL), TOGETHER = LANE_BYTES == 64 ? 2 : 4 };
-typedef REAL Lanes __attribute__((vector_size(LANE_BYTES), aligned(sizeof(REAL)), may_alias));
+/* Vectors of channels next to each other that are filled together. Left to choose, GCC gathers one
+   channel of several samples instead, at twice the time. */
+enum { TOGETHER = BYTES == 64 ? 2 : 4 };
 
 ALWAYS_INLINE REAL hat(REAL distance) {
     REAL weight = 1 - (distance < 0 ? -distance : distance);
@@ -136,16 +128,16 @@ ALWAYS_INLINE void weights_of(const Arguments *a, const REAL *logits, int64_t sa
 
 /* LANES * count channels of a row; `cells` and `output` at the first of them. */
 ALWAYS_INLINE void blend_lanes(const Corners *corners, int64_t samples, const REAL *cells, REAL *output, const int count) {
-    Lanes north[TOGETHER] = {{0}}, south[TOGETHER] = {{0}};
+    Vector north[TOGETHER] = {{0}}, south[TOGETHER] = {{0}};
     for (int64_t k = 0; k < samples; k++) {
         const Corners *c = corners + k;
         const REAL *nw = cells + c->nw, *ne = nw + c->right, *sw = nw + c->down, *se = sw + c->right;
         for (int i = 0; i < count; i++) {
-            north[i] += c->share[0] * ((const Lanes *)nw)[i] + c->share[1] * ((const Lanes *)ne)[i];
-            south[i] += c->share[2] * ((const Lanes *)sw)[i] + c->share[3] * ((const Lanes *)se)[i];
+            north[i] += c->share[0] * ((const Unaligned *)nw)[i] + c->share[1] * ((const Unaligned *)ne)[i];
+            south[i] += c->share[2] * ((const Unaligned *)sw)[i] + c->share[3] * ((const Unaligned *)se)[i];
         }
     }
-    for (int i = 0; i < count; i++) ((Lanes *)output)[i] = north[i] + south[i];
+    for (int i = 0; i < count; i++) ((Unaligned *)output)[i] = north[i] + south[i];
 }
 
 ALWAYS_INLINE void forward_row(const Arguments *a, int64_t image, int64_t q, int64_t head, const int64_t D) {

@@ -63,7 +63,8 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.c")
     real, suffix = _REAL[dtype]
     defines = [f"-DREAL={real}", f"-DFLOOR=floor{suffix}", f"-DEXP=exp{suffix}"]
-    key = [source.read_text(), *compiler, *FLAGS, *defines, _processor()]
+    headers = [header.read_text() for header in sorted(source.parent.glob("*.h"))]
+    key = [source.read_text(), *headers, *compiler, *FLAGS, *defines, _processor()]
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:20]
     file = _cache_folder() / f"{name}_{real}_{digest}.so"
     if not file.exists():

@@ -113,7 +113,7 @@ def test_wheel_contents(our_wheel):
     names = zipfile.ZipFile(our_wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"seqformer"}
-    sources = (p for p in (ROOT / "kernels").iterdir() if p.suffix in (".py", ".c"))
+    sources = (p for p in (ROOT / "kernels").iterdir() if p.suffix in (".py", ".c", ".h"))
     assert {f"seqformer/kernels/{p.name}" for p in sources} <= set(names)
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}

@@ -17,7 +17,7 @@ from bench import mask_calls
 from bench.case import Call, Case, Direction, Side, Size
 from bench.directions import PASSES, call_of, cost_of
 from bench.mask_calls import MaskCall
-from bench.no_compiler import no_compiler
+from bench.no_compiler import without_compiler
 
 QUERIES, LAYERS, OUTPUTS = 300, 6, 10
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -143,8 +143,7 @@ def _side_without_compiler(
     call: MaskCall, run: mask_calls.Run, direction: Direction, has_grad: bool = False
 ) -> Side:
     def build(device: torch.device) -> Call:
-        ours = no_compiler()(_build)(call, run, direction, has_grad, device)
-        return no_compiler()(ours)
+        return without_compiler(partial(_build, call, run, direction, has_grad, device))
 
     return Side(name="no compiler", build=build, available=lambda device: device.type == "cpu")
 

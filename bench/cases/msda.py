@@ -11,7 +11,7 @@ from bench import msda_calls, peers
 from bench.case import Call, Case, Direction, Side, Size
 from bench.directions import PASSES, call_of, cost_of
 from bench.msda_calls import MSDACall
-from bench.no_compiler import no_compiler
+from bench.no_compiler import without_compiler
 
 KINKS = 5e-3
 """Tolerance of gradients in float32: where a sample lies on a cell's border, the slope along it
@@ -117,8 +117,7 @@ def _build(call: MSDACall, run: msda_calls.Run, direction: Direction, device: to
 
 
 def _build_without_compiler(call: MSDACall, direction: Direction, device: torch.device) -> Call:
-    ours = no_compiler()(_build)(call, msda_calls.ours, direction, device)
-    return no_compiler()(ours)
+    return without_compiler(partial(_build, call, msda_calls.ours, direction, device))
 
 
 @lru_cache(maxsize=1)

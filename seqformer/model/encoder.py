@@ -34,22 +34,12 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """tokens: [B, T, S, C]; position: [B, 1, S, C]; reference: [B, 1, S, L, 2];
         valid_shapes: [B, L, 2] int32 or None. Returns [B, T, S, C]."""
-        return self.ffn(self._attend(tokens, position, reference, shapes, valid_shapes))
-
-    def _attend(
-        self,
-        tokens: Tensor,
-        position: Tensor,
-        reference: Tensor,
-        shapes: list[tuple[int, int]],
-        valid_shapes: Tensor | None,
-    ) -> Tensor:
-        """Attention, residual and norm; what it makes on its way is gone before the feed-forward
-        block, where memory peaks."""
         value = self.self_attn.project_value(tokens)
         sampled = self.self_attn(tokens, position, reference, value, shapes, valid_shapes)
         attended = self.self_attn.output_proj(sampled)
-        return self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
+        tokens = self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
+        del value, sampled, attended  # the feed-forward block is the memory peak
+        return self.ffn(tokens)
 
 
 class Encoder(nn.Module):
