@@ -79,7 +79,11 @@ def backward(
     grad_references = empty(needs_params, reference_points)
     if not head.relative_coordinates:
         grad_references.zero_()
-    arguments = {"partials": partials, "params": tensors["params"], "grad_params": grad_params}
+    arguments = {
+        "partials": partials,
+        "parameters": tensors["parameters"],
+        "grad_params": grad_params,
+    }
     arguments |= {"grad_references": grad_references, "G": G, "T": T, "pieces": pieces}
     sum_variant(arguments, head).run(instances, arguments)
     return (
@@ -229,7 +233,7 @@ def _contiguous(
         )
     return {
         "features": mask_features.contiguous(),
-        "params": mask_params.contiguous(),
+        "parameters": mask_params.contiguous(),
         "references": reference_points.contiguous(),
         "clip_index": clip_index.contiguous(),
     }
@@ -317,7 +321,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
     arguments: dict[str, Any] = dict.fromkeys(numbers, 1)
     arguments |= {"features": dtype, "clip_index": integer, "out": dtype}
     arguments |= {"targets": torch.uint8, "target_index": integer, "grad_sums": real}
-    arguments |= dict.fromkeys(("params", "references", "partials"), real)
+    arguments |= dict.fromkeys(("parameters", "references", "partials"), real)
     arguments |= {"grad_features": dtype, "grad_params": real, "grad_references": real}
     # The losses give the gradient of cells in float32.
     is_of_losses = head == SEQFORMER.without_upsampling()

@@ -32,17 +32,22 @@ def relu(x):
 
 
 @triton.jit
-def weights_of(params, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, R: tl.constexpr):
+def weights_of(parameters, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, R: tl.constexpr):
     """Where the weights [outputs, inputs] of a layer start."""
-    return params + (0 if layer == 0 else D * (C + 2 * R) + (layer - 1) * D * D)
+    return parameters + (0 if layer == 0 else D * (C + 2 * R) + (layer - 1) * D * D)
 
 
 @triton.jit
 def biases_of(
-    params, layer: tl.constexpr, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+    parameters,
+    layer: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
 ):
     """Where the biases of a layer start: behind the weights of all layers."""
-    return params + (D * (C + 2 * R) + (K - 2) * D * D + D + layer * D)
+    return parameters + (D * (C + 2 * R) + (K - 2) * D * D + D + layer * D)
 
 
 @triton.jit
@@ -93,19 +98,21 @@ def unit(inputs, weights, bias, INPUTS: tl.constexpr):
 
 
 @triton.jit
-def first_units(inputs, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+def first_units(
+    inputs, parameters, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+):
     """Units of the first layer with their ReLU, a tuple."""
-    biases = biases_of(params, 0, C, D, K, R)
+    biases = biases_of(parameters, 0, C, D, K, R)
     units = ()
     for o in tl.static_range(D):
-        units += (relu(unit(inputs, params + o * (C + 2 * R), biases + o, C + 2 * R)),)
+        units += (relu(unit(inputs, parameters + o * (C + 2 * R), biases + o, C + 2 * R)),)
     return units
 
 
 @triton.jit
 def next_units(
     units,
-    params,
+    parameters,
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -113,7 +120,10 @@ def next_units(
     R: tl.constexpr,
 ):
     """Units of hidden layer 1, 2, ... from those of the layer before."""
-    weights, biases = weights_of(params, layer, C, D, R), biases_of(params, layer, C, D, K, R)
+    weights, biases = (
+        weights_of(parameters, layer, C, D, R),
+        biases_of(parameters, layer, C, D, K, R),
+    )
     new = ()
     for o in tl.static_range(D):
         new += (relu(unit(units, weights + o * D, biases + o, D)),)
@@ -124,7 +134,7 @@ def next_units(
 def streamed_units(
     features,
     reference,
-    params,
+    parameters,
     row,
     column,
     h,
@@ -137,7 +147,7 @@ def streamed_units(
 ):
     """`first_units` of cells whose inputs nobody else needs: each is used up as it comes."""
     INPUTS: tl.constexpr = C + 2 * R
-    biases = biases_of(params, 0, C, D, K, R)
+    biases = biases_of(parameters, 0, C, D, K, R)
     units = ()
     for o in tl.static_range(D):
         units += (tl.zeros(row.shape, tl.float32) + tl.load(biases + o).to(tl.float32),)
@@ -145,7 +155,7 @@ def streamed_units(
         value = load_input(features, reference, row, column, h, w, stride, i, R)
         new = ()
         for o in tl.static_range(D):
-            new += (units[o] + tl.load(params + (o * INPUTS + i)).to(tl.float32) * value,)
+            new += (units[o] + tl.load(parameters + (o * INPUTS + i)).to(tl.float32) * value,)
         units = new
     new = ()
     for o in tl.static_range(D):
@@ -154,13 +164,18 @@ def streamed_units(
 
 
 @triton.jit
-def logits_of(units, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+def logits_of(
+    units, parameters, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+):
     """Logits from the units of the first layer; those of the last one are used up as they come."""
-    last = weights_of(params, K - 1, C, D, R)
-    z = tl.zeros_like(units[0]) + tl.load(biases_of(params, K - 1, C, D, K, R)).to(tl.float32)
+    last = weights_of(parameters, K - 1, C, D, R)
+    z = tl.zeros_like(units[0]) + tl.load(biases_of(parameters, K - 1, C, D, K, R)).to(tl.float32)
     for layer in tl.static_range(1, K - 2):
-        units = next_units(units, params, layer, C, D, K, R)
-    weights, biases = weights_of(params, K - 2, C, D, R), biases_of(params, K - 2, C, D, K, R)
+        units = next_units(units, parameters, layer, C, D, K, R)
+    weights, biases = (
+        weights_of(parameters, K - 2, C, D, R),
+        biases_of(parameters, K - 2, C, D, K, R),
+    )
     for o in tl.static_range(D):
         value = units[o] if K == 2 else relu(unit(units, weights + o * D, biases + o, D))
         z += tl.load(last + o).to(tl.float32) * value
@@ -171,7 +186,7 @@ def logits_of(units, params, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, 
 def grid_logits(
     features,
     reference,
-    params,
+    parameters,
     top,  # [BP] first row of a lane
     left,  # [BP] first column of a lane
     h,
@@ -191,8 +206,8 @@ def grid_logits(
     e = tl.arange(0, ROWS * COLUMNS)[:, None]
     row = tl.minimum(tl.maximum(top[None, :] + e // COLUMNS, 0), h - 1)
     column = tl.minimum(tl.maximum(left[None, :] + e % COLUMNS, 0), w - 1)
-    units = streamed_units(features, reference, params, row, column, h, w, stride, C, D, K, R)
-    return unstack(logits_of(units, params, C, D, K, R), ROWS * COLUMNS)
+    units = streamed_units(features, reference, parameters, row, column, h, w, stride, C, D, K, R)
+    return unstack(logits_of(units, parameters, C, D, K, R), ROWS * COLUMNS)
 
 
 @triton.jit
@@ -248,7 +263,7 @@ def upsample_line(line, F: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles", "still"])
 def forward_kernel(
     features,  # [B, T, C, h, w]
-    params,  # [N, G]
+    parameters,  # [N, G]
     references,  # [N, T, 2]
     clip_index,  # [N]
     out,  # [N, T, F*h, F*w]
@@ -274,7 +289,7 @@ def forward_kernel(
     n = (frame // T).to(tl.int64)
     b = load_index(clip_index, n, B)
     features += (b * T + frame % T) * C * h * w
-    params += n * G
+    parameters += n * G
     references += frame.to(tl.int64) * 2
     out += frame.to(tl.int64) * (F * h) * (F * w)
 
@@ -292,11 +307,11 @@ def forward_kernel(
         above += (tl.zeros([BP], dtype=tl.float32),)
     for i in range(-ROWS * HALO, strip, ROWS):
         features += still
-        params += still
+        parameters += still
         references += still
         left += still
         cells = grid_logits(
-            features, references, params, top + i, left - HALO, h, w, stride,
+            features, references, parameters, top + i, left - HALO, h, w, stride,
             C, D, K, R, ROWS, CELLS,
         )  # fmt: skip
         for r in tl.static_range(ROWS):

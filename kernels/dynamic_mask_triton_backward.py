@@ -77,7 +77,7 @@ def masked(delta, unit_value):
 def deltas_of(
     inputs,
     dz,
-    params,
+    parameters,
     again,
     layer: tl.constexpr,
     C: tl.constexpr,
@@ -93,16 +93,16 @@ def deltas_of(
             too many to be kept until then, what the compiler takes for another one.
     """
     if layer == 0:
-        units = first_units(inputs, params, C, D, K, R)
+        units = first_units(inputs, parameters, C, D, K, R)
     else:
-        units = next_units(inputs, params, layer, C, D, K, R)
+        units = next_units(inputs, parameters, layer, C, D, K, R)
     deltas = ()
     if layer == K - 2:
         last = weights_of(again, K - 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(tl.load(last + o).to(tl.float32) * dz, units[o]),)
     else:
-        above = deltas_of(units, dz, params, again, layer + 1, C, D, K, R)
+        above = deltas_of(units, dz, parameters, again, layer + 1, C, D, K, R)
         weights = weights_of(again, layer + 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(pull_back(above, weights + o, D, D), units[o]),)
@@ -121,7 +121,7 @@ def pull_back(deltas, weights, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr):
 @triton.jit
 def layer_inputs(
     inputs,
-    params,
+    parameters,
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -132,9 +132,9 @@ def layer_inputs(
     if layer == 0:
         units = inputs
     else:
-        units = first_units(inputs, params, C, D, K, R)
+        units = first_units(inputs, parameters, C, D, K, R)
         for k in tl.static_range(1, layer):
-            units = next_units(units, params, k, C, D, K, R)
+            units = next_units(units, parameters, k, C, D, K, R)
     return units
 
 
@@ -142,7 +142,7 @@ def layer_inputs(
 def sum_layer_gradients(
     features,
     reference,
-    params,
+    parameters,
     grad,
     partial,  # [G] of the program
     first,  # first cell
@@ -171,21 +171,24 @@ def sum_layer_gradients(
     for _ in tl.static_range(UNITS * SIZE + TOP):
         sums += (tl.zeros([BP], tl.float32),)
     for start in range(first, end, E * BP):
-        params += still
+        parameters += still
         cell = start + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
         inside = cell < end
         row, column = tl.minimum(cell, end - 1) // w, tl.minimum(cell, end - 1) % w
         dz = cell_gradient(grad, row, column, inside, h, w, F)
         inputs = load_inputs(features, reference, row, column, h, w, stride, C, R)
-        inputs = layer_inputs(inputs, params, layer, C, D, K, R)
-        weights, biases = weights_of(params, layer, C, D, R), biases_of(params, layer, C, D, K, R)
+        inputs = layer_inputs(inputs, parameters, layer, C, D, K, R)
+        weights, biases = (
+            weights_of(parameters, layer, C, D, R),
+            biases_of(parameters, layer, C, D, K, R),
+        )
         if not TOP:
             units = (
-                first_units(inputs, params, C, D, K, R)
+                first_units(inputs, parameters, C, D, K, R)
                 if layer == 0
-                else next_units(inputs, params, layer, C, D, K, R)
+                else next_units(inputs, parameters, layer, C, D, K, R)
             )
-            above = deltas_of(units, dz, params, params, layer + 1, C, D, K, R)
+            above = deltas_of(units, dz, parameters, parameters, layer + 1, C, D, K, R)
         new = ()
         for k in tl.static_range(UNITS):
             o = o0 + k
@@ -194,10 +197,10 @@ def sum_layer_gradients(
             else:
                 value = tl.maximum(unit(inputs, weights + o * INPUTS, biases + o, INPUTS), 0.0)
             if TOP:
-                last = weights_of(params, K - 1, C, D, R)
+                last = weights_of(parameters, K - 1, C, D, R)
                 delta = masked(tl.load(last + o).to(tl.float32) * dz, value)
             else:
-                next_weights = weights_of(params, layer + 1, C, D, R)
+                next_weights = weights_of(parameters, layer + 1, C, D, R)
                 delta = masked(pull_back(above, next_weights + o, D, D), value)
             for i in tl.static_range(INPUTS):
                 new += (sums[k * SIZE + i] + tl.sum(delta * inputs[i], axis=0),)
@@ -225,7 +228,7 @@ def sum_layer_gradients(
 @triton.jit
 def parameter_gradients(
     features,
-    params,
+    parameters,
     references,
     clip_index,
     grad,
@@ -254,14 +257,14 @@ def parameter_gradients(
     """Partial sums of the gradients of some parameters of an instance, over cells of a frame."""
     GROUPS: tl.constexpr = D // UNITS
     features += (load_index(clip_index, n, B) * T + t) * C * h * w
-    params += n * G
+    parameters += n * G
     references += (n * T + t) * 2
     grad += (n * T + t) * (F * h) * (F * w)
     o0 = (part % GROUPS) * UNITS if GROUPS > 1 else 0
     for layer in tl.static_range(K - 1):
         if part // GROUPS == layer:
             sum_layer_gradients(
-                features, references, params, grad, partial, first, end, o0, h, w, stride,
+                features, references, parameters, grad, partial, first, end, o0, h, w, stride,
                 still, layer, C, D, K, R, F, UNITS, E, BP,
             )  # fmt: skip
 
@@ -269,7 +272,7 @@ def parameter_gradients(
 @triton.jit
 def feature_gradient(
     features,
-    params,
+    parameters,
     references,
     clip_index,
     grad,
@@ -307,7 +310,7 @@ def feature_gradient(
         row += still
         if tl.load(clip_index + n) == b:
             frame = tl.cast(n, tl.int64) * T + t
-            own = params + tl.cast(n, tl.int64) * G
+            own = parameters + tl.cast(n, tl.int64) * G
             dz = cell_gradient(grad + frame * (F * h) * (F * w), row, column, inside, h, w, F)
             inputs = load_inputs(features, references + frame * 2, row, column, h, w, stride, C, R)
             again = own + still if D > 8 else own
@@ -329,7 +332,7 @@ def feature_gradient(
 )
 def gradient_kernel(
     features,  # [B, T, C, h, w]
-    params,  # [N, G]
+    parameters,  # [N, G]
     references,  # [N, T, 2]
     clip_index,  # [N]
     grad,  # [N, T, F*h, F*w]
@@ -370,15 +373,16 @@ def gradient_kernel(
         start = first + (index % blocks) * BLOCK
         if start < h * w:
             feature_gradient(
-                features, params, references, clip_index, grad, grad_features, index // blocks, t,
-                start, G, N, T, h, w, stride, still, C, D, K, R, F, FEATURE_E, BP,
+                features, parameters, references, clip_index, grad, grad_features,
+                index // blocks, t, start, G, N, T, h, w, stride, still,
+                C, D, K, R, F, FEATURE_E, BP,
             )  # fmt: skip
     else:
         index -= feature_programs
         n = (index // PARTS).to(tl.int64)
         partials += ((n * T + t) * pieces + number % pieces) * G
         parameter_gradients(
-            features, params, references, clip_index, grad, partials, n, t, index % PARTS,
+            features, parameters, references, clip_index, grad, partials, n, t, index % PARTS,
             first, tl.minimum(first + piece, h * w), G, B, T, h, w, stride, still,
             C, D, K, R, F, UNITS, PARAMETER_E, BP,
         )  # fmt: skip
@@ -387,7 +391,7 @@ def gradient_kernel(
 @triton.jit(do_not_specialize=["G", "T", "pieces"])
 def sum_kernel(
     partials,  # [N, T, pieces, G]
-    params,  # [N, G]
+    parameters,  # [N, G]
     grad_params,  # [N, G], written
     grad_references,  # [N, T, 2], written
     G,
@@ -405,7 +409,7 @@ def sum_kernel(
     g = tl.arange(0, BG)
     unit_number = g - (D * (C + 2 * R) + (K - 2) * D * D + D)
     is_bias = (unit_number >= 0) & (unit_number < D)
-    weight = params + n * G + unit_number * (C + 2 * R)
+    weight = parameters + n * G + unit_number * (C + 2 * R)
     if R:
         weight_x = tl.load(weight, mask=is_bias, other=0.0).to(tl.float32)
         weight_y = tl.load(weight + 1, mask=is_bias, other=0.0).to(tl.float32)

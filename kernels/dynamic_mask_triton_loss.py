@@ -55,7 +55,7 @@ def miss_and_cost(logit, target):
 @triton.jit(do_not_specialize=_NUMBERS)
 def loss_kernel(
     features,  # [B, T, C, h, w]
-    params,  # [N, G]
+    parameters,  # [N, G]
     references,  # [N, T, 2]
     clip_index,  # [N]
     targets,  # [M, T, target_h, target_w]
@@ -87,7 +87,7 @@ def loss_kernel(
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
-    params += n * G
+    parameters += n * G
     references += frame.to(tl.int64) * 2
     m = load_index(target_index, n, M)
     targets += (m * T + frame % T) * target_h * target_w
@@ -107,10 +107,23 @@ def loss_kernel(
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], tl.float32),)
     for i in range(-HALO, strip):
-        params += still
+        parameters += still
         features += still
         below = grid_logits(
-            features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
+            features,
+            references,
+            parameters,
+            top + i,
+            left - HALO,
+            h,
+            w,
+            stride,
+            C,
+            D,
+            K,
+            R,
+            1,
+            CELLS,
         )
         for q in tl.static_range(1, F + 1):
             pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
@@ -150,7 +163,7 @@ def pixel_gradient(
 @triton.jit(do_not_specialize=_NUMBERS)
 def loss_gradient_kernel(
     features,
-    params,
+    parameters,
     references,
     clip_index,
     targets,
@@ -183,7 +196,7 @@ def loss_gradient_kernel(
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
-    params += n * G
+    parameters += n * G
     references += frame.to(tl.int64) * 2
     m = load_index(target_index, n, M)
     targets += (m * T + frame % T) * target_h * target_w
@@ -206,10 +219,23 @@ def loss_gradient_kernel(
     for _ in tl.static_range(OWN):
         upper += (tl.zeros([BP], tl.float32),)
     for i in range(-HALO, strip + 1):
-        params += still
+        parameters += still
         features += still
         below = grid_logits(
-            features, references, params, top + i, left - HALO, h, w, stride, C, D, K, R, 1, CELLS
+            features,
+            references,
+            parameters,
+            top + i,
+            left - HALO,
+            h,
+            w,
+            stride,
+            C,
+            D,
+            K,
+            R,
+            1,
+            CELLS,
         )
         row = top + i
         lower = ()

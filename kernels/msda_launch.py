@@ -125,6 +125,9 @@ def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile
     dtype = _dtype(arguments["value"])
     D = sizes["D"]
     is_paired = dtype == torch.bfloat16 and D % 2 == 0
+    value = arguments["value"]
+    if isinstance(value, Tensor) and value.data_ptr() % 4:
+        is_paired = False
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
     layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec)

@@ -279,10 +279,11 @@ def backward_kernel(
         # Second pass over the row, now that the mean is known. The barrier makes d(weight) visible,
         # whichever lane has stored it.
         tl.debug_barrier()
+        owns = exists & (lane == 0)
         for level in range(L):
             for p in tl.static_range(P):
                 k = level * P + p
                 logit = tl.load(weights + k).to(tl.float32)
                 weight = tl.exp2(logit * LOG2_E - largest) * scale
-                d_weight = tl.load(grad_weights + k, mask=exists, other=0.0)
-                tl.store(grad_weights + k, weight * (d_weight - mean), mask=exists)
+                d_weight = tl.load(grad_weights + k, mask=owns, other=0.0)
+                tl.store(grad_weights + k, weight * (d_weight - mean), mask=owns)
