@@ -53,21 +53,23 @@ class Variant:
             options["maxnreg"] = self.max_registers
         return options
 
-    def run(self, programs: int, arguments: Mapping[str, Any]) -> None:
+    def run(self, grid: int | tuple[int, ...], arguments: Mapping[str, Any]) -> None:
         """Launch on the current device.
 
         Raises: ValueError when the grid is too large; RuntimeError where Triton's interpreter and
             NumPy do not fit together.
         """
-        if programs > MAX_PROGRAMS:
+        grid = (grid,) if isinstance(grid, int) else grid
+        programs = grid[0]
+        if programs > MAX_PROGRAMS or any(n > 65535 for n in grid[1:]):
             raise ValueError(
                 f"{programs} programs are more than a launch can hold ({MAX_PROGRAMS}); split the "
                 "batch"
             )
-        if not programs:
+        if 0 in grid:
             return
         try:
-            self.kernel[(programs,)](**arguments, **self.constants, **self.options())
+            self.kernel[grid](**arguments, **self.constants, **self.options())
         except Exception as error:
             # Up to Triton 3.6, it takes int() of arrays, which NumPy 2.4 refuses.
             if "only 0-dimensional arrays" not in str(error):

@@ -42,7 +42,7 @@ def forward(
         _sizes(value, points, reference, valid, shapes),
         _tile(msda_table.FORWARD, value, points),
     )
-    _run(variant, B * M, Q, arguments | {"output": output})
+    _run(variant, B, M, Q, arguments | {"output": output})
     return output
 
 
@@ -109,7 +109,7 @@ def backward(
     # Whole numbers are added one by one on every GPU.
     tile = _tile(msda_table.BACKWARD, value, points, is_scalar=is_fixed)
     sizes = _sizes(value, points, reference, valid, shapes) | flags
-    _run(backward_variant(arguments, sizes, tile), B * M, Q, arguments)
+    _run(backward_variant(arguments, sizes, tile), B, M, Q, arguments)
     if is_fixed:
         grad_value = grad_value.to(torch.float32).mul_(inverse)
     return (
@@ -130,7 +130,9 @@ def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile
         is_paired = False
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
-    layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec)
+    bytes_of_head = D * dtype.itemsize
+    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec, heads)
     return _variant(
         forward_kernel, arguments, sizes | layout | {"D": D // unit, "PAIRED": is_paired}, tile
     )
@@ -140,7 +142,11 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
     """How the backward kernel is compiled for these arguments (tensors or dtypes)."""
     # Four floats are what one reduction instruction adds at most.
     vec = 1 if tile.scalar else 4
-    layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec)
+    bytes_of_head = sizes["D"] * _dtype(arguments["value"]).itemsize
+    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec, heads)
+    # Whole vectors of four, and as many lanes.
+    layout["SPLIT"] = vec == 1 and layout["NA"] == 4 and layout["LANES"] * 4 == sizes["D"]
     return _variant(backward_kernel, arguments, sizes | layout, tile)
 
 
@@ -157,18 +163,21 @@ def _variant(
         constants=constants,
         num_warps=tile.num_warps,
         max_registers=tile.max_registers,
-        rows=constants["BQ"],
+        rows=constants["BQ"] * constants["HEADS"],
         trips=constants["L"],
     )
 
 
-def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int) -> dict[str, int]:
+def _layout(
+    D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int = 1
+) -> dict[str, int]:
     """The tile of a program: powers of two that cover D channels (see msda_triton)."""
     padded = 1 << (D - 1).bit_length()
     vec = min(vec, padded)
     vectors = min(max(channels_per_lane // vec, 1), padded // vec, 4)
     lanes = padded // (vec * vectors)
-    return {"BQ": max(num_warps * 32 // lanes, 1), "NA": vectors, "LANES": lanes, "VEC": vec}
+    rows = max(num_warps * 32 // lanes, heads)
+    return {"BQ": rows // heads, "HEADS": heads, "NA": vectors, "LANES": lanes, "VEC": vec}
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
@@ -219,19 +228,29 @@ def _sizes(
         "D": D,
         "L": len(shapes),
         "P": points.shape[4],
+        "F": _group(points.shape[4]),
         "KIND": _kind(None if reference is None else reference.shape[-1]),
         "HAS_VALID": valid is not None,
         "NARROW": any(w == 1 for _, w in shapes),
         "LARGE": S * M * D >= 2**31 or S >= 2**24,
+        "SHARES": points.shape[0] != value.shape[0]
+        or (reference is not None and reference.shape[0] != value.shape[0])
+        or (valid is not None and valid.shape[0] != value.shape[0]),
     }
+
+
+def _group(P: int) -> int:
+    """Logits of a row that one load takes."""
+    return 4 if P % 4 == 0 else 2 if P % 2 == 0 else 1
 
 
 def _kind(numbers: int | None) -> int:
     return {None: LOCATIONS, 2: POINTS, 4: BOXES}[numbers].value
 
 
-def _run(variant: Variant, slices: int, Q: int, arguments: dict[str, Any]) -> None:
-    variant.run(slices * -(-Q // variant.rows), arguments)
+def _run(variant: Variant, B: int, M: int, Q: int, arguments: dict[str, Any]) -> None:
+    constants = variant.constants
+    variant.run((-(-Q // constants["BQ"]), M // constants["HEADS"], B), arguments)
 
 
 @lru_cache(maxsize=1024)
@@ -340,10 +359,12 @@ def _case(
         "D": D,
         "L": L,
         "P": P,
+        "F": _group(P),
         "KIND": _kind(numbers),
         "HAS_VALID": numbers is not None,
         "NARROW": False,
         "LARGE": False,
+        "SHARES": False,
     }
     if direction == "forward":
         tile = msda_table.FORWARD[family(capability)]

@@ -25,13 +25,14 @@ class Tile:
     channels_per_lane: int
     max_registers: int | None = None
     scalar: bool = False
+    heads: bool = True
 
 
 FORWARD = {
-    70: Tile(num_warps=4, channels_per_lane=16, max_registers=128),
-    75: Tile(num_warps=4, channels_per_lane=16),
-    80: Tile(num_warps=4, channels_per_lane=16),
-    90: Tile(num_warps=4, channels_per_lane=16),
+    70: Tile(num_warps=4, channels_per_lane=4),
+    75: Tile(num_warps=4, channels_per_lane=4),
+    80: Tile(num_warps=4, channels_per_lane=4),
+    90: Tile(num_warps=4, channels_per_lane=4),
 }
 """A bound on registers stands where ptxas, left to itself, spills a few bytes at the model's shapes
 to gain a little occupancy; with it, nothing is spilled."""
@@ -40,7 +41,7 @@ BACKWARD = {
     70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    90: Tile(num_warps=4, channels_per_lane=8, max_registers=104),
+    90: Tile(num_warps=4, channels_per_lane=4),
 }
 
 FEW_ROWS = 65_536

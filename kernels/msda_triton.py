@@ -37,28 +37,49 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def place(pid, Q, M: tl.constexpr, BQ: tl.constexpr, LANES: tl.constexpr):
-    """Program number -> image, head, and [R, 1] each: query, whether it exists, lane of the row.
+def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr):
+    """Of a program -> image, and [R, 1] each: head, query, whether it exists, lane of the row.
 
-    Query blocks run fastest and images slowest, so that the programs in flight share a few (image,
-    head) slices of value, which stay in cache. Rows past the end repeat the last query.
+    The grid is (query blocks, groups of HEADS heads, images), the first running fastest, so that
+    the programs in flight share a few (image, head) slices of value, which stay in cache. Heads
+    whose channels share a 128-byte line alternate from row to row: what eight neighbouring lanes
+    load at once then comes from different banks. Rows past the end repeat the last query.
     """
-    blocks = tl.cdiv(Q, BQ)
-    r = tl.arange(0, BQ * LANES)[:, None]
-    q = (pid % blocks) * BQ + r // LANES
-    head = (pid // blocks) % M
-    image = pid // (blocks * M)
-    return image, head, tl.minimum(q, Q - 1), q < Q, r % LANES
+    r = tl.arange(0, BQ * HEADS * LANES)[:, None]
+    q = tl.program_id(0) * BQ + r // (LANES * HEADS)
+    head = tl.program_id(1) * HEADS + (r // LANES) % HEADS
+    return tl.program_id(2), head, tl.minimum(q, Q - 1), q < Q, r % LANES
 
 
 @triton.jit
-def largest_logit(weights, exists, L: tl.constexpr, P: tl.constexpr):
-    """Of each row, times log2 e: a weight is exp2(logit * log2 e - largest), up to the total."""
-    largest = tl.full(exists.shape, float("-inf"), tl.float32)
-    for level in range(L):
-        for p in tl.static_range(P):
-            largest = tl.maximum(largest, tl.load(weights + level * P + p).to(tl.float32))
-    return largest * LOG2_E
+def shared(image, share, SHARES: tl.constexpr):
+    """Entry of an input that `share` images in a row share. Division is dear, and mostly by one."""
+    return image // share if SHARES else image
+
+
+@triton.jit
+def fours(pointer, F: tl.constexpr):
+    """F neighbouring numbers of each row, [R, F], in one load of up to 16 bytes."""
+    return tl.load(pointer + tl.arange(0, F)[None, :]).to(tl.float32)
+
+
+@triton.jit
+def pick(numbers, k: tl.constexpr):
+    """Column k, [R, 1]. Each lane holds whole rows, so this costs nothing: x + -0.0 is x."""
+    if numbers.shape[1] == 1:
+        return numbers
+    column = tl.arange(0, numbers.shape[1])[None, :]
+    return tl.sum(tl.where(column == k, numbers, -0.0), axis=1, keep_dims=True)
+
+
+@triton.jit
+def largest_logit(weights, exists, L: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
+    """Of each row, times log2 e: a weight is exp2(logit * log2 e - largest), up to the total.
+    F divides P: logits are loaded F at a time."""
+    largest = tl.full([exists.shape[0], F], float("-inf"), tl.float32)
+    for group in range(L * P // F):
+        largest = tl.maximum(largest, fours(weights + group * F, F))
+    return tl.max(largest, axis=1, keep_dims=True) * LOG2_E
 
 
 @triton.jit
@@ -111,7 +132,7 @@ def corners(x, last, step):
 @triton.jit
 def hat(distance):
     """Weight of a cell that is `distance` cells away."""
-    return tl.maximum(1.0 - tl.abs(distance), 0.0)
+    return tl.clamp(1.0 - tl.abs(distance), 0.0, 1.0)
 
 
 @triton.jit
@@ -222,26 +243,29 @@ def forward_kernel(
     D: tl.constexpr,
     L: tl.constexpr,
     P: tl.constexpr,
+    F: tl.constexpr,  # logits that one load takes, a divisor of P
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,  # some level is one cell wide
     LARGE: tl.constexpr,  # an image of value needs 64-bit offsets
+    SHARES: tl.constexpr,  # some input is shared by images
     PAIRED: tl.constexpr,  # value is bf16 and read as pairs; D and VEC count pairs
     BQ: tl.constexpr,
+    HEADS: tl.constexpr,
     NA: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
-    image, head, q, exists, lane = place(tl.program_id(0), Q, M, BQ, LANES)
-    row = (image // share_points).to(tl.int64) * Q * M + (q * M + head)
+    image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
+    row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
-        reference += ((image // share_reference).to(tl.int64) * Q + q) * (L * KIND)
-        largest = largest_logit(weights, exists, L, P)
+        reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
+        largest = largest_logit(weights, exists, L, P, F)
         total = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
-        valid += (image // share_valid) * (L * 2)
+        valid += shared(image, share_valid, SHARES) * (L * 2)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
@@ -266,10 +290,15 @@ def forward_kernel(
         right, down = steps(height, width, M * D, NARROW)
         level_cells = cells + start.to(tl.int64) * (M * D)
         for p in tl.static_range(P):
-            k = level * P + p
-            x = slope_x * tl.load(points + 2 * k).to(tl.float32) + base_x
-            y = slope_y * tl.load(points + 2 * k + 1).to(tl.float32) + base_y
-            weight = tl.load(weights + k).to(tl.float32)
+            if p % F == 0:
+                given = fours(weights + level * P + p, F)
+            if p % 2 == 0 and F > 1:
+                pair = fours(points + 2 * (level * P + p), 4)
+            elif F == 1:
+                pair = fours(points + 2 * (level * P + p), 2)
+            x = slope_x * pick(pair, 2 * p % 4 if F > 1 else 0) + base_x
+            y = slope_y * pick(pair, (2 * p + 1) % 4 if F > 1 else 1) + base_y
+            weight = pick(given, p % F)
             if KIND != LOCATIONS:
                 weight = tl.exp2(weight * LOG2_E - largest)
                 total += weight

@@ -32,27 +32,41 @@ from .msda_triton import (
     LOG2_E,
     corners,
     element,
+    fours,
     hat,
     largest_logit,
     level_size,
     line,
+    pick,
     place,
     read,
+    shared,
     steps,
 )
 
 
 @triton.jit
-def _softmax(weights, exists, L: tl.constexpr, P: tl.constexpr):
+def _softmax(weights, exists, L: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
     """`largest` and `scale` of each row: a weight is exp2(logit * log2 e - largest) * scale. Rows
     that do not exist weigh nothing, so that they add nothing to value."""
-    largest = largest_logit(weights, exists, L, P)
-    total = tl.zeros(exists.shape, tl.float32)
-    for level in range(L):
-        for p in tl.static_range(P):
-            logit = tl.load(weights + level * P + p).to(tl.float32)
-            total += tl.exp2(logit * LOG2_E - largest)
+    largest = largest_logit(weights, exists, L, P, F)
+    total = tl.zeros([exists.shape[0], F], tl.float32)
+    for group in range(L * P // F):
+        total += tl.exp2(fours(weights + group * F, F) * LOG2_E - largest)
+    total = tl.sum(total, axis=1, keep_dims=True)
     return largest, tl.where(exists, 1.0 / total, 0.0)
+
+
+@triton.jit
+def put(numbers, k: tl.constexpr, column):
+    """The numbers [R, F] with another column k."""
+    return tl.where(tl.arange(0, numbers.shape[1])[None, :] == k, column, numbers)
+
+
+@triton.jit
+def keep(pointer, numbers, owns):
+    """Store F neighbouring numbers of each row, from one of its lanes."""
+    tl.store(pointer + tl.arange(0, numbers.shape[1])[None, :], numbers, mask=owns)
 
 
 @triton.jit
@@ -162,29 +176,33 @@ def backward_kernel(
     D: tl.constexpr,
     L: tl.constexpr,
     P: tl.constexpr,
+    F: tl.constexpr,  # logits that one load takes, a divisor of P
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,
     LARGE: tl.constexpr,
+    SHARES: tl.constexpr,
     NEEDS_VALUE: tl.constexpr,
     NEEDS_SAMPLES: tl.constexpr,
     NEEDS_REFERENCE: tl.constexpr,  # only with NEEDS_SAMPLES
     FIXED: tl.constexpr,
     BQ: tl.constexpr,
+    HEADS: tl.constexpr,
     NA: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
+    SPLIT: tl.constexpr,  # corners are read four channels at a time, though VEC is 1
 ):
-    image, head, q, exists, lane = place(tl.program_id(0), Q, M, BQ, LANES)
-    row = (image // share_points).to(tl.int64) * Q * M + (q * M + head)
+    image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
+    row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
-        reference += ((image // share_reference).to(tl.int64) * Q + q) * (L * KIND)
-        largest, scale = _softmax(weights, exists, L, P)
+        reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
+        largest, scale = _softmax(weights, exists, L, P, F)
         mean = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
-        valid += (image // share_valid) * (L * 2)
+        valid += shared(image, share_valid, SHARES) * (L * 2)
     own_row = image.to(tl.int64) * Q * M + (q * M + head)
     grad_points += own_row * (L * P * 2)
     grad_weights += own_row * (L * P)
@@ -200,7 +218,18 @@ def backward_kernel(
     if NA > 2:
         c = _grad(grad_output + own_row * D, channel + 2 * STEP, exists, D)
         d = _grad(grad_output + own_row * D, channel + 3 * STEP, exists, D)
+    # What is read: the same channels of a row, shared out among its lanes in another way.
+    RVEC: tl.constexpr = 4 if SPLIT else VEC
+    RNA: tl.constexpr = 1 if SPLIT else NA
+    RSTEP: tl.constexpr = LANES * RVEC
+    read_channel = lane * RVEC + tl.arange(0, RVEC)[None, :]
+    ra, rb, rc, rd = a, b, c, d
+    if SPLIT:
+        ra = _grad(grad_output + own_row * D, read_channel, exists, D)
+        rb, rc, rd = ra, ra, ra
+    values = value + image.to(tl.int64) * S * (M * D) + head * D + read_channel
     factor = tl.load(fixed_scale) if FIXED else 1.0
+    owns = exists & (lane == 0)
 
     for level in range(L):
         height, width, start, valid_height, valid_width = level_size(
@@ -220,13 +249,21 @@ def backward_kernel(
         grown_y = tl.zeros(exists.shape, tl.float32)
         for p in tl.static_range(P):
             k = level * P + p
-            point_x = tl.load(points + 2 * k).to(tl.float32)
-            point_y = tl.load(points + 2 * k + 1).to(tl.float32)
+            if p % F == 0:
+                given = fours(weights + k, F)
+                d_given = tl.zeros([exists.shape[0], F], tl.float32)
+            if p % 2 == 0 and F > 1:
+                pair = fours(points + 2 * k, 4)
+                d_pair = tl.zeros([exists.shape[0], 4], tl.float32)
+            elif F == 1:
+                pair = fours(points + 2 * k, 2)
+                d_pair = tl.zeros([exists.shape[0], 2], tl.float32)
+            point_x = pick(pair, 2 * p % 4 if F > 1 else 0)
+            point_y = pick(pair, (2 * p + 1) % 4 if F > 1 else 1)
             if KIND == LOCATIONS:
-                weight = tl.load(weights + k, mask=exists, other=0.0).to(tl.float32)
+                weight = tl.where(exists, pick(given, p % F), 0.0)
             else:
-                logit = tl.load(weights + k).to(tl.float32)
-                weight = tl.exp2(logit * LOG2_E - largest) * scale
+                weight = tl.exp2(pick(given, p % F) * LOG2_E - largest) * scale
             cell_x, from_west, from_east = corners(slope_x * point_x + base_x, last_x, step_x)
             cell_y, from_north, from_south = corners(slope_y * point_y + base_y, last_y, step_y)
             west, east, north, south = (
@@ -235,7 +272,8 @@ def backward_kernel(
                 hat(from_north),
                 hat(from_south),
             )
-            nw = level_cells + element(cell_x, cell_y, width, M * D, LARGE)
+            cell = element(cell_x, cell_y, width, M * D, LARGE)
+            nw = level_cells + cell
             ne, sw = nw + right, nw + down
             se = sw + right
             if NEEDS_VALUE:
@@ -246,10 +284,13 @@ def backward_kernel(
                 _scatter(a, b, c, d, low * west, g + sw, factor, channel, D, NA, STEP, WHOLE, FIXED)
                 _scatter(a, b, c, d, low * east, g + se, factor, channel, D, NA, STEP, WHOLE, FIXED)
             if NEEDS_SAMPLES:
-                dot_nw = _dot(a, b, c, d, value + nw, channel, D, NA, STEP, WHOLE)
-                dot_ne = _dot(a, b, c, d, value + ne, channel, D, NA, STEP, WHOLE)
-                dot_sw = _dot(a, b, c, d, value + sw, channel, D, NA, STEP, WHOLE)
-                dot_se = _dot(a, b, c, d, value + se, channel, D, NA, STEP, WHOLE)
+                corner = values + (start.to(tl.int64) * (M * D) + cell)
+                dot_nw = _dot(ra, rb, rc, rd, corner, read_channel, D, RNA, RSTEP, WHOLE)
+                dot_ne = _dot(ra, rb, rc, rd, corner + right, read_channel, D, RNA, RSTEP, WHOLE)
+                dot_sw = _dot(ra, rb, rc, rd, corner + down, read_channel, D, RNA, RSTEP, WHOLE)
+                dot_se = _dot(
+                    ra, rb, rc, rd, corner + down + right, read_channel, D, RNA, RSTEP, WHOLE
+                )
                 at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
                 at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
                 d_weight = _over_lanes(west * at_west + east * at_east, LANES)
@@ -257,9 +298,13 @@ def backward_kernel(
                 d_y = _hat_slope(from_north) * at_north + _hat_slope(from_south) * at_south
                 d_x = weight * _over_lanes(d_x, LANES)
                 d_y = weight * _over_lanes(d_y, LANES)
-                tl.store(grad_points + 2 * k, slope_x * d_x, mask=exists)
-                tl.store(grad_points + 2 * k + 1, slope_y * d_y, mask=exists)
-                tl.store(grad_weights + k, d_weight, mask=exists)
+                d_pair = put(d_pair, 2 * p % 4 if F > 1 else 0, slope_x * d_x)
+                d_pair = put(d_pair, (2 * p + 1) % 4 if F > 1 else 1, slope_y * d_y)
+                d_given = put(d_given, p % F, d_weight)
+                if F == 1 or p % 2 == 1:
+                    keep(grad_points + 2 * (level * P + (p if F == 1 else p - 1)), d_pair, owns)
+                if (p + 1) % F == 0:
+                    keep(grad_weights + level * P + (p + 1 - F), d_given, owns)
                 if KIND != LOCATIONS:
                     mean += weight * d_weight
                 if NEEDS_REFERENCE:
@@ -279,11 +324,8 @@ def backward_kernel(
         # Second pass over the row, now that the mean is known. The barrier makes d(weight) visible,
         # whichever lane has stored it.
         tl.debug_barrier()
-        owns = exists & (lane == 0)
-        for level in range(L):
-            for p in tl.static_range(P):
-                k = level * P + p
-                logit = tl.load(weights + k).to(tl.float32)
-                weight = tl.exp2(logit * LOG2_E - largest) * scale
-                d_weight = tl.load(grad_weights + k, mask=owns, other=0.0)
-                tl.store(grad_weights + k, weight * (d_weight - mean), mask=owns)
+        column = tl.arange(0, F)[None, :]
+        for group in range(L * P // F):
+            weight = tl.exp2(fours(weights + group * F, F) * LOG2_E - largest) * scale
+            d_weight = tl.load(grad_weights + group * F + column, mask=owns, other=0.0)
+            tl.store(grad_weights + group * F + column, weight * (d_weight - mean), mask=owns)
