@@ -41,11 +41,13 @@ def cell_gradient(grad, row, column, inside, h, w, F: tl.constexpr):
     cell are copies of it.
     """
     total = tl.zeros(inside.shape, tl.float32)
-    for i in tl.static_range(1 - F, F):
+    # A loop, and one load: every load and store that the compiler sees costs it a walk over the
+    # whole kernel (TritonGPUCoalesce).
+    for i in range(1 - F, F):
         y = F * row + F // 2 + i
         weight_y = edge_weight(row, i, h, F)
         inside_y = inside & (y >= 0) & (y < F * h)
-        for j in tl.static_range(1 - F, F):
+        for j in range(1 - F, F):
             x = F * column + F // 2 + j
             weight = weight_y * edge_weight(column, j, w, F)
             value = tl.load(
@@ -56,15 +58,11 @@ def cell_gradient(grad, row, column, inside, h, w, F: tl.constexpr):
 
 
 @triton.jit
-def edge_weight(cell, distance: tl.constexpr, size, F: tl.constexpr):
+def edge_weight(cell, distance, size, F: tl.constexpr):
     """Share of a cell in the pixel `distance` pixels further on."""
-    if distance < 0:
-        weight = tl.where(cell == 0, 1.0, (F + distance) / F)
-    elif distance > 0:
-        weight = tl.where(cell == size - 1, 1.0, (F - distance) / F)
-    else:
-        weight = tl.full(cell.shape, 1.0, tl.float32)
-    return weight
+    last = tl.where(distance < 0, 0, size - 1)
+    share = 1.0 - tl.abs(distance).to(tl.float32) / F
+    return tl.where(cell == last, 1.0, share)
 
 
 @triton.jit
