@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import kernels
+from bench.problems.deformable_attention import Problem, run
+from bench.problems.mask_head import make_case, run_head, run_loss
 from kernels import device
-from tests.kernels.mask_heads import make_case, run_head, run_loss
-from tests.kernels.msda_problems import Problem, run
 
 
 class Spy(device.DeviceFacts):

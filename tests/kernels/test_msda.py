@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
-from kernels.device import DeviceFacts, replaced
-from tests.kernels.msda_problems import (
+from bench.problems.deformable_attention import (
     IMPLEMENTATIONS,
     Problem,
     compare,
@@ -20,6 +19,7 @@ from tests.kernels.msda_problems import (
     rounded,
     run,
 )
+from kernels.device import DeviceFacts, replaced
 
 SIZES = st.integers(1, 6)
 PROBLEMS = st.builds(

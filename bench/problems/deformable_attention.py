@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from unittest import mock
 
-import pytest
 import torch
 from torch import Tensor
 
 import kernels
-from tests.kernels.tolerances import assert_near
+from bench.tolerances import assert_near
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -78,12 +78,10 @@ class Problem:
 @contextmanager
 def implementation(name: str) -> Iterator[None]:
     """Everything inside is answered by one implementation (or by the "reference")."""
-    with pytest.MonkeyPatch.context() as patch:
-        if name == "bags":
-            patch.setattr(kernels.msda_cpu, "library", lambda *_: None)
-        backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
-        with kernels.use_backend(backend):
-            yield
+    backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
+    no_library = mock.patch.object(kernels.msda_cpu, "library", lambda *_: None)
+    with kernels.use_backend(backend), no_library if name == "bags" else nullcontext():
+        yield
 
 
 def run(
