@@ -72,7 +72,7 @@ def _edge_proofs() -> Iterator[Proof]:
             skipped=skipped,
             extent="quick" if dtype == BF16 else "default",
         )
-    yield _proof("no queries", Problem(kind=2, Q=0))
+    yield _proof("no queries", Problem(kind=2, Q=0), is_empty=True)
     yield _proof(
         "padding to nothing", Problem(shapes=((1, 2), (2, 1)), kind=4, is_padded=True, seed=4)
     )
@@ -109,6 +109,7 @@ def _proof(
     skipped: int = 0,
     few_rows: int | None = None,
     is_deterministic: bool = False,
+    is_empty: bool = False,
     extent: Extent = "default",
 ) -> Proof:
     def run(gpu: EmulatedGPU) -> None:
@@ -120,7 +121,7 @@ def _proof(
             torch.use_deterministic_algorithms(False)
 
     full_name = f"msda {name} {str(dtype).removeprefix('torch.')} D{problem.D}"
-    return Proof(name=full_name, run=run, extent=extent)
+    return Proof(name=full_name, run=run, extent=extent, is_empty=is_empty)
 
 
 def few_rows_are(number: int | None) -> Any:

@@ -25,11 +25,13 @@ class Proof:
         name: e.g. "msda points float32 D32".
         run: makes the call on the emulated GPU and compares; raises AssertionError.
         extent: the smallest run that it belongs to.
+        is_empty: whether it is right that nothing is launched.
     """
 
     name: str
     run: Callable[[EmulatedGPU], None]
     extent: Extent = "default"
+    is_empty: bool = False
 
 
 @dataclass(kw_only=True)
@@ -66,6 +68,7 @@ def run_proof(gpu: EmulatedGPU, proof: Proof, options: Options) -> Row:
     start = time.perf_counter()
     try:
         proof.run(gpu)
+        assert proof.is_empty or len(gpu.launches) > first, "no kernel was launched"
     except EmulatedFaultError as error:
         row.fault = str(error)
     except AssertionError as error:

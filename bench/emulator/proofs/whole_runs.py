@@ -23,7 +23,6 @@ from torch import Tensor
 import kernels
 from bench.emulator.proofs.proof import Proof
 from bench.emulator.session import EmulatedGPU
-from bench.model_inputs import randomise
 
 LIMITS = {"fp32": (2e-5, 1e-3), "bf16": (2e-2, 1e-1)}
 """Relative differences of losses and of all gradients together. Both sides round, and a sample that
@@ -77,6 +76,7 @@ def demo_command(folder: Path, *more: str) -> list[str]:
 
 def write_weights(path: Path) -> None:
     """A model of these sizes whose samples scatter."""
+    from bench.model_inputs import randomise
     from seqformer.model import build_model, save_safetensors
     from seqformer.structures import ClassMap
 
