@@ -10,7 +10,6 @@ different emulated GPUs apart, and those of real ones.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import count
@@ -23,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from bench.emulator import Buffer, Program
+from bench.emulator.poison import written
 
 CAPABILITIES = (70, 75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities that can be stood in for."""
@@ -228,11 +228,6 @@ def kernel_name(function: Any) -> str:
     return f"{function.fn.__module__.rpartition('.')[2]}.{function.fn.__name__}"
 
 
-def address_of(value: Any) -> int:
-    """Where a pointer argument points: a tensor, or a plain address."""
-    return value if isinstance(value, int) else value.data_ptr()
-
-
 def extent(tensor: Tensor) -> int:
     """Bytes from a tensor's first element to the end of its last: no more may be touched."""
     if tensor.numel() == 0:
@@ -242,10 +237,7 @@ def extent(tensor: Tensor) -> int:
 
 
 def buffer_of(name: str, tensor: Tensor) -> Buffer:
-    """The memory that a launch may touch through an argument."""
-    return Buffer(tensor.data_ptr(), extent(tensor), name)
-
-
-def digest(text: str) -> str:
-    """A short name of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """The memory that a launch may touch through an argument, and what of it was ever written."""
+    address, num_bytes = tensor.data_ptr(), extent(tensor)
+    known = written(address, num_bytes)
+    return Buffer(address, num_bytes, name, initialised=True if known is None else known)

@@ -20,12 +20,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.emulator import Buffer, Options
+from bench.emulator import Buffer, Counts, Fault, Options
 from bench.emulator.driver import (
     Launcher,
     LoadedKernel,
     StandInDriver,
-    address_of,
     buffer_of,
     kernel_name,
 )
@@ -61,7 +60,7 @@ class LaunchRecord:
         constants: what was compiled in.
         arguments: what was passed, by name; tensors as dtype and shape.
         counts: of the emulator.
-        faults: what was wrong, in the emulator's words.
+        faults: what was wrong.
         seconds: wall time of the emulation.
     """
 
@@ -70,8 +69,8 @@ class LaunchRecord:
     key: str
     constants: dict[str, Any]
     arguments: dict[str, Any]
-    counts: Any
-    faults: tuple[Any, ...]
+    counts: Counts
+    faults: tuple[Fault, ...]
     seconds: float
 
 
@@ -94,7 +93,7 @@ class EmulatedGPU:
 
     Attributes:
         capability: compute capability as a number.
-        options: of launches; may be replaced between them.
+        options: of launches, whose faults are always collected; may be replaced between them.
         sample: (kernel name, grid) -> the blocks to run, or None for all; takes the place of
             `options.blocks`.
         watch: called with the kernel's name and its arguments by name, before each launch.
@@ -132,27 +131,26 @@ class EmulatedGPU:
         arguments: Sequence[Any],
     ) -> None:
         """Run a launch and log it. Raises: EmulatedFaultError."""
-        values: list[int | float] = []
-        buffers: list[Buffer] = []
+        values: list[int | float | Buffer] = []
         described: dict[str, Any] = {}
         for name, value in launcher.flat(arguments):
             if isinstance(value, Tensor):
                 if value.device.type != "cpu":
                     raise ValueError(f"{name} is on {value.device}; emulated GPUs take CPU tensors")
-                values.append(address_of(value))
-                buffers.append(buffer_of(name, value))
+                values.append(buffer_of(name, value))
                 described[name] = (str(value.dtype).removeprefix("torch."), tuple(value.shape))
             else:
                 values.append(value)
                 described[name] = value
         program = function.program
-        options = self.options
+        options = replace(self.options, collect=True)
         if self.sample is not None:
             options = replace(options, blocks=self.sample(launcher.kernel, grid))
         if self.watch is not None:
             self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
         start = time.perf_counter()
-        result = program.run(grid=grid, arguments=values, buffers=buffers, options=options)
+        buffers = [value for value in values if isinstance(value, Buffer)]
+        result = program.run(grid, values, buffers, options)
         record = LaunchRecord(
             kernel=launcher.kernel,
             grid=grid,

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from bench.emulator import Options
 from bench.emulator.session import EmulatedFaultError, EmulatedGPU
@@ -83,12 +83,7 @@ def run_proof(gpu: EmulatedGPU, proof: Proof, options: Options) -> Row:
         if launch.key not in keys:
             keys.append(launch.key)
     row.compilations = len(gpu.compilations) - compiled
-    row.instructions = sum(instructions_of(launch.counts) for launch in launches)
+    row.instructions = sum(launch.counts.warp_instructions for launch in launches)
     row.faults = sum(len(launch.faults) for launch in launches)
     row.emulated = sum(launch.seconds for launch in launches)
     return row
-
-
-def instructions_of(counts: Any) -> int:
-    """Warp instructions of a launch."""
-    return int(counts.get("instr", 0))
