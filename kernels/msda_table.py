@@ -33,6 +33,7 @@ FORWARD = {
     75: Tile(num_warps=4, channels_per_lane=4),
     80: Tile(num_warps=4, channels_per_lane=4),
     90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
 }
 """A bound on registers stands where ptxas, left to itself, spills a few bytes at the model's shapes
 to gain a little occupancy; with it, nothing is spilled."""
@@ -42,10 +43,12 @@ BACKWARD = {
     75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
 }
 
-FEW_ROWS = 65_536
-"""Below this many rows (a decoder layer has 24,000) programs have one warp, to spread evenly."""
+FEW_ROWS = 8_192
+"""Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
+evenly; not where queries are tokens."""
 
 INTERPRETER_WARPS = 16
 """Triton's interpreter works through programs one by one in numpy, so there they are large."""

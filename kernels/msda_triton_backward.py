@@ -153,20 +153,23 @@ def _scatter(
         _add(pointer + 3 * STEP, share, d, factor, channel + 3 * STEP, D, WHOLE, FIXED)
 
 
-@triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"])
+@triton.jit(
+    do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"],
+    do_not_specialize_on_alignment=["valid"],
+)
 def backward_kernel(
     value,  # inputs as in forward_kernel
     points,
     weights,
     reference,
     valid,
-    levels,
     grad_output,  # [B, Q, M, D]
     fixed_scale,  # [1] float32, FIXED only
     grad_value,  # [B, S, M, D] float32, or int64 if FIXED; zero on entry
     grad_points,  # [B, Q, M, L, P, 2] float32
     grad_weights,  # [B, Q, M, L, P] float32
     grad_reference,  # [B, Q, M, L, KIND] float32, the part of each head
+    levels,
     Q,
     S,
     share_points,
@@ -181,7 +184,6 @@ def backward_kernel(
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,
     LARGE: tl.constexpr,
-    SHARES: tl.constexpr,
     NEEDS_VALUE: tl.constexpr,
     NEEDS_SAMPLES: tl.constexpr,
     NEEDS_REFERENCE: tl.constexpr,  # only with NEEDS_SAMPLES
@@ -194,15 +196,15 @@ def backward_kernel(
     SPLIT: tl.constexpr,  # corners are read four channels at a time, though VEC is 1
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
-    row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
+    row = shared(image, share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
-        reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
+        reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
         largest, scale = _softmax(weights, exists, L, P, F)
         mean = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
-        valid += shared(image, share_valid, SHARES) * (L * 2)
+        valid += shared(image, share_valid) * (L * 2)
     own_row = image.to(tl.int64) * Q * M + (q * M + head)
     grad_points += own_row * (L * P * 2)
     grad_weights += own_row * (L * P)
@@ -231,9 +233,10 @@ def backward_kernel(
     factor = tl.load(fixed_scale) if FIXED else 1.0
     owns = exists & (lane == 0)
 
+    start = 0  # first token of the level
     for level in range(L):
-        height, width, start, valid_height, valid_width = level_size(
-            levels, valid, level, HAS_VALID
+        height, width, valid_height, valid_width = level_size(
+            levels, valid, level, L, HAS_VALID, LARGE
         )
         slope_x, base_x, last_x, step_x = line(
             reference + level * KIND, 0, width, valid_width, P, KIND
@@ -242,7 +245,7 @@ def backward_kernel(
             reference + level * KIND, 1, height, valid_height, P, KIND
         )
         right, down = steps(height, width, M * D, NARROW)
-        level_cells = cells + start.to(tl.int64) * (M * D)
+        level_cells = cells + tl.cast(start, tl.int64) * (M * D)
         moved_x = tl.zeros(exists.shape, tl.float32)
         moved_y = tl.zeros(exists.shape, tl.float32)
         grown_x = tl.zeros(exists.shape, tl.float32)
@@ -284,7 +287,7 @@ def backward_kernel(
                 _scatter(a, b, c, d, low * west, g + sw, factor, channel, D, NA, STEP, WHOLE, FIXED)
                 _scatter(a, b, c, d, low * east, g + se, factor, channel, D, NA, STEP, WHOLE, FIXED)
             if NEEDS_SAMPLES:
-                corner = values + (start.to(tl.int64) * (M * D) + cell)
+                corner = values + (tl.cast(start, tl.int64) * (M * D) + cell)
                 dot_nw = _dot(ra, rb, rc, rd, corner, read_channel, D, RNA, RSTEP, WHOLE)
                 dot_ne = _dot(ra, rb, rc, rd, corner + right, read_channel, D, RNA, RSTEP, WHOLE)
                 dot_sw = _dot(ra, rb, rc, rd, corner + down, read_channel, D, RNA, RSTEP, WHOLE)
@@ -312,6 +315,7 @@ def backward_kernel(
                     moved_y += d_y
                     grown_x += point_x * d_x
                     grown_y += point_y * d_y
+        start += height * width
         if NEEDS_REFERENCE:
             w, h = width.to(tl.float32), height.to(tl.float32)
             target = grad_reference + level * KIND
