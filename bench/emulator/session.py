@@ -58,6 +58,7 @@ class LaunchRecord:
         grid: programs along x, y, z.
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
         constants: what was compiled in.
+        types: Triton's types of the arguments, by name.
         arguments: what was passed, by name; tensors as dtype and shape.
         counts: of the emulator.
         faults: what was wrong.
@@ -68,6 +69,7 @@ class LaunchRecord:
     grid: tuple[int, int, int]
     key: str
     constants: dict[str, Any]
+    types: dict[str, Any]
     arguments: dict[str, Any]
     counts: Counts
     faults: tuple[Fault, ...]
@@ -160,6 +162,7 @@ class EmulatedGPU:
             grid=grid,
             key=launcher.key,
             constants=launcher.constants,
+            types=dict(zip(launcher.names, launcher.types, strict=True)),
             arguments=described,
             counts=result.counts,
             faults=tuple(result.faults),
