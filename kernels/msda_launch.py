@@ -5,6 +5,7 @@ Inputs are checked already (`msda.py`). Layout of a program: `msda_triton.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -20,6 +21,9 @@ from .msda_triton import BOXES, LOCATIONS, POINTS, forward_kernel
 from .msda_triton_backward import backward_kernel
 
 Shapes = tuple[tuple[int, int], ...]
+
+MAX_SHORT_AXIS = 65_535
+"""Largest grid along its second and third axes."""
 
 
 def forward(
@@ -124,14 +128,11 @@ def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
     dtype = _dtype(arguments["value"])
     D = sizes["D"]
-    is_paired = dtype == torch.bfloat16 and D % 2 == 0
-    value = arguments["value"]
-    if isinstance(value, Tensor) and value.data_ptr() % 4:
-        is_paired = False
+    # Pairs are read as words, which a view that begins at an odd element does not lie on.
+    is_paired = dtype == torch.bfloat16 and D % 2 == 0 and _address(arguments["value"]) % 4 == 0
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
-    bytes_of_head = D * dtype.itemsize
-    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    heads = _heads(sizes["M"], D * dtype.itemsize)
     layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec, heads)
     return _variant(
         forward_kernel, arguments, sizes | layout | {"D": D // unit, "PAIRED": is_paired}, tile
@@ -142,10 +143,9 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
     """How the backward kernel is compiled for these arguments (tensors or dtypes)."""
     # Four floats are what one reduction instruction adds at most.
     vec = 1 if tile.scalar else 4
-    bytes_of_head = sizes["D"] * _dtype(arguments["value"]).itemsize
-    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    heads = _heads(sizes["M"], sizes["D"] * _dtype(arguments["value"]).itemsize)
     layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec, heads)
-    # Whole vectors of four, and as many lanes.
+    # The lanes of a row read all of it, four channels each.
     layout["SPLIT"] = vec == 1 and layout["NA"] == 4 and layout["LANES"] * 4 == sizes["D"]
     return _variant(backward_kernel, arguments, sizes | layout, tile)
 
@@ -168,16 +168,25 @@ def _variant(
     )
 
 
-def _layout(
-    D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int = 1
-) -> dict[str, int]:
-    """The tile of a program: powers of two that cover D channels (see msda_triton)."""
-    padded = 1 << (D - 1).bit_length()
+def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int) -> dict[str, int]:
+    """The tile of a program: powers of two that cover D channels (see msda_triton).
+
+    Args:
+        channels_per_lane: at most four vectors of vec of them, and at least one.
+        heads: of neighbouring rows.
+    """
+    padded = _power_of_two(D)
     vec = min(vec, padded)
     vectors = min(max(channels_per_lane // vec, 1), padded // vec, 4)
     lanes = padded // (vec * vectors)
     rows = max(num_warps * 32 // lanes, heads)
     return {"BQ": rows // heads, "HEADS": heads, "NA": vectors, "LANES": lanes, "VEC": vec}
+
+
+def _heads(M: int, row_bytes: int) -> int:
+    """How many heads of a cell lie in a 128-byte line of value: a power of two that divides M."""
+    in_line = 1 << max(128 // row_bytes, 1).bit_length() - 1
+    return math.gcd(M, in_line)
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
@@ -229,6 +238,7 @@ def _sizes(
         "L": len(shapes),
         "P": points.shape[4],
         "F": _group(points.shape[4]),
+        "SAMPLES": _power_of_two(len(shapes) * points.shape[4]),
         "KIND": _kind(None if reference is None else reference.shape[-1]),
         "HAS_VALID": valid is not None,
         "NARROW": any(w == 1 for _, w in shapes),
@@ -237,6 +247,11 @@ def _sizes(
         or (reference is not None and reference.shape[0] != value.shape[0])
         or (valid is not None and valid.shape[0] != value.shape[0]),
     }
+
+
+def _power_of_two(n: int) -> int:
+    """The next one, from n itself."""
+    return 1 << (n - 1).bit_length()
 
 
 def _group(P: int) -> int:
@@ -249,6 +264,15 @@ def _kind(numbers: int | None) -> int:
 
 
 def _run(variant: Variant, B: int, M: int, Q: int, arguments: dict[str, Any]) -> None:
+    """Launch on the grid of `msda_triton.place`.
+
+    Raises: ValueError: more images or heads than a grid's second or third axis holds.
+    """
+    if max(B, M) > MAX_SHORT_AXIS:
+        raise ValueError(
+            f"B = {B} images of M = {M} heads: a launch takes {MAX_SHORT_AXIS:,} of each at most; "
+            "split the batch"
+        )
     constants = variant.constants
     variant.run((-(-Q // constants["BQ"]), M // constants["HEADS"], B), arguments)
 
@@ -380,6 +404,10 @@ def _case(
     tile = msda_table.BACKWARD[80 if is_fixed and family(capability) > 80 else family(capability)]
     variant = backward_variant(arguments, sizes | flags | {"FIXED": is_fixed}, tile)
     return Case(name=name, variant=variant, is_model=is_model)
+
+
+def _address(x: Tensor | torch.dtype) -> int:
+    return x.data_ptr() if isinstance(x, Tensor) else 0
 
 
 def _dtype(x: Tensor | torch.dtype) -> torch.dtype:

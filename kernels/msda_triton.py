@@ -4,11 +4,24 @@ Letters
     B images, S tokens, M heads, D channels per head, Q queries, L levels, P points per level.
     A *row* is one (image, query, head): it takes L*P samples, each blended from four cells
     (*corners*) of a level, each a vector of D channels.
-    A program handles BQ rows of one image and one head. LANES lanes share a row; each works out the
-    row's samples for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring
-    channels: channel = n * (LANES * VEC) + lane * VEC + v. Tensors are [R, VEC], R = BQ * LANES, or
-    [R, 1] for what belongs to a row, so that every version of Triton gives an entry of R to a
-    lane; other shapes are at times moved through shared memory. NA is written out (at most 4).
+
+Layout
+    A program handles BQ queries and HEADS neighbouring heads of one image; the grid is (blocks of
+    queries, groups of heads, images). LANES lanes share a row; each works out the row's samples
+    for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring channels:
+    channel = n * (LANES * VEC) + lane * VEC + v. NA is written out (at most 4).
+    Tensors are [R, VEC], R = BQ * HEADS * LANES, or [R, 1] for what belongs to a row, so that every
+    version of Triton gives an entry of R to a lane; other shapes are at times moved through shared
+    memory. What is worth exchanging is worked out once per row instead, as [R / LANES, SAMPLES]
+    (`scaled_logits`), and given to the lanes (`to_lanes`).
+    The numbers of a row are loaded F at a time (`fours`), 16 bytes where P allows: [R, F], of which
+    a lane holds all F. Taking a column (`pick`) is then a choice of registers.
+
+Lines
+    What L1 delivers in one step is 128 bytes: eight lanes of 16 bytes, of one line or of lines that
+    differ in which 32-byte part is wanted. So LANES * VEC channels of a row make a line, and where
+    a row is shorter, the next row takes the next head, which lies in the same line at another
+    part (HEADS). See docs/kernels.md for what was counted.
 
 Position of a sample, in cells of its level, along x (y alike): x = slope * point + base with
     LOCATIONS  slope = W,               base = -0.5           (a point is a share of the level)
@@ -40,10 +53,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr):
     """Of a program -> image, and [R, 1] each: head, query, whether it exists, lane of the row.
 
-    The grid is (query blocks, groups of HEADS heads, images), the first running fastest, so that
-    the programs in flight share a few (image, head) slices of value, which stay in cache. Heads
-    whose channels share a 128-byte line alternate from row to row: what eight neighbouring lanes
-    load at once then comes from different banks. Rows past the end repeat the last query.
+    The first axis of the grid runs fastest, so that the programs in flight share a few
+    (image, head) slices of value, which stay in cache. Rows past the end repeat the last query.
     """
     r = tl.arange(0, BQ * HEADS * LANES)[:, None]
     q = tl.program_id(0) * BQ + r // (LANES * HEADS)
@@ -59,13 +70,13 @@ def shared(image, share, SHARES: tl.constexpr):
 
 @triton.jit
 def fours(pointer, F: tl.constexpr):
-    """F neighbouring numbers of each row, [R, F], in one load of up to 16 bytes."""
+    """F neighbouring numbers of each row, [R, F], in one load where they lie on F * size bytes."""
     return tl.load(pointer + tl.arange(0, F)[None, :]).to(tl.float32)
 
 
 @triton.jit
 def pick(numbers, k: tl.constexpr):
-    """Column k, [R, 1]. Each lane holds whole rows, so this costs nothing: x + -0.0 is x."""
+    """Column k, [R, 1]. Each lane holds all columns, so no instruction is left: x + -0.0 is x."""
     if numbers.shape[1] == 1:
         return numbers
     column = tl.arange(0, numbers.shape[1])[None, :]
@@ -73,13 +84,32 @@ def pick(numbers, k: tl.constexpr):
 
 
 @triton.jit
-def largest_logit(weights, exists, L: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
-    """Of each row, times log2 e: a weight is exp2(logit * log2 e - largest), up to the total.
-    F divides P: logits are loaded F at a time."""
-    largest = tl.full([exists.shape[0], F], float("-inf"), tl.float32)
-    for group in range(L * P // F):
-        largest = tl.maximum(largest, fours(weights + group * F, F))
-    return tl.max(largest, axis=1, keep_dims=True) * LOG2_E
+def to_lanes(x, LANES: tl.constexpr):
+    """What belongs to a row, on each of its lanes: [R / LANES, 1] -> [R, 1]."""
+    return tl.reshape(tl.broadcast_to(x, [x.shape[0], LANES]), [x.shape[0] * LANES, 1])
+
+
+@triton.jit
+def scaled_logits(
+    weights,
+    Q,
+    share,
+    M: tl.constexpr,
+    L: tl.constexpr,
+    P: tl.constexpr,
+    SHARES: tl.constexpr,
+    BQ: tl.constexpr,
+    HEADS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):
+    """Logits of a program's rows times log2 e, each read once, [BQ * HEADS, SAMPLES]; minus
+    infinity beyond L * P. And the largest of each row, [BQ * HEADS, 1]."""
+    image, head, q, _, _ = place(Q, M, BQ, HEADS, 1)
+    row = shared(image, share, SHARES).to(tl.int64) * Q * M + (q * M + head)
+    sample = tl.arange(0, SAMPLES)[None, :]
+    logits = tl.load(weights + row * (L * P) + sample, mask=sample < L * P, other=float("-inf"))
+    logits = logits.to(tl.float32) * LOG2_E
+    return logits, tl.max(logits, axis=1, keep_dims=True)
 
 
 @triton.jit
@@ -244,6 +274,7 @@ def forward_kernel(
     L: tl.constexpr,
     P: tl.constexpr,
     F: tl.constexpr,  # logits that one load takes, a divisor of P
+    SAMPLES: tl.constexpr,  # L * P, rounded up to a power of two
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,  # some level is one cell wide
@@ -257,13 +288,15 @@ def forward_kernel(
     VEC: tl.constexpr,
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
+    if KIND != LOCATIONS:
+        _, largest = scaled_logits(weights, Q, share_points, M, L, P, SHARES, BQ, HEADS, SAMPLES)
+        largest = to_lanes(largest, LANES)
+        total = tl.zeros(exists.shape, tl.float32)
     row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
         reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
-        largest = largest_logit(weights, exists, L, P, F)
-        total = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
         valid += shared(image, share_valid, SHARES) * (L * 2)
     STEP: tl.constexpr = LANES * VEC
