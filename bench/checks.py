@@ -12,8 +12,9 @@ import kernels
 from bench import mask_calls
 from bench.mask_calls import MaskCall
 from bench.msda_calls import MSDACall
+from bench.tolerances import RELATIVE_NORM
 
-LIMITS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+LIMITS = {str(d).removeprefix("torch."): limit for d, limit in RELATIVE_NORM.items()}
 """Relative errors beyond which nothing is timed."""
 
 

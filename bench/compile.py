@@ -94,7 +94,7 @@ def compile_row(name: str, target: str) -> Row:
         kernel = triton_compile(
             ASTSource(variant.kernel, types, constants, aligned),
             target=_gpu_target(target),
-            options=variant.options(),
+            options=variant.options("hip" if target.startswith("gfx") else "cuda"),
         )
     except (CompilationError, PTXASError, RuntimeError) as error:
         return Row(**row, error=str(error).strip().splitlines()[-1])

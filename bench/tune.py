@@ -31,7 +31,7 @@ from bench.directions import Pass, call_of
 from bench.mask_calls import MaskCall
 from bench.msda_calls import MSDACall
 from kernels import dynamic_mask_table, msda_table
-from kernels.launch import capability_of
+from kernels.device import facts
 
 WARPS = (1, 2, 4, 8)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -142,7 +142,7 @@ SUBJECTS = (
 
 def entry_of(subject: Subject, device: torch.device) -> int:
     """Key of the entry that this GPU is served by."""
-    capability = capability_of(device)
+    capability = facts().capability(device)
     return max(key for key in getattr(subject.module, subject.table) if key <= capability)
 
 
@@ -185,7 +185,7 @@ def written(tile: Any) -> str:
 def tune(subject: Subject, device: torch.device) -> Any:
     """The fastest candidate; all are printed."""
     times = {}
-    for tile in subject.candidates(capability_of(device)):
+    for tile in subject.candidates(facts().capability(device)):
         times[tile] = measure(subject, tile, device)
         print(f"{subject.name:14}{1e3 * times[tile]:9.3f} ms  {written(tile)}", flush=True)
     best = min(times, key=times.__getitem__)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from .device import facts, is_triton_installed
 
 Backend = Literal["auto", "triton", "reference"]
 Implementation = Literal["triton", "cpu", "reference"]
@@ -67,14 +67,12 @@ def is_reference_chosen(*tensors: Tensor | None) -> bool:
     if _backend == "reference":
         return True
     given = [t for t in tensors if t is not None]
-    device = given[0].device.type
-    if _backend == "triton" or device == "cpu":
-        return False
-    return (
-        device != "cuda"
-        or not is_triton_installed()
-        or any(t.dtype == torch.float64 for t in given)
-    )
+    device = given[0].device
+    if facts().is_gpu(device):
+        if _backend == "triton":
+            return False
+        return not is_triton_installed() or any(t.dtype == torch.float64 for t in given)
+    return _backend == "auto" and device.type != "cpu"
 
 
 def kernel_implementation(tensor: Tensor) -> Implementation:
@@ -82,24 +80,14 @@ def kernel_implementation(tensor: Tensor) -> Implementation:
 
     Raises: ValueError when "triton" was asked for but cannot run on this device.
     """
-    if tensor.device.type == "cuda":
+    device = tensor.device
+    if facts().is_gpu(device):
         return "triton"
     if _backend != "triton":
         return "cpu"
-    if not (is_triton_installed() and is_interpreting()):
+    if not facts().can_launch(device):
         raise ValueError(
-            f"backend 'triton' was asked for but the tensors are on {tensor.device}; move them to "
+            f"backend 'triton' was asked for but the tensors are on {device}; move them to "
             "a GPU, or set TRITON_INTERPRET=1 before triton is imported to interpret the kernels"
         )
     return "triton"
-
-
-@lru_cache(maxsize=1)
-def is_triton_installed() -> bool:
-    """Whether `import triton` would find something; it is not imported here."""
-    return find_spec("triton") is not None
-
-
-def is_interpreting() -> bool:
-    """Whether Triton runs kernels in its interpreter (TRITON_INTERPRET)."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

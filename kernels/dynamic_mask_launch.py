@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from . import dynamic_mask_table as table
+from .device import facts
 from .dynamic_mask_spec import MaskHead
 from .dynamic_mask_triton import forward_kernel
 from .dynamic_mask_triton_backward import gradient_kernel, sum_kernel
 from .dynamic_mask_triton_loss import loss_gradient_kernel, loss_kernel
-from .launch import Case, Variant, capability_of, pointer_type
+from .launch import Case, Variant, pointer_type
 
 
 def forward(
@@ -32,7 +33,7 @@ def forward(
     _, T, _, h, w = mask_features.shape
     N, F = mask_params.shape[0], head.upsample
     out = mask_features.new_empty(N, T, F * h, F * w)
-    tile = forward_tile(capability_of(out.device), head)
+    tile = forward_tile(facts().capability(out.device), head)
     halo = int(F > 1)
     strip, tiles = strips(
         h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
@@ -57,7 +58,7 @@ def backward(
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
-    tile = backward_tile(capability_of(grad.device), head)
+    tile = backward_tile(facts().capability(grad.device), head)
     clips, instances = B * needs_features, N * needs_params
     piece = piece_of(h * w, T * (clips + instances * parts_of(head)), tile)
     pieces = -(-h * w // piece)
@@ -307,7 +308,7 @@ def piece_of(cells: int, programs: int, tile: table.BackwardTile) -> int:
 
 
 def _tile(entries: dict[int, table.Tile], tensor: Tensor) -> table.Tile:
-    return table.tile_for(entries, capability_of(tensor.device))
+    return table.tile_for(entries, facts().capability(tensor.device))
 
 
 def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:

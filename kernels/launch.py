@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .device import Target, facts
 
 MAX_PROGRAMS = 2**31 - 1
 """Largest grid along its first axis, the only one that is used."""
@@ -44,17 +45,17 @@ class Variant:
     rows: int
     trips: int = 1
 
-    def options(self) -> dict[str, Any]:
+    def options(self, target: Target = "cuda") -> dict[str, Any]:
         """Compile options. Fusing of multiply and add is asked for by name: the default changes
         from one Triton to the next, and with it the rounding. No software pipelining: these loops
-        gather, and stages would only cost registers."""
+        gather, and stages would only cost registers. AMD's compiler takes no bound on registers."""
         options = {"num_warps": self.num_warps, "num_stages": 1, "enable_fp_fusion": True}
-        if self.max_registers is not None:
+        if self.max_registers is not None and target == "cuda":
             options["maxnreg"] = self.max_registers
         return options
 
     def run(self, grid: int | tuple[int, ...], arguments: Mapping[str, Any]) -> None:
-        """Launch on the current device.
+        """Launch on the device of the tensors, on its current stream.
 
         Raises: ValueError when the grid is too large; RuntimeError where Triton's interpreter and
             NumPy do not fit together.
@@ -68,8 +69,12 @@ class Variant:
             )
         if 0 in grid:
             return
+        given = (x.device for x in arguments.values() if isinstance(x, Tensor))
+        device = next(given, torch.device("cpu"))
+        options = self.options(facts().target(device))
         try:
-            self.kernel[grid](**arguments, **self.constants, **self.options())
+            with facts().guard(device):
+                self.kernel[grid](**arguments, **self.constants, **options)
         except Exception as error:
             # Up to Triton 3.6, it takes int() of arrays, which NumPy 2.4 refuses.
             if "only 0-dimensional arrays" not in str(error):
@@ -101,17 +106,6 @@ class Case:
 def family(capability: int) -> int:
     """The launch-table family of a compute capability (80 for 86 and 89)."""
     return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
-
-
-def capability_of(device: torch.device) -> int:
-    """Compute capability as a number, 90 for 9.0. A CPU (the interpreter) stands for 9.0."""
-    return _capability(device.index) if device.type == "cuda" else 90
-
-
-@lru_cache(maxsize=64)
-def _capability(index: int | None) -> int:
-    major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor
 
 
 TRITON_TYPES = {

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import msda_table
-from .launch import Case, Variant, capability_of, family, pointer_type, sum_of_shared
+from .device import facts
+from .launch import Case, Variant, family, pointer_type, sum_of_shared
 from .msda_table import Tile
 from .msda_triton import BOXES, LOCATIONS, POINTS, forward_kernel
 from .msda_triton_backward import backward_kernel
@@ -190,9 +191,9 @@ def _heads(M: int, row_bytes: int) -> int:
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
-    device = family(capability_of(value.device))
+    device = family(facts().capability(value.device))
     tile = table[80 if is_scalar and not table[device].scalar else device]
-    if value.device.type == "cpu":
+    if facts().is_interpreted(value.device):
         return replace(tile, num_warps=msda_table.INTERPRETER_WARPS)
     rows = value.shape[0] * value.shape[2] * points.shape[1]
     return replace(tile, num_warps=1) if rows < msda_table.FEW_ROWS else tile

@@ -64,8 +64,8 @@ def test_a_family_without_an_entry_is_refused():
 def test_candidates_of_the_mask_head_give_the_same_gradients(warps, monkeypatch):
     """One of each number of cells, interpreted."""
     from bench import tune
+    from bench.problems.mask_head import make_case, run_head
     from kernels import dynamic_mask_table
-    from tests.kernels.mask_heads import make_case, run_head
 
     case = make_case(1, 1, 2, 3, 13, seed=3)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)

@@ -12,10 +12,10 @@ from parity_weights import DATA
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
+from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_head
+from bench.tolerances import assert_near
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
-from tests.kernels.mask_heads import CPU_PATHS, RELATIVES, make_case, path, run_head
-from tests.kernels.tolerances import assert_near
 
 NAMES = ("logits", "grad_features", "grad_params", "grad_references")
 SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)

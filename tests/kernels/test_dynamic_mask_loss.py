@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_loss
+from bench.tolerances import assert_near
 from kernels.dynamic_mask_ops import sizes_of
 from kernels.dynamic_mask_spec import MaskHead
-from tests.kernels.mask_heads import CPU_PATHS, RELATIVES, make_case, path, run_loss
-from tests.kernels.tolerances import assert_near
 
 NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
+from bench.problems.mask_head import RELATIVES, make_case, run_head, run_loss
+from bench.tolerances import assert_near
 from kernels import dynamic_mask_launch, dynamic_mask_table
-from tests.kernels.mask_heads import RELATIVES, make_case, run_head, run_loss
-from tests.kernels.tolerances import assert_near
 
 NAMES = ("result", "grad_features", "grad_params", "grad_references")
 

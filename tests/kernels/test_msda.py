@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
-from tests.kernels.msda_problems import (
+from bench.problems.deformable_attention import (
     IMPLEMENTATIONS,
     Problem,
     compare,
@@ -19,6 +19,7 @@ from tests.kernels.msda_problems import (
     rounded,
     run,
 )
+from kernels.device import DeviceFacts, replaced
 
 SIZES = st.integers(1, 6)
 PROBLEMS = st.builds(
@@ -120,10 +121,12 @@ def test_several_programs_per_slice(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("family", [70, 80, 90])
-def test_layout_of_every_family(family, monkeypatch):
-    monkeypatch.setattr(launch, "capability_of", lambda device: family)
-    compare("triton", Problem(D=32, kind=4))
-    compare("triton", Problem(D=24, kind=2))
+def test_layout_of_every_family(family):
+    facts = DeviceFacts()
+    facts.capability = lambda device: family
+    with replaced(facts):
+        compare("triton", Problem(D=32, kind=4))
+        compare("triton", Problem(D=24, kind=2))
 
 
 @pytest.mark.parametrize("name", ["triton", "cpu"])

@@ -7,8 +7,8 @@ import torch
 
 import kernels
 from bench.msda_calls import MSDACall
-from tests.kernels.msda_problems import Problem, compare
-from tests.kernels.tolerances import assert_near
+from bench.problems.deformable_attention import Problem, compare
+from bench.tolerances import assert_near
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import kernels
+from bench.problems.deformable_attention import moved
 from kernels.dynamic_mask_spec import MaskHead
 
 CPU_PATHS = ("auto", "plain")
@@ -68,9 +69,15 @@ def make_case(B, T, N, h, w, seed=0, channels=8, **options) -> HeadCase:
     return HeadCase((features, params, references), torch.randint(B, (N,), generator=g), options)
 
 
-def run_head(name, case: HeadCase, grad: Tensor, dtype=torch.float64) -> list[Tensor]:
-    """Logits, and gradients of features, parameters and references."""
-    leaves = [t.to(dtype).requires_grad_() for t in case.tensors]
+def run_head(
+    name, case: HeadCase, grad: Tensor, dtype=torch.float64, skipped: int = 0
+) -> list[Tensor]:
+    """Logits, and gradients of features, parameters and references.
+
+    Args:
+        skipped: elements between an aligned address and the first of each input.
+    """
+    leaves = [moved(t.to(dtype), skipped).requires_grad_() for t in case.tensors]
     with path(name):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index, **case.options)
         grads = torch.autograd.grad(out, leaves, grad.to(out.dtype), allow_unused=True)

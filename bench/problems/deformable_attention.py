@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
+from unittest import mock
 
-import pytest
 import torch
 from torch import Tensor
 
 import kernels
-from tests.kernels.tolerances import assert_near
+from bench.tolerances import assert_near
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -78,12 +79,10 @@ class Problem:
 @contextmanager
 def implementation(name: str) -> Iterator[None]:
     """Everything inside is answered by one implementation (or by the "reference")."""
-    with pytest.MonkeyPatch.context() as patch:
-        if name == "bags":
-            patch.setattr(kernels.msda_cpu, "library", lambda *_: None)
-        backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
-        with kernels.use_backend(backend):
-            yield
+    backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
+    no_library = mock.patch.object(kernels.msda_cpu, "library", lambda *_: None)
+    with kernels.use_backend(backend), no_library if name == "bags" else nullcontext():
+        yield
 
 
 def run(
@@ -95,15 +94,22 @@ def run(
     value_dtype: torch.dtype,
     dtype: torch.dtype,
     device: str = "cpu",
+    *,
+    frozen: Sequence[int] = (),
+    skipped: int = 0,
 ) -> dict[str, Tensor]:
     """Output and gradients of a problem by an implementation, on the CPU again.
 
     Args:
         tensors, valid, grad_output: as `Problem.tensors` gives them, or rounded.
         value_dtype: of value and output; dtype: of the other inputs.
+        frozen: numbers of inputs that no gradient is asked of.
+        skipped: elements between an aligned address and the first of each input.
     """
     leaves = [
-        t.detach().to(device, value_dtype if i == 0 else dtype).requires_grad_()
+        moved(t.detach().to(device, value_dtype if i == 0 else dtype), skipped).requires_grad_(
+            i not in frozen
+        )
         for i, t in enumerate(tensors)
     ]
     with implementation(name):
@@ -112,10 +118,19 @@ def run(
         else:
             valid = None if valid is None else valid.to(device)
             output = kernels.ms_deform_attn_fused(leaves[0], problem.shapes, *leaves[1:], valid)
-        output.backward(grad_output.to(device, value_dtype))
+        output.backward(moved(grad_output.to(device, value_dtype), skipped))
     names = ("grad_value", "grad_points", "grad_weights", "grad_reference")
     grads = dict(zip(names, (leaf.grad for leaf in leaves), strict=False))
-    return {k: v.detach().cpu() for k, v in ({"output": output} | grads).items()}
+    results = {"output": output} | {k: v for k, v in grads.items() if v is not None}
+    return {k: v.detach().cpu() for k, v in results.items()}
+
+
+def moved(tensor: Tensor, skipped: int) -> Tensor:
+    """The same numbers, contiguous, so many elements behind an aligned address."""
+    if not skipped:
+        return tensor
+    room = tensor.new_zeros(skipped + tensor.numel())
+    return room[skipped:].view(tensor.shape).copy_(tensor)
 
 
 def rounded(
@@ -133,16 +148,21 @@ def compare(
     value_dtype: torch.dtype = torch.float32,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    **options: Any,
 ) -> None:
     """An implementation against the float64 reference on the same rounded inputs.
 
     The gradient of a logit is a difference, weight * (d weight - <grad, output>), of which nearly
     nothing is left where a row's samples see the same: its error is measured against the terms.
+
+    Args:
+        options: of `run`, for the implementation.
     """
     inputs = rounded(problem, value_dtype, dtype)
     exact = run("reference", problem, *inputs, torch.float64, torch.float64)
-    actual = run(name, problem, *inputs, value_dtype, dtype, device)
-    assert actual.keys() == exact.keys()
+    actual = run(name, problem, *inputs, value_dtype, dtype, device, **options)
+    assert actual.keys() <= exact.keys() and "output" in actual
+    assert len(actual) == len(exact) - len(options.get("frozen", ()))
     terms = (inputs[2] * exact["output"]).abs().unflatten(-1, (problem.M, -1)).sum(-1).norm()
     for key, tensor in actual.items():
         low = value_dtype if key in ("output", "grad_value") else dtype

@@ -1,0 +1,266 @@
+"""An emulated GPU behind CPU tensors, for as long as a `with` block lasts.
+
+    with emulated(capability=90) as gpu:
+        output = kernels.ms_deform_attn(value, shapes, locations, weights)  # CPU tensors
+    print(gpu.launches, gpu.compilations)
+
+Inside, the kernels package answers calls on CPU tensors with its Triton kernels, which Triton binds
+and compiles as for a GPU of that capability, and the emulator runs. Nothing of it is left outside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from bench.emulator import Buffer, Counts, Fault, Options
+from bench.emulator.driver import (
+    Launcher,
+    LoadedKernel,
+    StandInDriver,
+    buffer_of,
+    kernel_name,
+)
+from bench.emulator.poison import poisoned_memory
+
+
+class EmulatedFaultError(RuntimeError):
+    """A launch did what a kernel must not do.
+
+    Attributes:
+        launch: its entry in the log.
+    """
+
+    def __init__(self, launch: LaunchRecord) -> None:
+        shown = [str(fault) for fault in launch.faults[:8]]
+        more = f"\n  and {len(launch.faults) - 8} more" if len(launch.faults) > 8 else ""
+        super().__init__(
+            f"{launch.kernel}, grid {launch.grid}, {launch.constants}:\n  "
+            + "\n  ".join(shown)
+            + more
+        )
+        self.launch = launch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRecord:
+    """One emulated launch.
+
+    Attributes:
+        kernel: module and name of the `triton.jit` function.
+        grid: programs along x, y, z.
+        key: Triton's key of the compiled kernel: two launches share it if they share the code.
+        constants: what was compiled in.
+        arguments: what was passed, by name; tensors as dtype and shape.
+        counts: of the emulator.
+        faults: what was wrong.
+        seconds: wall time of the emulation.
+    """
+
+    kernel: str
+    grid: tuple[int, int, int]
+    key: str
+    constants: dict[str, Any]
+    arguments: dict[str, Any]
+    counts: Counts
+    faults: tuple[Fault, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """A form of a kernel that Triton did not have yet on this device, from its own cache key.
+
+    Attributes:
+        kernel: module and name of the `triton.jit` function.
+        key: Triton's key: types, specialisations and constants of all arguments, and options.
+    """
+
+    kernel: str
+    key: str
+
+
+@dataclass(kw_only=True)
+class EmulatedGPU:
+    """The GPU of an `emulated` block.
+
+    Attributes:
+        capability: compute capability as a number.
+        options: of launches, whose faults are always collected; may be replaced between them.
+        sample: (kernel name, grid) -> the blocks to run, or None for all; takes the place of
+            `options.blocks`.
+        watch: called with the kernel's name and its arguments by name, before each launch.
+        raise_faults: whether a faulty launch raises, or is only logged.
+        launches: all of them, in order.
+        compilations: all forms of kernels that Triton asked its compiler (or its cache on disk)
+            for. A call that adds none has launched what was there.
+    """
+
+    capability: int
+    options: Options
+    sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None
+    watch: Callable[[str, dict[str, Any]], None] | None = None
+    raise_faults: bool = True
+    launches: list[LaunchRecord] = field(default_factory=list)
+    compilations: list[Compilation] = field(default_factory=list)
+    jit_functions: set[Any] = field(default_factory=set, repr=False)
+
+    @property
+    def kernels(self) -> set[str]:
+        """Names of the kernels that were launched."""
+        return {launch.kernel for launch in self.launches}
+
+    @property
+    def faults(self) -> int:
+        """Faults of all launches."""
+        return sum(len(launch.faults) for launch in self.launches)
+
+    def launch(
+        self,
+        launcher: Launcher,
+        function: LoadedKernel,
+        grid: tuple[int, int, int],
+        stream: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        """Run a launch and log it. Raises: EmulatedFaultError."""
+        values: list[int | float | Buffer] = []
+        described: dict[str, Any] = {}
+        for name, value in launcher.flat(arguments):
+            if isinstance(value, Tensor):
+                if value.device.type != "cpu":
+                    raise ValueError(f"{name} is on {value.device}; emulated GPUs take CPU tensors")
+                values.append(buffer_of(name, value))
+                described[name] = (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+            else:
+                values.append(value)
+                described[name] = value
+        program = function.program
+        options = replace(self.options, collect=True)
+        if self.sample is not None:
+            options = replace(options, blocks=self.sample(launcher.kernel, grid))
+        if self.watch is not None:
+            self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
+        start = time.perf_counter()
+        buffers = [value for value in values if isinstance(value, Buffer)]
+        result = program.run(grid, values, buffers, options)
+        record = LaunchRecord(
+            kernel=launcher.kernel,
+            grid=grid,
+            key=launcher.key,
+            constants=launcher.constants,
+            arguments=described,
+            counts=result.counts,
+            faults=tuple(result.faults),
+            seconds=time.perf_counter() - start,
+        )
+        self.launches.append(record)
+        if record.faults and self.raise_faults:
+            raise EmulatedFaultError(record)
+
+    def on_compilation(self, *, key: str, fn: Any, **_: Any) -> bool:
+        """Triton's hook before it compiles; False lets it."""
+        self.jit_functions.add(fn.jit_function)
+        self.compilations.append(Compilation(kernel=kernel_name(fn.jit_function), key=str(key)))
+        return False
+
+
+@contextmanager
+def emulated(
+    capability: int = 90,
+    *,
+    options: Options | None = None,
+    sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None,
+    raise_faults: bool = True,
+    poison: bool = True,
+) -> Iterator[EmulatedGPU]:
+    """Let CPU tensors stand for tensors on a GPU of this compute capability.
+
+    Args:
+        capability: one of `CAPABILITIES`.
+        options: of the launches; by default all checks, blocks in order.
+        sample: see `EmulatedGPU`.
+        raise_faults: raise `EmulatedFaultError` at a faulty launch; otherwise only log it.
+        poison: memory of `torch.empty` holds a pattern of which the emulator knows that no one
+            wrote it: reading it is a fault, and what nobody writes stays NaN.
+
+    Raises: RuntimeError when the kernels were loaded for Triton's interpreter; ValueError for a
+        capability that cannot be stood in for. Blocks cannot be nested.
+    """
+    from triton import knobs
+    from triton.runtime import driver
+
+    _refuse_interpreter()
+    if isinstance(driver._active, StandInDriver):
+        raise RuntimeError("a GPU is emulated already; leave that block first")
+    gpu = EmulatedGPU(
+        capability=capability,
+        options=Options() if options is None else options,
+        sample=sample,
+        raise_faults=raise_faults,
+    )
+    stand_in = StandInDriver(capability, gpu.launch)
+    outer_hook = knobs.runtime.jit_cache_hook
+    with ExitStack() as stack:
+        stack.enter_context(_device_facts(stand_in))
+        stack.enter_context(poisoned_memory() if poison else nullcontext())
+        # Reading `driver.active` would look for a real one.
+        stack.enter_context(mock.patch.object(driver, "_active", stand_in))
+        knobs.runtime.kernel_load_start_hook.add(stand_in.utils.before_load)
+        stack.callback(knobs.runtime.kernel_load_start_hook.remove, stand_in.utils.before_load)
+        knobs.runtime.jit_cache_hook = gpu.on_compilation
+        stack.callback(setattr, knobs.runtime, "jit_cache_hook", outer_hook)
+        try:
+            yield gpu
+        finally:
+            for function in gpu.jit_functions:
+                function.device_caches.pop(stand_in.device, None)
+
+
+def _device_facts(stand_in: StandInDriver) -> AbstractContextManager[Any]:
+    from kernels import device
+
+    class Facts(device.DeviceFacts):
+        """Tensors of the CPU are on the emulated GPU."""
+
+        def is_gpu(self, device: torch.device) -> bool:
+            return device.type == "cpu"
+
+        def can_launch(self, device: torch.device) -> bool:
+            return device.type == "cpu"
+
+        def is_interpreted(self, device: torch.device) -> bool:
+            return False
+
+        def target(self, device: torch.device) -> str:
+            return "cuda"
+
+        def capability(self, device: torch.device) -> int:
+            return stand_in.capability
+
+        def guard(self, device: torch.device) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def stream(self, device: torch.device) -> int:
+            return stand_in.stream
+
+    return device.replaced(Facts())
+
+
+def _refuse_interpreter() -> None:
+    from triton.runtime.jit import JITFunction
+
+    from kernels import msda_triton
+
+    if not isinstance(msda_triton.forward_kernel, JITFunction):
+        raise RuntimeError(
+            "the kernels were loaded for Triton's interpreter; unset TRITON_INTERPRET before "
+            "triton is imported"
+        )
