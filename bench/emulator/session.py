@@ -57,6 +57,7 @@ class LaunchRecord:
         kernel: module and name of the `triton.jit` function.
         grid: programs along x, y, z.
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
+        function: that code, as PTX, binary and program.
         constants: what was compiled in.
         arguments: what was passed, by name; tensors as dtype and shape.
         counts: of the emulator.
@@ -67,6 +68,7 @@ class LaunchRecord:
     kernel: str
     grid: tuple[int, int, int]
     key: str
+    function: LoadedKernel = field(repr=False)
     constants: dict[str, Any]
     arguments: dict[str, Any]
     counts: Counts
@@ -155,6 +157,7 @@ class EmulatedGPU:
             kernel=launcher.kernel,
             grid=grid,
             key=launcher.key,
+            function=function,
             constants=launcher.constants,
             arguments=described,
             counts=result.counts,
