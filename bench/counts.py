@@ -35,7 +35,8 @@ from torch import Tensor
 from bench import msda_calls, record
 from bench.compile import Listing, tool
 from bench.emulator import A100, H100, V100, CacheGeometry, Counts, Options
-from bench.msda_calls import MSDACall
+from bench.msda_calls import Inputs, MSDACall
+from bench.tolerances import RELATIVE_NORM
 
 if TYPE_CHECKING:
     from bench.emulator.session import LaunchRecord
@@ -49,7 +50,10 @@ WORKLOADS = {
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DIRECTIONS = ("forward", "backward")
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+_KINKED = 1e-4
+"""Share of the gradients of offsets that are left out of the comparison: float32 may lie on the
+other side of a grid line, where they jump."""
+
 _ALIGNMENT = 512
 
 
@@ -151,7 +155,7 @@ def count(name: str, direction: str, dtype: torch.dtype, capability: int) -> Row
     inputs = call.inputs(torch.device("cpu"))
     with gpu_alignment():
         leaves = [aligned(leaf.detach()).requires_grad_() for leaf in inputs.leaves()]
-    expected = _results(msda_calls.reference, inputs, inputs.leaves(), direction)
+    exact = _results(msda_calls.reference, *_in_float64(inputs), direction)
     plain = Options(check_races=False, check_initialised=False, blocks=())
     with emulated(capability, options=plain, poison=False) as session, gpu_alignment():
         # Once without running a block, for the code and the registers that occupancy depends on.
@@ -166,8 +170,10 @@ def count(name: str, direction: str, dtype: torch.dtype, capability: int) -> Row
         )
         actual = _results(msda_calls.ours, inputs, leaves, direction)
     launch = session.launches[-1]
-    worst = max(_error(a, e) for a, e in zip(actual, expected, strict=True))
-    if not worst <= _TOLERANCE[dtype]:
+    worst = max(
+        _error(*pair, is_kinked=i == 1) for i, pair in enumerate(zip(actual, exact, strict=True))
+    )
+    if not worst <= RELATIVE_NORM[dtype]:
         raise ValueError(f"{name} {direction} {dtype} sm_{capability}: relative error {worst:.2g}")
     tile = {k: launch.constants[k] for k in ("BQ", "HEADS", "NA", "LANES", "VEC")}
     tile["warps"] = program.threads[0] // 32
@@ -244,10 +250,18 @@ def machine_code(launch: LaunchRecord, capability: int) -> Code:
     )
 
 
+def _in_float64(inputs: Inputs) -> tuple[Inputs, list[Tensor]]:
+    """The same numbers, and their leaves."""
+    wide = replace(
+        inputs, reference=inputs.reference.double(), grad_output=inputs.grad_output.double()
+    )
+    return wide, [leaf.detach().double().requires_grad_() for leaf in inputs.leaves()]
+
+
 def _results(
-    run: msda_calls.Run, inputs: msda_calls.Inputs, leaves: list[Tensor], direction: str
+    run: msda_calls.Run, inputs: Inputs, leaves: list[Tensor], direction: str
 ) -> list[Tensor]:
-    """Output, or all gradients."""
+    """Output, or the gradients of value, offsets and logits."""
     if direction == "forward":
         with torch.no_grad():
             return [run(inputs, leaves)]
@@ -255,9 +269,12 @@ def _results(
     return list(torch.autograd.grad(output, leaves, inputs.grad_output))
 
 
-def _error(actual: Tensor, expected: Tensor) -> float:
-    actual, expected = actual.double(), expected.double()
-    return float((actual - expected).norm() / expected.norm())
+def _error(actual: Tensor, exact: Tensor, is_kinked: bool) -> float:
+    """Of the norm, relative."""
+    difference = (actual.double() - exact).abs().flatten()
+    if is_kinked:
+        difference = difference.sort().values[: int((1 - _KINKED) * len(difference))]
+    return float(difference.norm() / exact.norm())
 
 
 def aligned(tensor: Tensor) -> Tensor:
