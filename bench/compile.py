@@ -29,7 +29,7 @@ TABLE = Path(__file__).parent / "results" / "compile.json"
 _VOLTA_HAS_NO = re.compile(r"\b\w*mma\.\w+|\b\w+(\.\w+)*\.bf16\w*")
 """Tensor-core products as Triton emits them, and bf16 arithmetic: a kernel for a V100 that needs
 either would run on emulation, so it counts as broken."""
-TARGETS = ("70", "75", "80", "86", "89", "90", "100", "gfx942")
+TARGETS = ("70", "75", "80", "86", "89", "90", "100", "120", "gfx942")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,7 @@ def compile_row(name: str, target: str) -> Row:
         raise RuntimeError("kernels were loaded for the interpreter; unset TRITON_INTERPRET")
     names = variant.kernel.arg_names
     types = {n: "constexpr" if n in variant.constants else variant.types[n] for n in names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")
-    }
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][:1] == "*"}
     constants = {(names.index(n),): value for n, value in variant.constants.items()}
     row = {"case": name, "target": target, "is_model": case.is_model}
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -81,10 +81,26 @@ def replaced(stand_in: DeviceFacts) -> Iterator[DeviceFacts]:
     """Let a stand-in answer for all devices, in all threads. Nested uses restore the outer one."""
     global _facts
     before, _facts = _facts, stand_in
+    _forget()
     try:
         yield stand_in
     finally:
         _facts = before
+        _forget()
+
+
+_caches: list[dict[Any, Any]] = []
+
+
+def device_cache() -> dict[Any, Any]:
+    """A new dict for what was made with the facts of a device: emptied where others answer."""
+    _caches.append({})
+    return _caches[-1]
+
+
+def _forget() -> None:
+    for cache in _caches:
+        cache.clear()
 
 
 @lru_cache(maxsize=1)

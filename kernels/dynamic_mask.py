@@ -12,7 +12,10 @@ Definition: `dynamic_mask_reference.py`. Operators: `dynamic_mask_ops.py`. GPU:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import dynamic_mask_ops, dynamic_mask_reference
 from .backend import is_reference_chosen
@@ -69,7 +72,7 @@ def dynamic_mask_head(
     if is_reference_chosen(mask_features, mask_params, references):
         check_values(references, clip_index, mask_features.shape[0])
         return dynamic_mask_reference.dynamic_mask_head(*tensors, head)
-    return dynamic_mask_ops.forward(*tensors, dynamic_mask_ops.sizes_of(head))
+    return dynamic_mask_ops.draw(*tensors, head)
 
 
 def dynamic_mask_head_reference(
@@ -108,8 +111,12 @@ def checked_head(
 ) -> tuple[MaskHead, Tensor]:
     """The head that the arguments of the public functions describe, and references that exist."""
     channels = mask_features.shape[2] if mask_features.dim() == 5 else 0
-    head = MaskHead(channels, hidden_width, num_layers, relative_coordinates, upsample, mask_stride)
+    make = MaskHead if is_compiling() else _known_head
+    head = make(channels, hidden_width, num_layers, relative_coordinates, upsample, mask_stride)
     check_head(mask_features, mask_params, reference_points, clip_index, head)
     if reference_points is None:
         reference_points = mask_params.new_zeros(mask_params.shape[0], mask_features.shape[1], 2)
     return head, reference_points
+
+
+_known_head = lru_cache(maxsize=256)(MaskHead)

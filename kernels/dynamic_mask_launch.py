@@ -5,8 +5,9 @@ Inputs are checked already (`dynamic_mask.py`). Layout of programs: `dynamic_mas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .dynamic_mask_spec import MaskHead
 from .dynamic_mask_triton import forward_kernel
 from .dynamic_mask_triton_backward import gradient_kernel, sum_kernel
 from .dynamic_mask_triton_loss import loss_gradient_kernel, loss_kernel
-from .launch import Case, Variant, pointer_type
+from .launch import Case, Variant, argument_type, launch_of
 
 
 def forward(
@@ -30,17 +31,21 @@ def forward(
 ) -> Tensor:
     """One launch. Arguments and result as `dynamic_mask_ops.forward`."""
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
-    _, T, _, h, w = mask_features.shape
-    N, F = mask_params.shape[0], head.upsample
-    out = mask_features.new_empty(N, T, F * h, F * w)
+    B, T, _, h, w = mask_features.shape
+    (N, G), F = mask_params.shape, head.upsample
+    out = mask_features.new_empty((N, T, F * h, F * w))
     tile = forward_tile(facts().capability(out.device), head)
-    halo = int(F > 1)
     strip, tiles = strips(
-        h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
+        h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
-    arguments = tensors | {"out": out} | _sizes(mask_features, mask_params, head)
-    arguments |= {"B": mask_features.shape[0], "strip": strip, "tiles": tiles, "still": 0}
-    forward_variant(arguments, head, tile).run(N * T * tiles, arguments)
+    _run(
+        forward_kernel,
+        (head, tile),
+        lambda arguments: forward_variant(arguments, head, tile),
+        N * T * tiles,
+        (*tensors, out),
+        (G, B, T, h, w, head.stride, strip, tiles, 0),
+    )
     return out
 
 
@@ -64,29 +69,30 @@ def backward(
     pieces = -(-h * w // piece)
     blocks = piece // tile.block(tile.feature_cells)
 
-    def empty(needed: bool, like: Tensor) -> Tensor:
-        return torch.empty(like.shape if needed else 0, dtype=like.dtype, device=like.device)
+    grad_features = mask_features.new_empty(mask_features.shape if needs_features else 0)
+    partials = grad.new_empty((instances, T, pieces, G), dtype=torch.float32)
+    sizes = (G, B, N, T, h, w, head.stride)
+    _run(
+        gradient_kernel,
+        (head, tile),
+        lambda arguments: gradient_variant(arguments, head, tile),
+        T * pieces * (clips * blocks + instances * parts_of(head)),
+        (*tensors, grad.contiguous(), grad_features, partials),
+        (*sizes, piece, pieces, clips, instances, 0),
+    )
 
-    grad_features = empty(needs_features, mask_features)
-    partials = grad.new_empty(instances, T, pieces, G, dtype=torch.float32)
-    arguments = tensors | {"grad": grad.contiguous()} | _sizes(mask_features, mask_params, head)
-    arguments |= {"grad_features": grad_features, "partials": partials, "B": B, "N": N}
-    arguments |= {"piece": piece, "pieces": pieces, "still": 0}
-    arguments |= {"feature_clips": clips, "param_instances": instances}
-    programs = T * pieces * (clips * blocks + instances * parts_of(head))
-    gradient_variant(arguments, head, tile).run(programs, arguments)
-
-    grad_params = empty(needs_params, mask_params)
-    grad_references = empty(needs_params, reference_points)
+    grad_params = mask_params.new_empty(mask_params.shape if needs_params else 0)
+    grad_references = reference_points.new_empty(reference_points.shape if needs_params else 0)
     if not head.relative_coordinates:
         grad_references.zero_()
-    arguments = {
-        "partials": partials,
-        "parameters": tensors["parameters"],
-        "grad_params": grad_params,
-    }
-    arguments |= {"grad_references": grad_references, "G": G, "T": T, "pieces": pieces}
-    sum_variant(arguments, head).run(instances, arguments)
+    _run(
+        sum_kernel,
+        head,
+        lambda arguments: sum_variant(arguments, head),
+        instances,
+        (partials, tensors[1], grad_params, grad_references),
+        (G, T, pieces),
+    )
     return (
         grad_features if needs_features else None,
         grad_params if needs_params else None,
@@ -108,18 +114,22 @@ def loss_forward(
 ) -> Tensor:
     """Sums per instance, [N, 4] float32: focal, p * t, p, t. A launch, and a sum over programs."""
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
-    _, T, _, h, w = mask_features.shape
-    N, F = mask_params.shape[0], head.upsample
+    targets, *sizes = _target_arguments(targets, target_stride)
+    B, T, _, h, w = mask_features.shape
+    (N, G), F = mask_params.shape, head.upsample
     tile = _tile(table.LOSS, mask_features)
-    halo = int(F > 1)
     strip, tiles = strips(
-        h, w + (F > 2), tile.cells - halo, 32 * tile.num_warps, N * T, h + (F > 2)
+        h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
-    partials = mask_features.new_empty(N, T * tiles, 4, dtype=torch.float32)
-    arguments = tensors | _sizes(mask_features, mask_params, head)
-    arguments |= _target_arguments(targets, target_index, target_stride)
-    arguments |= {"partials": partials, "strip": strip, "tiles": tiles, "B": mask_features.shape[0]}
-    loss_variant(arguments, head, tile, alpha, gamma).run(N * T * tiles, arguments)
+    partials = mask_features.new_empty((N, T * tiles, 4), dtype=torch.float32)
+    _run(
+        loss_kernel,
+        (head, tile, alpha, gamma),
+        lambda arguments: loss_variant(arguments, head, tile, alpha, gamma),
+        N * T * tiles,
+        (*tensors, targets, target_index.contiguous(), partials),
+        (G, B, T, h, w, head.stride, strip, tiles, *sizes),
+    )
     return partials.sum(1)
 
 
@@ -140,20 +150,36 @@ def loss_backward(
     """Three launches: the gradient of the cells' logits, then the backward of the head without
     upsampling."""
     tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
+    targets, *sizes = _target_arguments(targets, target_stride)
     B, T, _, h, w = mask_features.shape
-    N = mask_params.shape[0]
+    N, G = mask_params.shape
     tile = _tile(table.LOSS, mask_features)
     own = tile.cells - 2 * (head.upsample > 1)
     strip, tiles = strips(h, w, own, 32 * tile.num_warps, N * T, h)
-    grad = mask_features.new_empty(N, T, h, w, dtype=torch.float32)
-    arguments = tensors | _sizes(mask_features, mask_params, head)
-    arguments |= _target_arguments(targets, target_index, target_stride)
-    arguments |= {"grad_sums": grad_sums.float().contiguous(), "grad": grad}
-    arguments |= {"strip": strip, "tiles": tiles, "B": B}
-    variant = loss_gradient_variant(arguments, head, tile, alpha, gamma)
-    variant.run(N * T * tiles, arguments)
-    cells = (mask_features, mask_params, reference_points, clip_index)
-    return backward(grad, *cells, head.without_upsampling(), needs)
+    grad = mask_features.new_empty((N, T, h, w), dtype=torch.float32)
+    given = (*tensors, targets, target_index.contiguous(), grad_sums.float().contiguous())
+    _run(
+        loss_gradient_kernel,
+        (head, tile, alpha, gamma),
+        lambda arguments: loss_gradient_variant(arguments, head, tile, alpha, gamma),
+        N * T * tiles,
+        (*given, grad),
+        (G, B, T, h, w, head.stride, strip, tiles, *sizes),
+    )
+    return backward(grad, *tensors, head.without_upsampling(), needs)
+
+
+def _run(
+    kernel: Any,
+    form: Hashable,
+    make: Callable[[dict[str, Any]], Variant],
+    programs: int,
+    tensors: tuple[Tensor, ...],
+    numbers: tuple[int, ...],
+) -> None:
+    """Launch with arguments in the kernel's order; the rest as `launch_of`."""
+    launch = launch_of(kernel, form, make, tensors, numbers)
+    launch.run(programs, tensors[0].device, *tensors, *numbers)
 
 
 def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
@@ -201,10 +227,7 @@ def _variant(
     constants: dict[str, Any],
     tile: table.Tile | table.BackwardTile,
 ) -> Variant:
-    types = {
-        name: "i32" if isinstance(value, int) else pointer_type(value)
-        for name, value in arguments.items()
-    }
+    types = {name: argument_type(value) for name, value in arguments.items()}
     return Variant(
         kernel=kernel,
         types=types,
@@ -226,38 +249,33 @@ def _network(head: MaskHead) -> dict[str, int]:
 
 def _contiguous(
     mask_features: Tensor, mask_params: Tensor, reference_points: Tensor, clip_index: Tensor
-) -> dict[str, Tensor]:
-    if any(t.dtype == torch.float64 for t in (mask_features, mask_params, reference_points)):
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    floats = (mask_features.dtype, mask_params.dtype, reference_points.dtype)
+    if torch.float64 in floats:
         raise ValueError(
             "float64 has no Triton kernel of the dynamic mask head; use float32, or the backend "
             "'reference'"
         )
-    return {
-        "features": mask_features.contiguous(),
-        "parameters": mask_params.contiguous(),
-        "references": reference_points.contiguous(),
-        "clip_index": clip_index.contiguous(),
-    }
+    return (
+        mask_features.contiguous(),
+        mask_params.contiguous(),
+        reference_points.contiguous(),
+        clip_index.contiguous(),
+    )
 
 
-def _sizes(mask_features: Tensor, mask_params: Tensor, head: MaskHead) -> dict[str, int]:
-    _, T, _, h, w = mask_features.shape
-    return {"G": mask_params.shape[1], "T": T, "h": h, "w": w, "stride": head.stride}
-
-
-def _target_arguments(targets: Tensor, target_index: Tensor, target_stride: int) -> dict[str, Any]:
+def _target_arguments(
+    targets: Tensor, target_stride: int
+) -> tuple[Tensor, int, int, int, int, int]:
+    """As bytes, and the numbers from `target_h` to the last."""
+    M, _, height, width = targets.shape
     targets = targets.contiguous()
-    return {
-        "targets": targets.view(torch.uint8) if targets.dtype == torch.bool else targets,
-        "target_index": target_index.contiguous(),
-        "target_h": targets.shape[2],
-        "target_w": targets.shape[3],
-        "target_stride": target_stride,
-        "M": targets.shape[0],
-        "still": 0,
-    }
+    if targets.dtype == torch.bool:
+        targets = targets.view(torch.uint8)
+    return targets, height, width, target_stride, M, 0
 
 
+@lru_cache(maxsize=1024)
 def strips(
     h: int, columns: int, columns_per_lane: int, lanes: int, frames: int, rows: int
 ) -> tuple[int, int]:
@@ -270,6 +288,7 @@ def strips(
     return strip, -(-per_row * -(-rows // strip) // lanes)
 
 
+@lru_cache(maxsize=256)
 def forward_tile(capability: int, head: MaskHead) -> table.Tile:
     """The entry; its bound on registers is for SeqFormer's head."""
     tile = table.tile_for(table.FORWARD, capability)
@@ -277,12 +296,14 @@ def forward_tile(capability: int, head: MaskHead) -> table.Tile:
     return tile if is_ours else replace(tile, max_registers=None)
 
 
+@lru_cache(maxsize=256)
 def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
     """The entry; a wide or deep network leaves registers for half as many cells."""
     tile = table.tile_for(table.BACKWARD, capability)
     return tile.halved() if head.hidden_width > 8 or head.num_layers > 3 else tile
 
 
+@lru_cache(maxsize=256)
 def parts_of(head: MaskHead) -> int:
     """Programs that share the parameters of an instance: one per hidden layer, or more."""
     return (head.num_layers - 1) * head.hidden_width // _units(head)
@@ -293,6 +314,7 @@ def _units(head: MaskHead) -> int:
     return head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
 
 
+@lru_cache(maxsize=1024)
 def piece_of(cells: int, programs: int, tile: table.BackwardTile) -> int:
     """Cells that a program sums parameter gradients over: many, since every program ends with a sum
     over its lanes, as long as there are programs enough.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import dynamic_mask_loss_ops, dynamic_mask_ops, dynamic_mask_reference
+from . import dynamic_mask_loss_ops, dynamic_mask_reference
 from .backend import is_reference_chosen
 from .dynamic_mask import checked_head
 from .dynamic_mask_spec import MaskHead, check_index, check_values
@@ -84,9 +84,8 @@ def dynamic_mask_loss(
             *tensors, targets, index, head, target_stride, alpha, gamma
         )
     else:
-        sizes = dynamic_mask_ops.sizes_of(head)
-        sums = dynamic_mask_loss_ops.forward(
-            *tensors, targets, index, sizes, target_stride, float(alpha), float(gamma)
+        sums = dynamic_mask_loss_ops.sums(
+            *tensors, targets, index, head, target_stride, float(alpha), float(gamma)
         )
     return MaskLossSums(*sums.unbind(1))
 

@@ -1,8 +1,9 @@
 """The dynamic mask head as operators of torch: registration, shapes, gradients, FLOPs, dispatch.
 
 Opaque to tracing (`custom_op`), so that torch.compile and torch.export work with or without a GPU
-in the machine. Arguments are checked already; letters as in `dynamic_mask.py`. `sizes` are the
-fields of a `MaskHead` but the first, which the features tell.
+in the machine; `draw` goes around them where nobody traces. Arguments are checked already; letters
+as in `dynamic_mask.py`. `sizes` are the fields of a `MaskHead` but the first, which the features
+tell.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from . import dynamic_mask_cpu
 from .backend import kernel_implementation
 from .dynamic_mask_spec import MaskHead, check_values
+from .tracing import is_watched, needs_graph
 
 
 def sizes_of(head: MaskHead) -> list[int]:
@@ -35,6 +38,73 @@ def head_of(channels: int, sizes: list[int]) -> MaskHead:
     return MaskHead(channels, hidden_width, num_layers, bool(relative), upsample, stride)
 
 
+def draw(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    head: MaskHead,
+) -> Tensor:
+    """`forward` by the shortest way: around the operator where nobody traces."""
+    tensors = (mask_features, mask_params, reference_points, clip_index)
+    if is_watched(*tensors):
+        return forward(*tensors, sizes_of(head))
+    if needs_graph(mask_features, mask_params, reference_points):
+        return _Draw.apply(*tensors, head)
+    return _forward(*tensors, head)
+
+
+class _Draw(torch.autograd.Function):
+    """The operators' gradient without the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.head = inputs[4]
+        return _forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad
+        needs = [wanted[0], wanted[1] or wanted[2]]
+        grads = _backward(grad, *ctx.saved_tensors, ctx.head, needs)
+        return (*wanted_gradients(wanted, grads), None, None)
+
+
+def _forward(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    head: MaskHead,
+) -> Tensor:
+    tensors = (mask_features, mask_params, reference_points, clip_index)
+    check_values(reference_points, clip_index, mask_features.shape[0])
+    if kernel_implementation(mask_features) == "triton":
+        from . import dynamic_mask_launch
+
+        return dynamic_mask_launch.forward(*tensors, head)
+    return dynamic_mask_cpu.forward(*tensors, head)
+
+
+def _backward(
+    grad: Tensor,
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    head: MaskHead,
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:
+    arguments = (grad, mask_features, mask_params, reference_points, clip_index, head, needs)
+    if kernel_implementation(mask_features) == "triton":
+        from . import dynamic_mask_launch
+
+        return dynamic_mask_launch.backward(*arguments)
+    return dynamic_mask_cpu.backward(*arguments)
+
+
 @torch.library.custom_op("seqformer_kernels::dynamic_mask_head", mutates_args=())
 def forward(
     mask_features: Tensor,
@@ -44,14 +114,8 @@ def forward(
     sizes: list[int],
 ) -> Tensor:
     """[N, T, F*h, F*w] logits in the dtype of the features, contiguous."""
-    tensors = (mask_features, mask_params, reference_points, clip_index)
     head = head_of(mask_features.shape[2], sizes)
-    check_values(reference_points, clip_index, mask_features.shape[0])
-    if kernel_implementation(mask_features) == "triton":
-        from . import dynamic_mask_launch
-
-        return dynamic_mask_launch.forward(*tensors, head)
-    return dynamic_mask_cpu.forward(*tensors, head)
+    return _forward(mask_features, mask_params, reference_points, clip_index, head)
 
 
 @forward.register_fake
@@ -84,14 +148,8 @@ def backward(
         needs: whether those of features, and of parameters and references are asked for; what is
             not is an empty tensor.
     """
-    arguments = (grad, mask_features, mask_params, reference_points, clip_index)
     head = head_of(mask_features.shape[2], sizes)
-    if kernel_implementation(mask_features) == "triton":
-        from . import dynamic_mask_launch
-
-        grads = dynamic_mask_launch.backward(*arguments, head, needs)
-    else:
-        grads = dynamic_mask_cpu.backward(*arguments, head, needs)
+    grads = _backward(grad, mask_features, mask_params, reference_points, clip_index, head, needs)
     return tuple(grad.new_empty(0) if g is None else g for g in grads)
 
 
@@ -135,14 +193,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad
     needs = [wanted[0], wanted[1] or wanted[2]]
     grads = backward(grad, *ctx.saved_tensors, ctx.sizes, needs)
     return (*wanted_gradients(wanted, grads), None, None)
 
 
-forward.register_autograd(_backward, setup_context=_setup_context)
+forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
 def head_flops(features: Any, params: Any, sizes: list[int]) -> int:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+
+from .device import facts
 
 HIDDEN_WIDTHS = (8, 16)
 LAYER_COUNTS = (2, 3, 4)
 UPSAMPLE_FACTORS = (1, 2, 4)
+_INTEGERS = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ def check_head(
 
     Raises: ValueError naming the argument, what was given and what is needed.
     """
+    if not is_compiling() and _fits(mask_features, mask_params, reference_points, clip_index, head):
+        return
     if mask_features.dim() != 5:
         raise ValueError(
             f"mask_features must be [B, T, C, h, w], got shape {list(mask_features.shape)}"
@@ -128,7 +135,7 @@ def check_head(
         raise ValueError(
             f"reference_points must be [N, T, 2] = {[N, T, 2]}, got {list(reference_points.shape)}"
         )
-    if list(clip_index.shape) != [N] or clip_index.dtype not in (torch.int64, torch.int32):
+    if list(clip_index.shape) != [N] or clip_index.dtype not in _INTEGERS:
         raise ValueError(
             f"clip_index must be [N] = [{N}] integers (int64 or int32), got "
             f"{list(clip_index.shape)} of {clip_index.dtype}"
@@ -149,13 +156,53 @@ def check_head(
             )
 
 
+def _fits(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor | None,
+    clip_index: Tensor,
+    head: MaskHead,
+) -> bool:
+    """Whether all is as it should be; quick, where `check_head` says what is not."""
+    if mask_features.dim() != 5 or mask_params.dim() != 2 or reference_points is None:
+        return False
+    N, G = mask_params.shape
+    T = mask_features.shape[1]
+    return (
+        _known_num_params(head) == G
+        and 0 not in mask_features.shape[1:]
+        and reference_points.shape == (N, T, 2)
+        and clip_index.shape == (N,)
+        and clip_index.dtype in _INTEGERS
+        and mask_features.is_floating_point()
+        and mask_params.is_floating_point()
+        and reference_points.is_floating_point()
+        and mask_features.device
+        == mask_params.device
+        == reference_points.device
+        == clip_index.device
+    )
+
+
+@lru_cache(maxsize=256)
+def _known_num_params(head: MaskHead) -> int | None:
+    """G, if there are kernels for such a network."""
+    is_known = (
+        head.hidden_width in HIDDEN_WIDTHS
+        and head.num_layers in LAYER_COUNTS
+        and head.upsample in UPSAMPLE_FACTORS
+        and head.stride > 0
+    )
+    return head.num_params if is_known else None
+
+
 def check_values(reference_points: Tensor, clip_index: Tensor, num_clips: int) -> None:
     """What can be said about values where they are at hand: on a CPU. On a GPU, kernels clamp.
 
     Raises: ValueError for an index without a clip, or references that are not finite.
     """
     check_index("clip_index", clip_index, num_clips, "clips (mask_features has B)")
-    if reference_points.device.type != "cpu":
+    if not _are_values_at_hand(reference_points):
         return
     known = reference_points.detach().double().numpy()
     is_finite = abs(known) < math.inf
@@ -173,7 +220,7 @@ def check_index(name: str, index: Tensor, length: int, what: str) -> None:
 
     Raises: ValueError for an index out of range.
     """
-    if index.device.type != "cpu" or index.numel() == 0:
+    if not _are_values_at_hand(index) or index.numel() == 0:
         return
     known = index.numpy()
     low, high = int(known.min()), int(known.max())
@@ -181,3 +228,7 @@ def check_index(name: str, index: Tensor, length: int, what: str) -> None:
         raise ValueError(
             f"{name} must be in 0..{length - 1} for {length} {what}, got {low if low < 0 else high}"
         )
+
+
+def _are_values_at_hand(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not facts().is_gpu(tensor.device)

@@ -24,6 +24,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+INPUTS = [
+    *("features", "parameters", "references", "clip_index"),
+    *("targets", "target_index", "grad", "grad_sums"),
+]
+"""Pointers that nothing is loaded through in vectors: a view that begins anywhere is as good."""
+
 
 @triton.jit
 def relu(x):
@@ -260,7 +266,10 @@ def upsample_line(line, F: tl.constexpr, COLUMNS: tl.constexpr):
     return pixels
 
 
-@triton.jit(do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles", "still"])
+@triton.jit(
+    do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles", "still"],
+    do_not_specialize_on_alignment=INPUTS,
+)
 def forward_kernel(
     features,  # [B, T, C, h, w]
     parameters,  # [N, G]

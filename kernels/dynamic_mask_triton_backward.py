@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from .dynamic_mask_triton import (
+    INPUTS,
     biases_of,
     first_units,
     load_index,
@@ -326,7 +327,8 @@ def feature_gradient(
     do_not_specialize=[
         *("G", "B", "N", "T", "h", "w", "stride", "piece", "pieces"),
         *("feature_clips", "param_instances", "still"),
-    ]
+    ],
+    do_not_specialize_on_alignment=INPUTS,
 )
 def gradient_kernel(
     features,  # [B, T, C, h, w]
@@ -386,7 +388,7 @@ def gradient_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["G", "T", "pieces"])
+@triton.jit(do_not_specialize=["G", "T", "pieces"], do_not_specialize_on_alignment=INPUTS)
 def sum_kernel(
     partials,  # [N, T, pieces, G]
     parameters,  # [N, G]

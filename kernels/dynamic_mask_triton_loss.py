@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .dynamic_mask_triton import blend, blend_rows, grid_logits, load_index, upsample_line
+from .dynamic_mask_triton import INPUTS, blend, blend_rows, grid_logits, load_index, upsample_line
 
 _NUMBERS = [
     *("G", "B", "T", "h", "w", "stride", "strip", "tiles"),
@@ -52,7 +52,7 @@ def miss_and_cost(logit, target):
     return miss, tl.maximum(wrong, 0.0, propagate_nan=tl.PropagateNan.ALL) + tl.log(1.0 + small)
 
 
-@triton.jit(do_not_specialize=_NUMBERS)
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=INPUTS)
 def loss_kernel(
     features,  # [B, T, C, h, w]
     parameters,  # [N, G]
@@ -160,7 +160,7 @@ def pixel_gradient(
     return tl.where(inside, total, 0.0)
 
 
-@triton.jit(do_not_specialize=_NUMBERS)
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=INPUTS)
 def loss_gradient_kernel(
     features,
     parameters,

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backend import is_reference_chosen, kernel_implementation
 from .native import library, run_jobs
+from .tracing import is_watched
 
 _CHUNK = 1 << 22
 """Pixels that the plain path interpolates at once."""
@@ -56,7 +57,8 @@ def threshold_masks(logits: Tensor, frame_size: tuple[int, int], packed: bool = 
         masks = _reference(flat, H, W)
         masks = pack_columns(masks) if packed else masks
     else:
-        masks = _threshold(flat, H, W, packed)
+        run = _threshold if is_watched(logits) else _run
+        masks = run(flat, H, W, packed)
     return masks.view(*logits.shape[:-2], *masks.shape[1:])
 
 
@@ -107,6 +109,11 @@ def _check(logits: Tensor, frame_size: tuple[int, int]) -> None:
 
 @torch.library.custom_op("seqformer_kernels::threshold_masks", mutates_args=())
 def _threshold(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
+    return _run(logits, height, width, packed)
+
+
+@torch.no_grad()
+def _run(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
     if kernel_implementation(logits) == "triton":
         from .frame_masks_triton import threshold_masks_triton
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Case, Variant, pointer_type
+from .launch import Case, Variant, launch_of, pointer_type
 
 COLUMNS, BYTES = 8, 128
 """BX and BY."""
@@ -26,7 +26,10 @@ def source(pixel, cells, pixels):
     return low, tl.minimum(low + 1, cells - 1), position - low.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["h", "w", "H", "W", "rows", "tiles"])
+@triton.jit(
+    do_not_specialize=["h", "w", "H", "W", "rows", "tiles"],
+    do_not_specialize_on_alignment=["logits"],
+)
 def threshold_kernel(
     logits,  # [M, h, w]
     masks,  # [M, W, rows]
@@ -66,19 +69,18 @@ def threshold_masks_triton(logits: Tensor, height: int, width: int, packed: bool
     """[M, h, w] -> uint8 [M, W, H], or packed [M, W, ceil(H / 8)]. One launch."""
     M, h, w = logits.shape
     rows = -(-height // 8) if packed else height
-    masks = torch.empty(M, width, rows, dtype=torch.uint8, device=logits.device)
+    masks = logits.new_empty((M, width, rows), dtype=torch.uint8)
     tiles = -(-width // COLUMNS) * -(-rows // BYTES)
-    arguments = {
-        "logits": logits.contiguous(),
-        "masks": masks,
-        "h": h,
-        "w": w,
-        "H": height,
-        "W": width,
-        "rows": rows,
-        "tiles": tiles,
-    }
-    threshold_variant(logits.dtype, packed).run(M * tiles, arguments)
+    tensors = (logits.contiguous(), masks)
+    numbers = (h, w, height, width, rows, tiles)
+    launch = launch_of(
+        threshold_kernel,
+        packed,
+        lambda _: threshold_variant(logits.dtype, packed),
+        tensors,
+        numbers,
+    )
+    launch.run(M * tiles, logits.device, *tensors, *numbers)
     return masks
 
 

@@ -1,25 +1,33 @@
 """What every Triton launcher of this package shares: options, launching, and offline variants.
 
-A `Variant` is one form in which a kernel is compiled: types of its arguments, constants, warps. A
-launcher builds variants and runs them; `python -m bench.compile` builds the same ones and compiles
-them for GPUs that are not there.
+A `Variant` is one form in which a kernel is compiled: types of its arguments, constants, warps.
+`python -m bench.compile` compiles variants for GPUs that are not there. A launcher makes a `Launch`
+of each, keeps it under a key that says all that the variant depends on, and from then on only hands
+it arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .device import Target, facts
+from .device import Target, device_cache, facts
 
-MAX_PROGRAMS = 2**31 - 1
-"""Largest grid along its first axis, the only one that is used."""
+MAX_PROGRAMS, MAX_SHORT_AXIS = 2**31 - 1, 65_535
+"""Largest grid along its first axis, and along the others."""
 
-FAMILIES = (70, 75, 80, 90)
+LARGEST_INT32 = 2**31 - 1
+
+ALIGNMENT = 16
+"""Bytes that a vector load takes at most. Triton compiles a kernel anew for a pointer that does not
+lie on a multiple, unless the kernel says that it loads no vectors through it."""
+
+FAMILIES = (70, 75, 80, 90, 120)
 """Compute capabilities that launch tables are written for; others use the nearest one below."""
 
 
@@ -29,7 +37,7 @@ class Variant:
 
     Attributes:
         kernel: a `triton.jit` function.
-        types: argument -> Triton type ("*fp32", "i32", ...), in any order.
+        types: argument -> Triton type ("*fp32", "i32", a tuple of them), in any order.
         constants: `tl.constexpr` argument -> value.
         num_warps: warps per program.
         max_registers: per thread; without a bound ptxas at times spills a few bytes for occupancy.
@@ -38,7 +46,7 @@ class Variant:
     """
 
     kernel: Any
-    types: Mapping[str, str]
+    types: Mapping[str, str | tuple[str, ...]]
     constants: Mapping[str, Any]
     num_warps: int
     max_registers: int | None = None
@@ -55,26 +63,82 @@ class Variant:
         return options
 
     def run(self, grid: int | tuple[int, ...], arguments: Mapping[str, Any]) -> None:
-        """Launch on the device of the tensors, on its current stream.
+        """Launch once, by names; errors as `Launch.run`."""
+        given = [arguments[name] for name in self.kernel.arg_names if name in arguments]
+        device = next(x.device for x in given if isinstance(x, Tensor))
+        Launch(self).run(grid, device, *given)
+
+
+class Launch:
+    """A variant on a device, compiled by its first run; later ones go straight to the driver.
+
+    Triton's own way to a launch binds, specialises and looks up anew every time. Here the caller
+    answers for dtypes and constants: one `Launch` per device and dtypes. What remains is looked at:
+    integers beyond 32 bits, and pointers off the alignment that the kernel was compiled for, take
+    Triton's own way, which compiles again. `aligned` spares tensors of the model that.
+
+    Attributes:
+        variant: what is launched.
+    """
+
+    __slots__ = ("_compiled", "_constants", "_numbers", "_pointers", "variant")
+
+    def __init__(self, variant: Variant) -> None:
+        kernel = variant.kernel
+        names = [name for name in kernel.arg_names if name not in variant.constants]
+        constants = kernel.arg_names[len(names) :]
+        if not set(constants) <= variant.constants.keys():
+            raise ValueError(f"constants of {kernel} must come last: {kernel.arg_names}")
+        self.variant = variant
+        self._constants = tuple(variant.constants[name] for name in constants)
+        types = {name: variant.types[name] for name in names}
+        self._numbers = tuple(i for i, n in enumerate(names) if types[n] == "i32")
+        self._pointers = tuple(
+            p.num
+            for p in getattr(kernel, "params", ())  # the interpreter's kernels have none
+            if types.get(p.name, "")[:1] == "*" and not p.do_not_specialize_on_alignment
+        )
+        self._compiled: Any = None
+
+    def run(self, grid: int | tuple[int, ...], device: torch.device, *arguments: Any) -> None:
+        """Launch on the device, on its current stream.
+
+        Args:
+            grid: programs along each axis; nothing happens where there are none.
+            arguments: of the kernel, in its order, without the constants.
 
         Raises: ValueError when the grid is too large; RuntimeError where Triton's interpreter and
             NumPy do not fit together.
         """
-        grid = (grid,) if isinstance(grid, int) else grid
-        programs = grid[0]
-        if programs > MAX_PROGRAMS or any(n > 65535 for n in grid[1:]):
-            raise ValueError(
-                f"{programs} programs are more than a launch can hold ({MAX_PROGRAMS}); split the "
-                "batch"
-            )
+        grid = (grid, 1, 1) if isinstance(grid, int) else grid
         if 0 in grid:
             return
-        given = (x.device for x in arguments.values() if isinstance(x, Tensor))
-        device = next(given, torch.device("cpu"))
-        options = self.options(facts().target(device))
+        if grid[0] > MAX_PROGRAMS or grid[1] > MAX_SHORT_AXIS or grid[2] > MAX_SHORT_AXIS:
+            raise ValueError(
+                f"a grid of {grid} programs is more than a launch can hold ({MAX_PROGRAMS}, "
+                f"{MAX_SHORT_AXIS} and {MAX_SHORT_AXIS}); split the batch"
+            )
+        answers = facts()
+        with answers.guard(device):
+            compiled = self._compiled
+            if compiled is None or not self._is_as_compiled(arguments):
+                self._run_by_triton(grid, answers.target(device), arguments)
+            else:
+                stream = answers.stream(device)
+                compiled[grid](*arguments, *self._constants, stream=stream)
+
+    def _is_as_compiled(self, arguments: tuple[Any, ...]) -> bool:
+        for i in self._pointers:
+            if arguments[i].data_ptr() % ALIGNMENT:
+                return False
+        return all(arguments[i] <= LARGEST_INT32 for i in self._numbers)
+
+    def _run_by_triton(
+        self, grid: tuple[int, ...], target: Target, arguments: tuple[Any, ...]
+    ) -> None:
+        kernel, options = self.variant.kernel, self.variant.options(target)
         try:
-            with facts().guard(device):
-                self.kernel[grid](**arguments, **self.constants, **options)
+            compiled = kernel[grid](*arguments, *self._constants, **options)
         except Exception as error:
             # Up to Triton 3.6, it takes int() of arrays, which NumPy 2.4 refuses.
             if "only 0-dimensional arrays" not in str(error):
@@ -87,6 +151,41 @@ class Variant:
                 f"{numpy.__version__}: install 'numpy<2.4' or a newer Triton, or unset "
                 "TRITON_INTERPRET"
             ) from error
+        # The interpreter compiles nothing and gives nothing.
+        if compiled is not None and self._is_as_compiled(arguments):
+            self._compiled = compiled
+
+
+_launches: dict[Any, Launch] = device_cache()
+
+
+def launch_of(
+    kernel: Any,
+    form: Hashable,
+    make: Callable[[dict[str, Any]], Variant],
+    tensors: Sequence[Tensor],
+    others: Sequence[Any],
+) -> Launch:
+    """The launch of a kernel with such tensors, made when it is asked for the first time.
+
+    Args:
+        form: all that `make` depends on besides the tensors' dtypes and device.
+        make: from arguments by name to the variant.
+        tensors, others: arguments of the kernel, in its order, without the constants.
+    """
+    key = (id(kernel), form, tensors[0].device, *[tensor.dtype for tensor in tensors])
+    launch = _launches.get(key)
+    if launch is None:
+        # Constants come last, and have no argument here.
+        names = zip(kernel.arg_names, (*tensors, *others), strict=False)
+        launch = _launches[key] = Launch(make(dict(names)))
+    return launch
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """Contiguous, and where vectors can be loaded: itself, but for rare views."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +202,7 @@ class Case:
     is_model: bool = field(default=True)
 
 
+@lru_cache(maxsize=64)
 def family(capability: int) -> int:
     """The launch-table family of a compute capability (80 for 86 and 89)."""
     return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
@@ -124,6 +224,13 @@ def pointer_type(tensor: Tensor | torch.dtype) -> str:
     """Triton's name for a pointer to such elements."""
     dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor
     return "*" + TRITON_TYPES[dtype]
+
+
+def argument_type(value: Tensor | torch.dtype | int | tuple[int, ...]) -> str | tuple[str, ...]:
+    """Triton's name for the type of an argument; a dtype stands for a tensor."""
+    if isinstance(value, tuple):
+        return ("i32",) * len(value)
+    return "i32" if isinstance(value, int) else pointer_type(value)
 
 
 def sum_of_shared(grad: Tensor, like: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ Definition: `msda_reference.py`. Operators: `msda_ops.py`. GPU: `msda_triton.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import msda_ops, msda_reference
 from .backend import is_reference_chosen
+from .msda_ops import Shapes
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
 
@@ -54,8 +57,7 @@ def ms_deform_attn(
         )
     if is_reference_chosen(value, sampling_locations, attention_weights):
         return msda_reference.ms_deform_attn(value, shapes, sampling_locations, attention_weights)
-    flat = [n for pair in shapes for n in pair]
-    return msda_ops.forward(value, sampling_locations, attention_weights, None, None, flat)
+    return msda_ops.attend(value, sampling_locations, attention_weights, None, None, shapes)
 
 
 def ms_deform_attn_fused(
@@ -95,10 +97,9 @@ def ms_deform_attn_fused(
         return msda_reference.ms_deform_attn_fused(
             value, shapes, offsets, logits, reference_points, valid_shapes
         )
-    flat = [n for pair in shapes for n in pair]
     if valid_shapes is not None:
         valid_shapes = valid_shapes.to(torch.int32)
-    return msda_ops.forward(value, offsets, logits, reference_points, valid_shapes, flat)
+    return msda_ops.attend(value, offsets, logits, reference_points, valid_shapes, shapes)
 
 
 def ms_deform_attn_reference(
@@ -134,23 +135,64 @@ _DROP_IN = ("sampling_locations", "attention_weights")
 _FUSED = ("offsets", "logits")
 
 
-def _host_shapes(spatial_shapes: SpatialShapes) -> list[tuple[int, int]]:
+def _host_shapes(spatial_shapes: SpatialShapes) -> Shapes:
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = spatial_shapes.tolist()
-    shapes = [(int(h), int(w)) for h, w in spatial_shapes]
+    pairs = tuple(spatial_shapes)
+    if is_compiling():
+        return _as_shapes(pairs)
+    try:
+        return _known_shapes(pairs)
+    except TypeError:  # pairs that are lists, or sizes that are symbols, have no hash
+        return _as_shapes(pairs)
+
+
+def _as_shapes(pairs: Sequence[Sequence[int]]) -> Shapes:
+    shapes = tuple((int(h), int(w)) for h, w in pairs)
     if not shapes or any(h < 1 or w < 1 for h, w in shapes):
-        raise ValueError(f"spatial_shapes must be positive (height, width) pairs, got {shapes}")
+        raise ValueError(
+            f"spatial_shapes must be positive (height, width) pairs, got {list(shapes)}"
+        )
     return shapes
+
+
+_known_shapes = lru_cache(maxsize=1024)(_as_shapes)
+
+
+@lru_cache(maxsize=1024)
+def _tokens(shapes: Shapes) -> int:
+    return sum(h * w for h, w in shapes)
+
+
+def _fits(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor) -> bool:
+    """Whether all is as it should be; quick, where `_check` says what is not."""
+    if value.dim() != 4 or points.dim() != 6:
+        return False
+    B, S, M, _ = value.shape
+    n, _, *samples, two = size = points.shape
+    return (
+        tuple(samples[:2]) == (M, len(shapes))
+        and two == 2
+        and weights.shape == size[:5]
+        and _tokens(shapes) == S
+        and (n == B or (n > 0 and B % n == 0))
+        and value.is_floating_point()
+        and points.is_floating_point()
+        and weights.is_floating_point()
+        and value.device == points.device == weights.device
+    )
 
 
 def _check(
     value: Tensor,
-    shapes: list[tuple[int, int]],
+    shapes: Shapes,
     points: Tensor,
     weights: Tensor,
     names: tuple[str, str],
 ) -> None:
     """Ranks, dtypes, devices and sizes, on the host."""
+    if not is_compiling() and _fits(value, shapes, points, weights):
+        return
     for name, tensor, letters in (
         ("value", value, "[B, S, M, D]"),
         (names[0], points, "[B, Q, M, L, P, 2]"),
@@ -161,7 +203,7 @@ def _check(
     tokens = sum(h * w for h, w in shapes)
     if tokens != S:
         raise ValueError(
-            f"spatial_shapes {shapes} hold {tokens} tokens but value has S = {S}: "
+            f"spatial_shapes {list(shapes)} hold {tokens} tokens but value has S = {S}: "
             f"got value {list(value.shape)}, expected [B, S, M, D] with S = {tokens}"
         )
     expected = [points.shape[0], points.shape[1], M, len(shapes), points.shape[4], 2]
@@ -180,18 +222,18 @@ def _check(
 
 def _check_reference(
     value: Tensor,
-    shapes: list[tuple[int, int]],
+    shapes: Shapes,
     offsets: Tensor,
     reference_points: Tensor,
     valid_shapes: Tensor | None,
 ) -> None:
     _check_tensor("reference_points", reference_points, "[B, Q, L, 2 or 4]", value)
     B, Q, L = value.shape[0], offsets.shape[1], len(shapes)
-    given = list(reference_points.shape)
-    if given[1:3] != [Q, L] or given[3] not in (2, 4):
+    n, *given, numbers = reference_points.shape
+    if given != [Q, L] or numbers not in (2, 4):
         raise ValueError(
-            f"reference_points do not fit offsets {list(offsets.shape)}: got {given}, expected "
-            f"[B, Q, L, 2 or 4] = {[B, Q, L]} + 2 or 4"
+            f"reference_points do not fit offsets {list(offsets.shape)}: got "
+            f"{[n, *given, numbers]}, expected [B, Q, L, 2 or 4] = {[B, Q, L]} + 2 or 4"
         )
     _check_shared("reference_points", reference_points, B)
     if valid_shapes is None:

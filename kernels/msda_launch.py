@@ -6,25 +6,25 @@ Inputs are checked already (`msda.py`). Layout of a program: `msda_triton.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import msda_table
 from .device import facts
-from .launch import Case, Variant, family, pointer_type, sum_of_shared
+from .launch import Case, Variant, aligned, argument_type, family, launch_of, sum_of_shared
 from .msda_table import Tile
 from .msda_triton import BOXES, LOCATIONS, POINTS, forward_kernel
 from .msda_triton_backward import backward_kernel
 
 Shapes = tuple[tuple[int, int], ...]
 
-MAX_SHORT_AXIS = 65_535
-"""Largest grid along its second and third axes."""
+MAX_IMAGES = 2**15
+"""Of a launch: the number of an image is divided exactly up to here (`msda_triton.shared`)."""
 
 
 def forward(
@@ -36,18 +36,21 @@ def forward(
     shapes: Shapes,
 ) -> Tensor:
     """One launch for all images. Arguments as `msda_ops.forward`; returns [B, Q, M*D]."""
-    B, _, M, D = value.shape
+    B, S, M, D = value.shape
     Q = points.shape[1]
     if 0 in (B, Q, M, D, points.shape[4]):
         return value.new_zeros(B, Q, M * D)
-    output = value.new_empty(B, Q, M * D)
-    arguments = _shared_arguments(value, points, weights, reference, valid, shapes)
-    variant = forward_variant(
-        arguments | {"output": output},
-        _sizes(value, points, reference, valid, shapes),
-        _tile(msda_table.FORWARD, value, points),
+    output = value.new_empty((B, Q, M * D))
+    levels = _levels(shapes, S * M * D)
+    tile = _tile(msda_table.FORWARD, value, points)
+    form = _form(value, points, reference, valid, levels)
+    _run(
+        forward_kernel,
+        (form, tile),
+        lambda arguments: forward_variant(arguments, _sizes(form), tile),
+        (*_tensors(value, points, weights, reference, valid), output),
+        levels.codes,
     )
-    _run(variant, B, M, Q, arguments | {"output": output})
     return output
 
 
@@ -81,40 +84,38 @@ def backward(
         )
     is_fixed = needs_value and torch.are_deterministic_algorithms_enabled()
     needs_rows = needs_samples or needs_reference
-    unused = value.new_empty(0, dtype=torch.float32)
+    tensors = _tensors(value, points, weights, reference, valid)
+    unused = tensors[1]
     scale, inverse = unused, None
     if is_fixed:
         given_weights = weights if reference is None else None
         scale, inverse = _fixed_scale(grad_output, given_weights, Q, L * P)
+    grad_value = grad_points = grad_weights = grad_reference = unused
+    if needs_value:
+        total_dtype = torch.int64 if is_fixed else torch.float32
+        grad_value = value.new_zeros(value.shape, dtype=total_dtype)
+    if needs_rows:
+        grad_points = value.new_empty((B, Q, M, L, P, 2), dtype=torch.float32)
+        grad_weights = value.new_empty((B, Q, M, L, P), dtype=torch.float32)
+    if needs_reference:
+        numbers = reference.shape[-1]
+        grad_reference = value.new_empty((B, Q, M, L, numbers), dtype=torch.float32)
+    grads = (grad_value, grad_points, grad_weights, grad_reference)
 
-    def new(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=value.device)
-
-    total_dtype = torch.int64 if is_fixed else torch.float32
-    grad_value = torch.zeros(
-        value.shape if needs_value else 0, dtype=total_dtype, device=value.device
-    )
-    grad_points = new(B, Q, M, L, P, 2) if needs_rows else unused
-    grad_weights = new(B, Q, M, L, P) if needs_rows else unused
-    grad_reference = new(B, Q, M, L, reference.shape[-1]) if needs_reference else unused
-    arguments = _shared_arguments(value, points, weights, reference, valid, shapes) | {
-        "grad_output": grad_output.contiguous(),
-        "fixed_scale": scale,
-        "grad_value": grad_value,
-        "grad_points": grad_points,
-        "grad_weights": grad_weights,
-        "grad_reference": grad_reference,
-    }
-    flags = {
-        "NEEDS_VALUE": needs_value,
-        "NEEDS_SAMPLES": needs_rows,
-        "NEEDS_REFERENCE": needs_reference,
-        "FIXED": is_fixed,
-    }
+    levels = _levels(shapes, value.shape[1] * M * value.shape[3])
     # Whole numbers are added one by one on every GPU.
     tile = _tile(msda_table.BACKWARD, value, points, is_scalar=is_fixed)
-    sizes = _sizes(value, points, reference, valid, shapes) | flags
-    _run(backward_variant(arguments, sizes, tile), B, M, Q, arguments)
+    form = _form(value, points, reference, valid, levels)
+    flags = (needs_value, needs_rows, needs_reference, is_fixed)
+    _run(
+        backward_kernel,
+        (form, tile, flags),
+        lambda arguments: backward_variant(
+            arguments, _sizes(form) | dict(zip(_FLAGS, flags, strict=True)), tile
+        ),
+        (*tensors, aligned(grad_output), scale, *grads),
+        levels.codes,
+    )
     if is_fixed:
         grad_value = grad_value.to(torch.float32).mul_(inverse)
     return (
@@ -125,12 +126,14 @@ def backward(
     )
 
 
+_FLAGS = ("NEEDS_VALUE", "NEEDS_SAMPLES", "NEEDS_REFERENCE", "FIXED")
+
+
 def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile) -> Variant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
     dtype = _dtype(arguments["value"])
     D = sizes["D"]
-    # Pairs are read as words, which a view that begins at an odd element does not lie on.
-    is_paired = dtype == torch.bfloat16 and D % 2 == 0 and _address(arguments["value"]) % 4 == 0
+    is_paired = dtype == torch.bfloat16 and D % 2 == 0
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
     heads = _heads(sizes["M"], D * dtype.itemsize)
@@ -154,10 +157,7 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
 def _variant(
     kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], tile: Tile
 ) -> Variant:
-    types = {
-        name: "i32" if isinstance(value, int) else pointer_type(value)
-        for name, value in arguments.items()
-    }
+    types = {name: argument_type(value) for name, value in arguments.items()}
     return Variant(
         kernel=kernel,
         types=types,
@@ -195,59 +195,138 @@ def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool
     tile = table[80 if is_scalar and not table[device].scalar else device]
     if facts().is_interpreted(value.device):
         return replace(tile, num_warps=msda_table.INTERPRETER_WARPS)
-    rows = value.shape[0] * value.shape[2] * points.shape[1]
-    return replace(tile, num_warps=1) if rows < msda_table.FEW_ROWS else tile
+    # Queries that are tokens are many, whatever the size of the images; another rule would compile
+    # a second form when sizes change.
+    S, Q = value.shape[1], points.shape[1]
+    return tile if Q == S or Q * value.shape[2] >= msda_table.FEW_ROWS else _of_one_warp(tile)
 
 
-def _shared_arguments(
+@lru_cache(maxsize=64)
+def _of_one_warp(tile: Tile) -> Tile:
+    return replace(tile, num_warps=1)
+
+
+class _Levels(NamedTuple):
+    """Sizes of the levels, as the kernels take them.
+
+    Attributes:
+        codes: height and width of every level in one number, `height << 16 | width << 1 | 1`, or
+            with `height << 32` if they are large. Odd, since Triton compiles anew for numbers of a
+            tuple that are 1 or that 16 divides, whatever a kernel says of specialisation.
+        is_narrow: whether a level is one cell wide.
+        is_large: whether offsets need 64 bits, or sizes more than 15.
+    """
+
+    codes: tuple[int, ...]
+    is_narrow: bool
+    is_large: bool
+
+
+@lru_cache(maxsize=1024)
+def _levels(shapes: Shapes, elements: int) -> _Levels:
+    """Args:
+    elements: of an image of value.
+    """
+    tokens = sum(height * width for height, width in shapes)
+    longest = max(max(pair) for pair in shapes)
+    is_large = elements >= 2**31 or tokens >= 2**24 or longest >= 2**15
+    shift = 32 if is_large else 16
+    return _Levels(
+        codes=tuple(height << shift | width << 1 | 1 for height, width in shapes),
+        is_narrow=any(width == 1 for _, width in shapes),
+        is_large=is_large,
+    )
+
+
+class _Form(NamedTuple):
+    """What both kernels are compiled for, besides dtypes and a tile.
+
+    Attributes:
+        numbers: of a reference: 2 for points, 4 for boxes; None where there is none.
+        The rest: as in the kernels and in `_Levels`.
+    """
+
+    M: int
+    D: int
+    L: int
+    P: int
+    numbers: int | None
+    has_valid: bool
+    is_narrow: bool
+    is_large: bool
+
+
+def _form(
+    value: Tensor, points: Tensor, reference: Tensor | None, valid: Tensor | None, levels: _Levels
+) -> _Form:
+    _, _, M, D = value.shape
+    numbers = None if reference is None else reference.shape[-1]
+    is_narrow, is_large = levels.is_narrow, levels.is_large
+    L, P = points.shape[3:5]
+    return _Form(M, D, L, P, numbers, valid is not None, is_narrow, is_large)
+
+
+def _sizes(form: _Form) -> dict[str, Any]:
+    """Constants that both kernels have."""
+    return {
+        "M": form.M,
+        "D": form.D,
+        "L": form.L,
+        "P": form.P,
+        "F": _group(form.P),
+        "SAMPLES": _power_of_two(form.L * form.P),
+        "KIND": _kind(form.numbers),
+        "HAS_VALID": form.has_valid,
+        "NARROW": form.is_narrow,
+        "LARGE": form.is_large,
+    }
+
+
+def _tensors(
     value: Tensor,
     points: Tensor,
     weights: Tensor,
     reference: Tensor | None,
     valid: Tensor | None,
-    shapes: Shapes,
-) -> dict[str, Any]:
-    """Arguments that both kernels have; an absent tensor is a stand-in that is never read."""
-    B, S, _, _ = value.shape
-    return {
-        "value": value.contiguous(),
-        "points": points.contiguous(),
-        "weights": weights.contiguous(),
-        "reference": points if reference is None else reference.contiguous(),
-        "valid": _level_table(shapes, value.device) if valid is None else valid.contiguous(),
-        "levels": _level_table(shapes, value.device),
-        "Q": points.shape[1],
-        "S": S,
-        "share_points": B // points.shape[0],
-        "share_reference": 1 if reference is None else B // reference.shape[0],
-        "share_valid": 1 if valid is None else B // valid.shape[0],
-    }
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The first arguments of both kernels; an absent one has a stand-in that is never read."""
+    points = aligned(points)
+    return (
+        aligned(value),
+        points,
+        aligned(weights),
+        points if reference is None else aligned(reference),
+        points if valid is None else valid.contiguous(),
+    )
 
 
-def _sizes(
-    value: Tensor,
-    points: Tensor,
-    reference: Tensor | None,
-    valid: Tensor | None,
-    shapes: Shapes,
-) -> dict[str, Any]:
-    """Constants that both kernels have."""
-    _, S, M, D = value.shape
-    return {
-        "M": M,
-        "D": D,
-        "L": len(shapes),
-        "P": points.shape[4],
-        "F": _group(points.shape[4]),
-        "SAMPLES": _power_of_two(len(shapes) * points.shape[4]),
-        "KIND": _kind(None if reference is None else reference.shape[-1]),
-        "HAS_VALID": valid is not None,
-        "NARROW": any(w == 1 for _, w in shapes),
-        "LARGE": S * M * D >= 2**31 or S >= 2**24,
-        "SHARES": points.shape[0] != value.shape[0]
-        or (reference is not None and reference.shape[0] != value.shape[0])
-        or (valid is not None and valid.shape[0] != value.shape[0]),
-    }
+def _run(
+    kernel: Any,
+    form: Hashable,
+    make: Callable[[dict[str, Any]], Variant],
+    tensors: tuple[Tensor, ...],
+    codes: tuple[int, ...],
+) -> None:
+    """Launch on the grid of `msda_triton.place`; arguments as `launch_of`.
+
+    Raises: ValueError: more images than a launch takes.
+    """
+    value, points, _, reference, valid, *_ = tensors
+    B, S, M, _ = value.shape
+    Q = points.shape[1]
+    if B > MAX_IMAGES:
+        raise ValueError(f"value has B = {B} images, more than {MAX_IMAGES}; split the batch")
+    shares = (_share(B, points), _share(B, reference), _share(B, valid))
+    others = (codes, Q, S, *shares)
+    launch = launch_of(kernel, form, make, tensors, others)
+    constants = launch.variant.constants
+    grid = (-(-Q // constants["BQ"]), M // constants["HEADS"], B)
+    launch.run(grid, value.device, *tensors, *others)
+
+
+def _share(B: int, shared: Tensor) -> int:
+    """What `msda_triton.shared` multiplies by. Exact up to MAX_IMAGES."""
+    return -(-(shared.shape[0] << 30) // B)
 
 
 def _power_of_two(n: int) -> int:
@@ -262,34 +341,6 @@ def _group(P: int) -> int:
 
 def _kind(numbers: int | None) -> int:
     return {None: LOCATIONS, 2: POINTS, 4: BOXES}[numbers].value
-
-
-def _run(variant: Variant, B: int, M: int, Q: int, arguments: dict[str, Any]) -> None:
-    """Launch on the grid of `msda_triton.place`.
-
-    Raises: ValueError: more images or heads than a grid's second or third axis holds.
-    """
-    if max(B, M) > MAX_SHORT_AXIS:
-        raise ValueError(
-            f"B = {B} images of M = {M} heads: a launch takes {MAX_SHORT_AXIS:,} of each at most; "
-            "split the batch"
-        )
-    constants = variant.constants
-    variant.run((-(-Q // constants["BQ"]), M // constants["HEADS"], B), arguments)
-
-
-@lru_cache(maxsize=1024)
-def _level_table(shapes: Shapes, device: torch.device) -> Tensor:
-    """[L, 3] int32 (height, width, first token), on the device. Made once per list of sizes, and
-    without waiting for the device."""
-    rows, start = [], 0
-    for height, width in shapes:
-        rows.append((height, width, start))
-        start += height * width
-    table = torch.tensor(rows, dtype=torch.int32)
-    if device.type == "cuda":
-        table = table.pin_memory().to(device, non_blocking=True)
-    return table
 
 
 def _fixed_scale(
@@ -377,20 +428,9 @@ def _case(
     arguments: dict[str, Any] = dict.fromkeys(
         ("Q", "S", "share_points", "share_reference", "share_valid"), 1
     )
-    arguments |= {"value": dtype, "valid": integer, "levels": integer}
+    arguments |= {"value": dtype, "valid": integer, "levels": (1,) * 3 * L}
     arguments |= dict.fromkeys(("points", "weights", "reference"), real)
-    sizes = {
-        "M": 8,
-        "D": D,
-        "L": L,
-        "P": P,
-        "F": _group(P),
-        "KIND": _kind(numbers),
-        "HAS_VALID": numbers is not None,
-        "NARROW": False,
-        "LARGE": False,
-        "SHARES": False,
-    }
+    sizes = _sizes(_Form(8, D, L, P, numbers, numbers is not None, False, False))
     if direction == "forward":
         tile = msda_table.FORWARD[family(capability)]
         return Case(
@@ -405,10 +445,6 @@ def _case(
     tile = msda_table.BACKWARD[80 if is_fixed and family(capability) > 80 else family(capability)]
     variant = backward_variant(arguments, sizes | flags | {"FIXED": is_fixed}, tile)
     return Case(name=name, variant=variant, is_model=is_model)
-
-
-def _address(x: Tensor | torch.dtype) -> int:
-    return x.data_ptr() if isinstance(x, Tensor) else 0
 
 
 def _dtype(x: Tensor | torch.dtype) -> torch.dtype:

@@ -1,20 +1,105 @@
 """Deformable attention as operators of torch: registration, shapes, gradients, FLOPs, dispatch.
 
 One pair of operators serves both public functions. They are opaque to tracing (`custom_op`), so
-torch.compile and torch.export work with or without a GPU in the machine. Letters as in `msda.py`.
+torch.compile and torch.export work with or without a GPU in the machine. `attend` goes around them
+where nobody traces. Letters as in `msda.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from . import msda_cpu
 from .backend import kernel_implementation
+from .tracing import is_watched, needs_graph
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+def attend(
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+    valid: Tensor | None,
+    shapes: Shapes,
+) -> Tensor:
+    """`forward` by the shortest way; arguments as there, but for the shapes, (height, width)."""
+    if is_watched(value, points, weights, reference, valid):
+        return forward(
+            value, points, weights, reference, valid, [n for pair in shapes for n in pair]
+        )
+    if needs_graph(value, points, weights, reference):
+        return _Attend.apply(value, points, weights, reference, valid, shapes)
+    return _forward(value, points, weights, reference, valid, shapes)
+
+
+class _Attend(torch.autograd.Function):
+    """The operators' gradient without the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(*inputs[:5])
+        ctx.shapes = inputs[5]
+        return _forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        grads = _backward(grad_output, *ctx.saved_tensors, ctx.shapes, _needs(ctx))
+        return *_wanted(ctx, grads), None, None
+
+
+def _forward(
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+    valid: Tensor | None,
+    shapes: Shapes,
+) -> Tensor:
+    if kernel_implementation(value) == "triton":
+        from . import msda_launch as implementation
+    else:
+        implementation = msda_cpu
+    return implementation.forward(value, points, weights, reference, valid, shapes)
+
+
+def _backward(
+    grad_output: Tensor,
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+    valid: Tensor | None,
+    shapes: Shapes,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    if kernel_implementation(value) == "triton":
+        from . import msda_launch as implementation
+    else:
+        implementation = msda_cpu
+    return implementation.backward(
+        grad_output, value, points, weights, reference, valid, shapes, needs
+    )
+
+
+def _needs(ctx: Any) -> list[bool]:
+    """What the kernels are asked for: gradients of value, of points and weights, of reference."""
+    value, points, weights, reference, *_ = ctx.needs_input_grad
+    return [value, points or weights, reference]
+
+
+def _wanted(ctx: Any, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Of the four gradients, those that autograd asked for."""
+    return [g if want else None for g, want in zip(grads, ctx.needs_input_grad, strict=False)]
 
 
 @torch.library.custom_op("seqformer_kernels::ms_deform_attn", mutates_args=())
@@ -39,12 +124,7 @@ def forward(
 
     Returns: [B, Q, M*D], contiguous, in value's dtype.
     """
-    arguments = (value, points, weights, reference, valid, _pairs(shapes))
-    if kernel_implementation(value) == "triton":
-        from . import msda_launch
-
-        return msda_launch.forward(*arguments)
-    return msda_cpu.forward(*arguments)
+    return _forward(value, points, weights, reference, valid, _pairs(shapes))
 
 
 @forward.register_fake
@@ -76,13 +156,7 @@ def backward(
         needs: whether those of value, of points and weights, and of reference are asked for; what
             is not is an empty tensor.
     """
-    arguments = (grad_output, value, points, weights, reference, valid, _pairs(shapes), needs)
-    if kernel_implementation(value) == "triton":
-        from . import msda_launch
-
-        grads = msda_launch.backward(*arguments)
-    else:
-        grads = msda_cpu.backward(*arguments)
+    grads = _backward(grad_output, value, points, weights, reference, valid, _pairs(shapes), needs)
     return tuple(value.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -112,18 +186,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad
-    needs = [wanted[0], wanted[1] or wanted[2], wanted[3]]
-    grads = backward(grad_output, *ctx.saved_tensors, ctx.shapes, needs)
-    given = [grad if want else None for grad, want in zip(grads, wanted, strict=False)]
-    return (*given, None, None)
+def _gradient(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grads = backward(grad_output, *ctx.saved_tensors, ctx.shapes, _needs(ctx))
+    return *_wanted(ctx, grads), None, None
 
 
-forward.register_autograd(_backward, setup_context=_setup_context)
+forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def _pairs(shapes: list[int]) -> tuple[tuple[int, int], ...]:
+def _pairs(shapes: list[int]) -> Shapes:
     return tuple(zip(shapes[::2], shapes[1::2], strict=True))
 
 

@@ -34,6 +34,7 @@ FORWARD = {
     75: Tile(num_warps=4, channels_per_lane=4),
     80: Tile(num_warps=4, channels_per_lane=4),
     90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
 }
 """More channels per lane save instructions and cost steps of L1, which binds."""
 
@@ -42,11 +43,13 @@ BACKWARD = {
     75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
 }
 """Adding four floats at once begins with 9.0."""
 
-FEW_ROWS = 65_536
-"""Below this many rows (a decoder layer has 24,000) programs have one warp, to spread evenly."""
+FEW_ROWS = 8_192
+"""Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
+evenly; not where queries are tokens."""
 
 INTERPRETER_WARPS = 16
 """Triton's interpreter works through programs one by one in numpy, so there they are large."""

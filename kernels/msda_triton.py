@@ -63,9 +63,9 @@ def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.c
 
 
 @triton.jit
-def shared(image, share, SHARES: tl.constexpr):
-    """Entry of an input that `share` images in a row share. Division is dear, and mostly by one."""
-    return image // share if SHARES else image
+def shared(image, share):
+    """image // n, the entry of an input that n images in a row share; share = ceil(2^30 / n)."""
+    return tl.umulhi(image << 2, share)
 
 
 @triton.jit
@@ -97,7 +97,6 @@ def scaled_logits(
     M: tl.constexpr,
     L: tl.constexpr,
     P: tl.constexpr,
-    SHARES: tl.constexpr,
     BQ: tl.constexpr,
     HEADS: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -105,7 +104,7 @@ def scaled_logits(
     """Logits of a program's rows times log2 e, each read once, [BQ * HEADS, SAMPLES]; minus
     infinity beyond L * P. And the largest of each row, [BQ * HEADS, 1]."""
     image, head, q, _, _ = place(Q, M, BQ, HEADS, 1)
-    row = shared(image, share, SHARES).to(tl.int64) * Q * M + (q * M + head)
+    row = shared(image, share).to(tl.int64) * Q * M + (q * M + head)
     sample = tl.arange(0, SAMPLES)[None, :]
     logits = tl.load(weights + row * (L * P) + sample, mask=sample < L * P, other=float("-inf"))
     logits = logits.to(tl.float32) * LOG2_E
@@ -113,18 +112,25 @@ def scaled_logits(
 
 
 @triton.jit
-def level_size(levels, valid, level, HAS_VALID: tl.constexpr):
-    """Height, width and first token of a level, then height and width of its valid region."""
-    height = tl.load(levels + 3 * level)
-    width = tl.load(levels + 3 * level + 1)
-    start = tl.load(levels + 3 * level + 2)
+def level_size(levels, valid, level, L: tl.constexpr, HAS_VALID: tl.constexpr, LARGE: tl.constexpr):
+    """Height and width of a level, then of its valid region. `levels` are plain numbers, so that no
+    memory has to hold them; choosing one is left to the scalar unit of the GPU."""
+    code = levels[0]
+    for i in tl.static_range(1, L):
+        code = tl.where(level == i, levels[i], code)
+    if LARGE:
+        height = (code >> 32).to(tl.int32)
+        width = ((code & 0xFFFFFFFF) >> 1).to(tl.int32)
+    else:
+        height = code >> 16
+        width = (code & 0xFFFF) >> 1
     if HAS_VALID:
         valid_height = tl.minimum(tl.load(valid + 2 * level), height)
         valid_width = tl.minimum(tl.load(valid + 2 * level + 1), width)
     else:
         valid_height = height
         valid_width = width
-    return height, width, start, valid_height, valid_width
+    return height, width, valid_height, valid_width
 
 
 @triton.jit
@@ -262,11 +268,11 @@ def forward_kernel(
     weights,  # [B / share_points, Q, M, L, P], softmaxed for LOCATIONS, else logits
     reference,  # [B / share_reference, Q, L, KIND], none for LOCATIONS
     valid,  # [B / share_valid, L, 2] int32 (height, width)
-    levels,  # [L, 3] int32 (height, width, first token)
     output,  # [B, Q, M, D]
+    levels,  # height and width of each level in one number, a tuple (msda_launch)
     Q,
     S,
-    share_points,
+    share_points,  # for `shared`, as the next two
     share_reference,
     share_valid,
     M: tl.constexpr,
@@ -279,7 +285,6 @@ def forward_kernel(
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,  # some level is one cell wide
     LARGE: tl.constexpr,  # an image of value needs 64-bit offsets
-    SHARES: tl.constexpr,  # some input is shared by images
     PAIRED: tl.constexpr,  # value is bf16 and read as pairs; D and VEC count pairs
     BQ: tl.constexpr,
     HEADS: tl.constexpr,
@@ -289,16 +294,16 @@ def forward_kernel(
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
     if KIND != LOCATIONS:
-        _, largest = scaled_logits(weights, Q, share_points, M, L, P, SHARES, BQ, HEADS, SAMPLES)
+        _, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)
         largest = to_lanes(largest, LANES)
         total = tl.zeros(exists.shape, tl.float32)
-    row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
+    row = shared(image, share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
-        reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
+        reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
     if HAS_VALID:
-        valid += shared(image, share_valid, SHARES) * (L * 2)
+        valid += shared(image, share_valid) * (L * 2)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
@@ -310,9 +315,10 @@ def forward_kernel(
     b = tl.zeros(channel.shape, tl.float32)
     c = tl.zeros(channel.shape, tl.float32)
     d = tl.zeros(channel.shape, tl.float32)
+    start = 0  # first token of the level
     for level in range(L):
-        height, width, start, valid_height, valid_width = level_size(
-            levels, valid, level, HAS_VALID
+        height, width, valid_height, valid_width = level_size(
+            levels, valid, level, L, HAS_VALID, LARGE
         )
         slope_x, base_x, last_x, step_x = line(
             reference + level * KIND, 0, width, valid_width, P, KIND
@@ -321,7 +327,7 @@ def forward_kernel(
             reference + level * KIND, 1, height, valid_height, P, KIND
         )
         right, down = steps(height, width, M * D, NARROW)
-        level_cells = cells + start.to(tl.int64) * (M * D)
+        level_cells = cells + tl.cast(start, tl.int64) * (M * D)
         for p in tl.static_range(P):
             if p % F == 0:
                 given = fours(weights + level * P + p, F)
@@ -349,6 +355,7 @@ def forward_kernel(
             a, b, c, d = _blend(
                 a, b, c, d, south * east, sw + right, channel, D, NA, STEP, WHOLE, PAIRED
             )
+        start += height * width
     if KIND != LOCATIONS:
         # The softmax's division, once for all samples of the row.
         scale = 1.0 / total

@@ -152,13 +152,13 @@ def backward_kernel(
     weights,
     reference,
     valid,
-    levels,
     grad_output,  # [B, Q, M, D]
     fixed_scale,  # [1] float32, FIXED only
     grad_value,  # [B, S, M, D] float32, or int64 if FIXED; zero on entry
     grad_points,  # [B, Q, M, L, P, 2] float32
     grad_weights,  # [B, Q, M, L, P] float32
     grad_reference,  # [B, Q, M, L, KIND] float32, the part of each head
+    levels,
     Q,
     S,
     share_points,
@@ -174,7 +174,6 @@ def backward_kernel(
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,
     LARGE: tl.constexpr,
-    SHARES: tl.constexpr,
     NEEDS_VALUE: tl.constexpr,
     NEEDS_SAMPLES: tl.constexpr,
     NEEDS_REFERENCE: tl.constexpr,  # only with NEEDS_SAMPLES
@@ -188,19 +187,17 @@ def backward_kernel(
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
     if HAS_VALID:
-        valid += shared(image, share_valid, SHARES) * (L * 2)
+        valid += shared(image, share_valid) * (L * 2)
     if KIND != LOCATIONS:
-        logits, largest = scaled_logits(
-            weights, Q, share_points, M, L, P, SHARES, BQ, HEADS, SAMPLES
-        )
+        logits, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)
         softmax = tl.exp2(logits - largest)
         scale = 1.0 / tl.sum(softmax, axis=1, keep_dims=True)
         softmax *= scale
         largest = to_lanes(largest, LANES)
         # Rows that do not exist weigh nothing, so that they add nothing to value.
         scale = tl.where(exists, to_lanes(scale, LANES), 0.0)
-        reference += (shared(image, share_reference, SHARES).to(tl.int64) * Q + q) * (L * KIND)
-    row = shared(image, share_points, SHARES).to(tl.int64) * Q * M + (q * M + head)
+        reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
+    row = shared(image, share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     own_row = image.to(tl.int64) * Q * M + (q * M + head)
@@ -233,9 +230,10 @@ def backward_kernel(
     factor = tl.load(fixed_scale) if FIXED else 1.0
     owns = exists & (lane == 0)
 
+    start = 0  # first token of the level
     for level in range(L):
-        height, width, start, valid_height, valid_width = level_size(
-            levels, valid, level, HAS_VALID
+        height, width, valid_height, valid_width = level_size(
+            levels, valid, level, L, HAS_VALID, LARGE
         )
         slope_x, base_x, last_x, step_x = line(
             reference + level * KIND, 0, width, valid_width, P, KIND
@@ -244,7 +242,7 @@ def backward_kernel(
             reference + level * KIND, 1, height, valid_height, P, KIND
         )
         right, down = steps(height, width, M * D, NARROW)
-        first = start.to(tl.int64) * (M * D)
+        first = tl.cast(start, tl.int64) * (M * D)
         moved_x = tl.zeros(exists.shape, tl.float32)
         moved_y = tl.zeros(exists.shape, tl.float32)
         grown_x = tl.zeros(exists.shape, tl.float32)
@@ -310,6 +308,7 @@ def backward_kernel(
                     moved_y += d_y
                     grown_x += point_x * d_x
                     grown_y += point_y * d_y
+        start += height * width
         if NEEDS_REFERENCE:
             w, h = width.to(tl.float32), height.to(tl.float32)
             target = grad_reference + level * KIND

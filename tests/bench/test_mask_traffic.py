@@ -75,9 +75,12 @@ def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
     from kernels import dynamic_mask_launch
 
     launched = []
-    monkeypatch.setattr(
-        kernels.launch.Variant, "run", lambda variant, programs, given: launched.append(given)
-    )
+
+    def run(launch, programs, device, *arguments):
+        names = launch.variant.kernel.arg_names
+        launched.append(dict(zip(names, arguments, strict=False)))
+
+    monkeypatch.setattr(kernels.launch.Launch, "run", run)
     B, T, N, M, h, w = 2, 3, 5, 4, 9, 13
     tensors = (
         torch.zeros(B, T, 8, h, w), torch.zeros(N, 169), torch.zeros(N, T, 2),
@@ -97,7 +100,7 @@ def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
         dynamic_mask_launch.backward(grad, *tensors, SEQFORMER, [True, True])
         model = mask_traffic.forward(SEQFORMER, sizes)
         model += mask_traffic.backward(SEQFORMER, sizes)
-    other_names = {"out": "logits", "grad": "gradient"}
+    other_names = {"out": "logits", "grad": "gradient", "parameters": "params"}
     assert len(launched) == len(model)
     for given, launch in zip(launched, model, strict=True):
         found = {

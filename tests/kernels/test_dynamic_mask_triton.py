@@ -113,13 +113,13 @@ def test_many_instances_in_many_frames():
 def test_launches_are_few(monkeypatch):
     """One forward, two backward; three for the backward of the losses."""
     launches = []
-    run = kernels.launch.Variant.run
+    run = kernels.launch.Launch.run
 
-    def counted(variant, programs, arguments):
-        launches.append(variant.kernel)
-        run(variant, programs, arguments)
+    def counted(launch, *arguments):
+        launches.append(launch.variant.kernel)
+        run(launch, *arguments)
 
-    monkeypatch.setattr(kernels.launch.Variant, "run", counted)
+    monkeypatch.setattr(kernels.launch.Launch, "run", counted)
     case = make_case(1, 1, 1, 2, 3, num_layers=2)
     leaves = [t.float().requires_grad_() for t in case.tensors]
     with kernels.use_backend("triton"):
@@ -137,9 +137,9 @@ def test_launches_are_few(monkeypatch):
 def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
     programs = Counter()
     monkeypatch.setattr(
-        kernels.launch.Variant,
+        kernels.launch.Launch,
         "run",
-        lambda variant, number, _: programs.update({variant.kernel.__name__: number}),
+        lambda launch, number, *_: programs.update({launch.variant.kernel.__name__: number}),
     )
     case = make_case(1, 1, 2, 3, 3)
     features, params, references = (t.float() for t in case.tensors)

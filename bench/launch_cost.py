@@ -1,0 +1,137 @@
+"""What a call costs on the host: thread time from the public function to an empty launch.
+
+    python -m bench.launch_cost               # prints; writes nothing
+    python -m bench.launch_cost --only mask
+
+Triton runs behind a stand-in for a GPU (`bench/stand_in.py`), so a launch ends where the driver's
+would begin. Tensors are tiny and lie on the CPU: allocating and filling them costs little. The last
+column is one launch by Triton's own way, with the same kernel and arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+CALLS, TURNS = 50, 21
+"""Calls of a turn, and turns, of which the median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Something to call.
+
+    Attributes:
+        name: as it is printed.
+        call: does it once.
+        has_grad: whether autograd records.
+    """
+
+    name: str
+    call: Callable[[], object]
+    has_grad: bool = True
+
+
+def subjects() -> Iterator[Subject]:
+    """Forward, and forward with backward, of every operator."""
+    import kernels
+
+    g = torch.Generator().manual_seed(0)
+    shapes = ((6, 8), (3, 4), (2, 2), (2, 2))
+    B, M, D, P, S = 2, 8, 32, 4, sum(h * w for h, w in shapes)
+    value = torch.randn(B, S, M, D, generator=g).requires_grad_()
+    offsets = torch.randn(B, S, M, 4, P, 2, generator=g).requires_grad_()
+    logits = torch.randn(B, S, M, 4, P, generator=g).requires_grad_()
+    reference = torch.rand(1, S, 4, 2, generator=g)
+    valid = torch.tensor(shapes, dtype=torch.int32)[None]
+    samples = (value, shapes, offsets, logits, reference, valid)
+    grad = torch.randn(B, S, M * D, generator=g)
+
+    def attend() -> torch.Tensor:
+        return kernels.ms_deform_attn_fused(*samples)
+
+    def attend_both() -> object:
+        return torch.autograd.grad(attend(), (value, offsets, logits), grad)
+
+    yield Subject(name="deformable attention, no grad", call=attend, has_grad=False)
+    yield Subject(name="deformable attention", call=attend)
+    yield Subject(name="deformable attention, both ways", call=attend_both)
+
+    features = torch.randn(1, 2, 8, 4, 6, generator=g).requires_grad_()
+    parameters = torch.randn(3, kernels.dynamic_mask.NUM_MASK_PARAMS, generator=g).requires_grad_()
+    points = torch.rand(3, 2, 2, generator=g).requires_grad_()
+    clip = torch.zeros(3, dtype=torch.int64)
+    targets = torch.zeros(3, 2, 8, 12, dtype=torch.bool)
+    leaves = (features, parameters, points)
+    grad_masks = torch.randn(3, 2, 8, 12, generator=g)
+    grad_sums = [torch.randn(3, generator=g) for _ in range(3)]
+
+    def draw() -> torch.Tensor:
+        return kernels.dynamic_mask_head(*leaves, clip)
+
+    def draw_both() -> object:
+        return torch.autograd.grad(draw(), leaves, grad_masks)
+
+    def lose() -> Sequence[torch.Tensor]:
+        return kernels.dynamic_mask_loss(*leaves, clip, targets, target_index=clip)
+
+    def lose_both() -> object:
+        return torch.autograd.grad(lose()[:3], leaves, grad_sums)
+
+    yield Subject(name="mask head, no grad", call=draw, has_grad=False)
+    yield Subject(name="mask head", call=draw)
+    yield Subject(name="mask head, both ways", call=draw_both)
+    yield Subject(name="mask losses", call=lose)
+    yield Subject(name="mask losses, both ways", call=lose_both)
+    frame = torch.randn(2, 4, 6, generator=g)
+    yield Subject(
+        name="mask threshold",
+        call=lambda: kernels.threshold_masks(frame, (16, 24), packed=True),
+        has_grad=False,
+    )
+
+
+def microseconds(subject: Subject) -> float:
+    """Thread time of a warm call."""
+    spent = []
+    with nullcontext() if subject.has_grad else torch.no_grad():
+        subject.call()
+        for _ in range(TURNS):
+            before = time.thread_time_ns()
+            for _ in range(CALLS):
+                subject.call()
+            spent.append((time.thread_time_ns() - before) / CALLS / 1000)
+    return median(spent)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="calls whose name contains this")
+    options = parser.parse_args(arguments)
+    if os.environ.pop("TRITON_INTERPRET", None):
+        print("TRITON_INTERPRET is ignored here", file=sys.stderr)
+    from bench.stand_in import standing_in
+
+    torch.set_num_threads(1)
+    with standing_in() as gpu:
+        print(f"{'':34}{'host us':>10}{'launches':>10}")
+        for subject in subjects():
+            if options.only not in subject.name:
+                continue
+            took = microseconds(subject)
+            before = gpu.launches
+            subject.call()
+            print(f"{subject.name:34}{took:>10.1f}{gpu.launches - before:>10}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
