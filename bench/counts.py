@@ -305,6 +305,7 @@ def gpu_alignment() -> Iterator[None]:
         mock.patch.object(torch, "empty", make(empty, False)),
         mock.patch.object(torch, "zeros", make(torch.zeros, True)),
         mock.patch.object(Tensor, "new_empty", make(Tensor.new_empty, False)),
+        mock.patch.object(Tensor, "new_zeros", make(Tensor.new_zeros, True)),
     ):
         yield
 
