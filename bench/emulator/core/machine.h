@@ -163,6 +163,7 @@ struct machine {
     int32_t warp_id;
     int32_t pc;
     uint32_t serial, first_serial; /* of the running block, of the launch's first */
+    uint32_t oldest_serial;        /* whose shadows still matter */
     uint32_t stamp;                /* of the running memory access, within the block */
     uint64_t steps, random;
     uint8_t *shared, *shared_defined, *local, *local_defined;

@@ -3,7 +3,8 @@
  * A stamp numbers the memory accesses of a block. A barrier tells every warp that takes part which
  * stamps of the other warps lie behind it (`ordered`). An access of another warp with a later
  * stamp is unordered; an access of another block always is. Numbers of blocks run on from launch
- * to launch, so shadows of an earlier launch are stale without being cleared.
+ * to launch, so shadows of an earlier launch, and in shared memory of an earlier block, are stale
+ * without being cleared.
  */
 #include "machine.h"
 
@@ -43,6 +44,8 @@ static struct shadow *shadows_of(
     struct region *r = &m->regions[w->region];
     if (bytes < 1 << r->shift) refine(m, r, bytes == 2 ? 1 : 0);
     *pieces = bytes >> r->shift;
+    /* shared memory is another one in every block */
+    m->oldest_serial = w->region == m->num_regions - 1 ? m->serial : m->first_serial;
     return r->shadows + ((w->place + at) >> r->shift);
 }
 
@@ -54,7 +57,7 @@ static inline int is_unordered(struct machine *m, int warp, uint32_t stamp) {
 static void against_writer(
     struct machine *m, struct shadow *s, int is_atomic, int lane, struct window *w, uint64_t at
 ) {
-    if (s->writer < m->first_serial || (is_atomic && s->write_info & WAS_STRONG)) return;
+    if (s->writer < m->oldest_serial || (is_atomic && s->write_info & WAS_STRONG)) return;
     if (s->writer != m->serial || s->write_info & SEVERAL_BLOCKS) {
         race(m, RACE_BETWEEN_BLOCKS, s->write_info, s->writer, lane, w, at);
         return;
@@ -69,7 +72,7 @@ static void against_writer(
 static void against_readers(
     struct machine *m, struct shadow *s, int is_atomic, int lane, struct window *w, uint64_t at
 ) {
-    if (s->reader < m->first_serial || (is_atomic && s->read_info & WAS_STRONG)) return;
+    if (s->reader < m->oldest_serial || (is_atomic && s->read_info & WAS_STRONG)) return;
     if (s->reader != m->serial || s->read_info & SEVERAL_BLOCKS) {
         race(m, RACE_BETWEEN_BLOCKS, s->read_info, s->reader, lane, w, at);
         return;
@@ -89,7 +92,7 @@ static inline uint32_t info_here(struct machine *m, int strong) {
 
 static void note_read(struct machine *m, struct shadow *s, int strong) {
     uint32_t info = info_here(m, strong), warps = 1u << m->warp_id;
-    if (s->reader >= m->first_serial && s->reader != m->serial) {
+    if (s->reader >= m->oldest_serial && s->reader != m->serial) {
         info |= SEVERAL_BLOCKS;
     } else if (s->reader == m->serial) {
         info |= s->read_info & SEVERAL_BLOCKS;
@@ -111,7 +114,7 @@ void load_races(
     int pieces;
     struct shadow *s = shadows_of(m, w, at, bytes, &pieces);
     for (int k = 0; k < pieces; k++, s++) {
-        if (s->writer >= m->first_serial) against_writer(m, s, strong, lane, w, at);
+        if (s->writer >= m->oldest_serial) against_writer(m, s, strong, lane, w, at);
         /* the same warp again, with nothing new to say */
         if (s->reader == m->serial && s->read_stamp == m->stamp) continue;
         note_read(m, s, strong);
@@ -125,7 +128,7 @@ void store_races(
     struct shadow *s = shadows_of(m, w, at, bytes, &pieces);
     for (int k = 0; k < pieces; k++, s++) {
         uint32_t info = info_here(m, strong);
-        int is_written = s->writer >= m->first_serial;
+        int is_written = s->writer >= m->oldest_serial;
         if (!is_same) {
             if (is_written && s->writer == m->serial && s->write_stamp == m->stamp && !strong) {
                 race(m, RACE_IN_WARP, s->write_info, s->writer, lane, w, at);
