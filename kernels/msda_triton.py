@@ -261,7 +261,10 @@ def _store(output, blended, channel, exists, D: tl.constexpr):
     tl.store(output + channel, blended.to(output.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"])
+@triton.jit(
+    do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"],
+    do_not_specialize_on_alignment=["valid"],
+)
 def forward_kernel(
     value,  # [B, S, M, D]
     points,  # [B / share_points, Q, M, L, P, 2]

@@ -145,7 +145,10 @@ def _scatter(
         _add(pointer + 3 * STEP, share, d, factor, channel + 3 * STEP, D, WHOLE, FIXED)
 
 
-@triton.jit(do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"])
+@triton.jit(
+    do_not_specialize=["Q", "S", "share_points", "share_reference", "share_valid"],
+    do_not_specialize_on_alignment=["valid"],
+)
 def backward_kernel(
     value,  # inputs as in forward_kernel
     points,
