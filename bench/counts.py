@@ -144,14 +144,14 @@ class Row:
         return max(self.bounds, key=self.bounds.__getitem__)
 
 
-def count(name: str, direction: str, dtype: torch.dtype, capability: int) -> Row:
+def count(name: str, call: MSDACall, direction: str, capability: int) -> Row:
     """Run one launch on the emulator, compare its outputs, and count.
 
     Raises: ValueError: an output is wrong; EmulatedFaultError.
     """
     from bench.emulator.session import emulated
 
-    call, gpu = replace(WORKLOADS[name], dtype=dtype), GPUS[capability]
+    gpu, dtype = GPUS[capability], call.dtype
     inputs = call.inputs(torch.device("cpu"))
     with gpu_alignment():
         leaves = [aligned(leaf.detach()).requires_grad_() for leaf in inputs.leaves()]
@@ -347,14 +347,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for direction in options.direction:
             for dtype in options.dtype:
                 for capability in options.capability:
-                    rows.append(count(name, direction, DTYPES[dtype], capability))
+                    call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
+                    rows.append(count(name, call, direction, capability))
                     print(show(rows[-1]), flush=True)
     if not rows:
         print(f"no workload's name contains {options.only!r}", file=sys.stderr)
         return 2
     facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
     rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
-    made = record.new_record("emulated", facts, [asdict(row) for row in rows], rates=rates)
+    made = record.new_record("emulated-counts", facts, [asdict(row) for row in rows], rates=rates)
     print(record.write(made, options.output or _path(made)))
     return 0
 

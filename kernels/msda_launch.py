@@ -213,7 +213,7 @@ class _Levels(NamedTuple):
         codes: height and width of every level in one number, `height << 16 | width << 1 | 1`, or
             with `height << 32` if they are large. Odd, since Triton compiles anew for numbers of a
             tuple that are 1 or that 16 divides, whatever a kernel says of specialisation.
-        is_narrow: whether a level is one cell wide.
+        is_narrow: whether a level is one cell wide or high.
         is_large: whether offsets need 64 bits, or sizes more than 15.
     """
 
@@ -233,7 +233,7 @@ def _levels(shapes: Shapes, elements: int) -> _Levels:
     shift = 32 if is_large else 16
     return _Levels(
         codes=tuple(height << shift | width << 1 | 1 for height, width in shapes),
-        is_narrow=any(width == 1 for _, width in shapes),
+        is_narrow=any(1 in pair for pair in shapes),
         is_large=is_large,
     )
 

@@ -32,7 +32,7 @@ Reading zero outside costs neither a comparison nor a masked load. The low corne
     cell = min(max(floor(x), 0), W - 2),
 the high corner is its neighbour, and both are weighted by the hat function max(0, 1 - |x - cell|):
 the bilinear weight inside, and zero as soon as the sample is a cell away from the level. A valid
-region smaller than the level is the same with its own width; see `_axis` for a width of one.
+region smaller than the level is the same with its own width; see `line` for a width of one.
 A corner of weight zero is read all the same (a neighbour inside the level), so that infinity or NaN
 there is not hidden.
 """
@@ -112,12 +112,8 @@ def scaled_logits(
 
 
 @triton.jit
-def level_size(levels, valid, level, L: tl.constexpr, HAS_VALID: tl.constexpr, LARGE: tl.constexpr):
-    """Height and width of a level, then of its valid region. `levels` are plain numbers, so that no
-    memory has to hold them; choosing one is left to the scalar unit of the GPU."""
-    code = levels[0]
-    for i in tl.static_range(1, L):
-        code = tl.where(level == i, levels[i], code)
+def level_size(code, valid, level, HAS_VALID: tl.constexpr, LARGE: tl.constexpr):
+    """Height and width of a level, then of its valid region."""
     if LARGE:
         height = (code >> 32).to(tl.int32)
         width = ((code & 0xFFFFFFFF) >> 1).to(tl.int32)
@@ -134,27 +130,34 @@ def level_size(levels, valid, level, L: tl.constexpr, HAS_VALID: tl.constexpr, L
 
 
 @triton.jit
-def line(reference, axis: tl.constexpr, size, valid_size, P: tl.constexpr, KIND: tl.constexpr):
+def line(
+    reference,
+    axis: tl.constexpr,
+    size,
+    valid_size,
+    P: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """What the samples of a level share along an axis.
 
     Returns: slope and base of a position (see the top); the last low cell; the distance from a low
     cell to the high one. One valid cell has no neighbour: its high corner is as good as infinitely
     far to the right. Where no cell is valid, the sample is as far to the left of both.
     """
-    last = tl.maximum(valid_size - 2, 0).to(tl.float32)
-    step = tl.where(valid_size > 1, 1.0, FAR)
     size = size.to(tl.float32)
     if KIND == LOCATIONS:
-        slope = size
-        base = tl.where(valid_size > 0, -0.5, -FAR)
+        slope, base = size, -0.5
     else:
-        at = tl.load(reference + axis).to(tl.float32)
-        base = tl.where(valid_size > 0, at * size - 0.5, -FAR)
+        base = tl.load(reference + axis).to(tl.float32) * size - 0.5
+        slope = 1.0
         if KIND == BOXES:
             slope = tl.load(reference + 2 + axis).to(tl.float32) * (size / (2 * P))
-        else:
-            slope = 1.0
-    return slope, base, last, step
+    if WIDE:
+        return slope, base, size - 2.0, 1.0
+    base = tl.where(valid_size > 0, base, -FAR)
+    step = tl.where(valid_size > 1, 1.0, FAR)
+    return slope, base, tl.maximum(valid_size - 2, 0).to(tl.float32), step
 
 
 @triton.jit
@@ -183,10 +186,11 @@ def element(cell_x, cell_y, width, stride: tl.constexpr, LARGE: tl.constexpr):
 
 @triton.jit
 def steps(height, width, stride: tl.constexpr, NARROW: tl.constexpr):
-    """Elements from a cell to its right and lower neighbour; 0 where the level has none. Only with
-    NARROW may a level be one cell wide; without, the step is a constant of the load instruction."""
-    right = tl.minimum(width - 1, 1) * stride if NARROW else stride
-    return right, tl.minimum(height - 1, 1) * width * stride
+    """Elements from a cell to its right and lower neighbour; 0 where the level has none. Without
+    NARROW every level has both, and the first is a constant of the load instruction."""
+    if NARROW:
+        return tl.minimum(width - 1, 1) * stride, tl.minimum(height - 1, 1) * width * stride
+    return stride, width * stride
 
 
 @triton.jit
@@ -286,7 +290,7 @@ def forward_kernel(
     SAMPLES: tl.constexpr,  # L * P, rounded up to a power of two
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
-    NARROW: tl.constexpr,  # some level is one cell wide
+    NARROW: tl.constexpr,  # some level is one cell wide or high
     LARGE: tl.constexpr,  # an image of value needs 64-bit offsets
     PAIRED: tl.constexpr,  # value is bf16 and read as pairs; D and VEC count pairs
     BQ: tl.constexpr,
@@ -309,6 +313,7 @@ def forward_kernel(
         valid += shared(image, share_valid) * (L * 2)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
+    WIDE: tl.constexpr = not (NARROW or HAS_VALID)  # a cell of a level always has a neighbour
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
     if PAIRED:
         value = value.to(tl.pointer_type(tl.int32), bitcast=True)
@@ -321,13 +326,14 @@ def forward_kernel(
     start = 0  # first token of the level
     for level in range(L):
         height, width, valid_height, valid_width = level_size(
-            levels, valid, level, L, HAS_VALID, LARGE
+            levels[0], valid, level, HAS_VALID, LARGE
         )
+        levels = levels[1:] + levels[:1]
         slope_x, base_x, last_x, step_x = line(
-            reference + level * KIND, 0, width, valid_width, P, KIND
+            reference + level * KIND, 0, width, valid_width, P, KIND, WIDE
         )
         slope_y, base_y, last_y, step_y = line(
-            reference + level * KIND, 1, height, valid_height, P, KIND
+            reference + level * KIND, 1, height, valid_height, P, KIND, WIDE
         )
         right, down = steps(height, width, M * D, NARROW)
         level_cells = cells + tl.cast(start, tl.int64) * (M * D)

@@ -60,10 +60,11 @@ def keep(pointer, numbers, owns):
 
 
 @triton.jit
-def _along(from_low, at_low, at_high, step):
+def _along(from_low, at_low, at_high, step, WIDE: tl.constexpr):
     """Derivative of hat(from_low) * at_low + hat(from_low - step) * at_high by the position; at
     the kinks from the right, as floor() has it. There is no high cell where step is FAR."""
-    at_high = tl.where(step < FAR, at_high, 0.0)
+    if not WIDE:
+        at_high = tl.where(step < FAR, at_high, 0.0)
     right = tl.where(from_low < 1.0, at_high - at_low, tl.where(from_low < 2.0, -at_high, 0.0))
     return tl.where(from_low < 0.0, tl.where(from_low >= -1.0, at_low, 0.0), right)
 
@@ -209,6 +210,7 @@ def backward_kernel(
     grad_reference += own_row * (L * KIND)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
+    WIDE: tl.constexpr = not (NARROW or HAS_VALID)
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
     cells = image.to(tl.int64) * S * (M * D) + head * D
     grad_output += own_row * D
@@ -236,13 +238,14 @@ def backward_kernel(
     start = 0  # first token of the level
     for level in range(L):
         height, width, valid_height, valid_width = level_size(
-            levels, valid, level, L, HAS_VALID, LARGE
+            levels[0], valid, level, HAS_VALID, LARGE
         )
+        levels = levels[1:] + levels[:1]
         slope_x, base_x, last_x, step_x = line(
-            reference + level * KIND, 0, width, valid_width, P, KIND
+            reference + level * KIND, 0, width, valid_width, P, KIND, WIDE
         )
         slope_y, base_y, last_y, step_y = line(
-            reference + level * KIND, 1, height, valid_height, P, KIND
+            reference + level * KIND, 1, height, valid_height, P, KIND, WIDE
         )
         right, down = steps(height, width, M * D, NARROW)
         first = tl.cast(start, tl.int64) * (M * D)
@@ -297,8 +300,10 @@ def backward_kernel(
                 at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
                 at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
                 d_weight = _over_lanes(west * at_west + east * at_east, LANES)
-                d_x = weight * _over_lanes(_along(from_west, at_west, at_east, step_x), LANES)
-                d_y = weight * _over_lanes(_along(from_north, at_north, at_south, step_y), LANES)
+                d_x = weight * _over_lanes(_along(from_west, at_west, at_east, step_x, WIDE), LANES)
+                d_y = weight * _over_lanes(
+                    _along(from_north, at_north, at_south, step_y, WIDE), LANES
+                )
                 d_pair = put(d_pair, 2 * p % 4 if F > 1 else 0, slope_x * d_x)
                 d_pair = put(d_pair, (2 * p + 1) % 4 if F > 1 else 1, slope_y * d_y)
                 d_given = put(d_given, p % F, d_weight)

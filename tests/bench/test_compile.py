@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compile import TABLE, TARGETS, _capability, Listing, all_cases, read_table
+from bench.compile import TABLE, TARGETS, Listing, _capability, all_cases, read_table
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 1.05
