@@ -38,9 +38,10 @@ _numbers = count(1000)
 class LoadedKernel:
     """What `load_binary` gives for a function: the program, and who it was compiled from."""
 
-    def __init__(self, program: Program, ptx: str) -> None:
+    def __init__(self, program: Program, ptx: str, binary: bytes) -> None:
         self.program = program
         self.ptx = ptx
+        self.binary = binary
 
 
 class StandInDriver(DriverBase):
@@ -136,7 +137,7 @@ class _Utils:
         if self.ptx_path is None:
             raise RuntimeError(f"{name} is loaded without Triton's hook before loading")
         ptx, self.ptx_path = self.ptx_path.read_text(), None
-        return None, LoadedKernel(_decode(ptx, shared), ptx), 0, 0, 1024
+        return None, LoadedKernel(_decode(ptx, shared), ptx, binary), 0, 0, 1024
 
     def unload_module(self, module: Any) -> None:
         """Nothing to do."""

@@ -57,6 +57,7 @@ class LaunchRecord:
         kernel: module and name of the `triton.jit` function.
         grid: programs along x, y, z.
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
+        function: that code, as PTX, binary and program.
         constants: what was compiled in.
         types: Triton's types of the arguments, by name.
         arguments: what was passed, by name; tensors as dtype and shape.
@@ -68,6 +69,7 @@ class LaunchRecord:
     kernel: str
     grid: tuple[int, int, int]
     key: str
+    function: LoadedKernel = field(repr=False)
     constants: dict[str, Any]
     types: dict[str, Any]
     arguments: dict[str, Any]
@@ -161,6 +163,7 @@ class EmulatedGPU:
             kernel=launcher.kernel,
             grid=grid,
             key=launcher.key,
+            function=function,
             constants=launcher.constants,
             types=dict(zip(launcher.names, launcher.types, strict=True)),
             arguments=described,
