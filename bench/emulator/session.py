@@ -31,6 +31,10 @@ from bench.emulator.driver import (
 from bench.emulator.poison import filled_memory
 
 
+SHOWN = 6
+"""Faults that an error tells."""
+
+
 class EmulatedFaultError(RuntimeError):
     """A launch did what a kernel must not do.
 
@@ -39,13 +43,13 @@ class EmulatedFaultError(RuntimeError):
     """
 
     def __init__(self, launch: LaunchRecord) -> None:
-        shown = [str(fault) for fault in launch.faults[:8]]
-        more = f"\n  and {len(launch.faults) - 8} more" if len(launch.faults) > 8 else ""
-        super().__init__(
-            f"{launch.kernel}, grid {launch.grid}, {launch.constants}:\n  "
-            + "\n  ".join(shown)
-            + more
-        )
+        # One of each kind first.
+        kinds = {fault.kind: fault for fault in reversed(launch.faults)}
+        first = list(kinds.values())[::-1]
+        rest = [fault for fault in launch.faults if all(fault is not one for one in first)]
+        shown = "".join(f"\n  {fault}" for fault in [*first, *rest][:SHOWN])
+        more = f"\n  and {len(launch.faults) - SHOWN} more" if len(launch.faults) > SHOWN else ""
+        super().__init__(f"{launch.kernel}, grid {launch.grid}, {launch.constants}:{shown}{more}")
         self.launch = launch
 
 
