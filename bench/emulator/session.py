@@ -30,7 +30,6 @@ from bench.emulator.driver import (
 )
 from bench.emulator.poison import filled_memory
 
-
 SHOWN = 6
 """Faults that an error tells."""
 
