@@ -19,7 +19,7 @@ ALLOWED = {
     "seqformer/evaluation": set(),
     "seqformer/data": {"structures", "boxes", "config"},
     "seqformer/model": {"_kernels", "structures", "config"},
-    "seqformer/criterion": {"structures", "boxes", "config", "model.masks"},
+    "seqformer/criterion": {"structures", "boxes", "config", "devices", "model.masks"},
     "seqformer/report": {"data", "evaluation"},
     "seqformer/inference": {
         "model",

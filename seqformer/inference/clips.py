@@ -21,11 +21,12 @@ from torch import Tensor
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
-from seqformer.inference.network import HostCopy, Portion
+from seqformer.inference.network import Portion, PortionCopy
 from seqformer.inference.rendering import compress_masks, mask_logits
 from seqformer.inference.results import RLE, Detection, VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
+from seqformer.model.full_float32 import full_float32
 
 
 def soft_mask_iou(a: Tensor, b: Tensor, frames: Tensor | None = None) -> Tensor:
@@ -239,7 +240,7 @@ class ClipStream(VideoStream):
         for start, end in self._pieces(first, stop):
             pool = portion.pool(start - first, end - first)
             self._segments.append((start, end, pool))
-        self._store.append(HostCopy(portion, first).result())
+        self._store.append(PortionCopy(portion, first).result())
         while self._next_start + config.clip_length <= stop:
             start = self._next_start
             self._run_clip(self._matcher, start, start + config.clip_length)
@@ -279,13 +280,14 @@ class ClipStream(VideoStream):
             for data in portions
         ]
         boxes = torch.from_numpy(np.concatenate([data.boxes[:, queries] for data in portions]))
-        matcher.add(
-            start,
-            class_logits[queries],
-            torch.cat(logits, dim=1),
-            boxes.transpose(0, 1).to(class_logits.device),
-            self._sizes.last,
-        )
+        with full_float32():
+            matcher.add(
+                start,
+                class_logits[queries],
+                torch.cat(logits, dim=1),
+                boxes.transpose(0, 1).to(class_logits.device),
+                self._sizes.last,
+            )
 
     @torch.inference_mode()
     def tracks(self, last: int | None = None) -> VideoPrediction:

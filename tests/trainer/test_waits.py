@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqformer.criterion import matcher, wanted
-from seqformer.criterion.transfer import HostCopy
+from seqformer.devices import HostCopy
 from seqformer.trainer.parallel import Parallel
 from tests.trainer.one_step import build_step
 from tests.trainer.tiny import make_batch
