@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
+from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.network import Portion, PortionCopy
@@ -268,24 +269,25 @@ class ClipStream(VideoStream):
             pool = pool.merge(other)
         class_logits, mask_params = self.context.network.instances(pool)
         queries = list(self.context.best_classes(class_logits))
+        chosen = to_device(queries, class_logits, torch.int64)
         portions = list(self._store.read(start, stop))
         logits = [
             mask_logits(
                 data,
                 queries,
-                mask_params[queries],
+                mask_params[chosen],
                 self._sizes.network,
                 self.context.network.mask_stride,
             )
             for data in portions
         ]
-        boxes = torch.from_numpy(np.concatenate([data.boxes[:, queries] for data in portions]))
+        boxes = np.concatenate([data.boxes[:, queries] for data in portions])
         with full_float32():
             matcher.add(
                 start,
-                class_logits[queries],
+                class_logits[chosen],
                 torch.cat(logits, dim=1),
-                boxes.transpose(0, 1).to(class_logits.device),
+                to_device(boxes, class_logits, torch.float32).transpose(0, 1),
                 self._sizes.last,
             )
 

@@ -66,7 +66,7 @@ class FrameNetwork:
         self._model = inference_copy(model, self._dtype)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
-            torch.tensor(values, device=device)[:, None, None]
+            torch.tensor(values).to(device)[:, None, None]
             for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
 

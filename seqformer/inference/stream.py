@@ -20,6 +20,7 @@ from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import EvalConfig
+from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.frames import FrameSizes, check_frame, resize_frame
@@ -213,7 +214,8 @@ class WholeVideoStream(VideoStream):
         groups = self.context.best_classes(class_logits)
         queries = list(groups)
         first = max(self._first_drawn(last), self._store.start)
-        jobs, boxes = self._draw(queries, mask_params[queries], first)
+        chosen = to_device(queries, mask_params, torch.int64)
+        jobs, boxes = self._draw(queries, mask_params[chosen], first)
         detections = []
         for position, (query, classes) in enumerate(groups.items()):
             if not any(job.has_pixels for job in jobs[position]):
