@@ -133,18 +133,13 @@ class ClipLoader(DataLoader[ClipBatch]):
 
 
 def build_train_loader(
-    config: DataConfig,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
+    config: DataConfig, seed: int, rank: int = 0, world_size: int = 1
 ) -> tuple[ClipLoader, ClassMap]:
     """Loader of one training process, and what the outputs of the classifier stand for.
 
     Call `loader.batch_sampler.set_epoch(epoch, start_step)` before each pass. A step takes
     `loader.batch_sampler.micro_batches` batches of this loader, an epoch `steps_per_epoch` steps.
-    Every process must give the same seed. `pin_memory` is for a process that computes on a GPU;
-    pinning needs a CUDA context, which one that computes on the CPU has no use for.
+    Every process must give the same seed. One that computes on a GPU sets `loader.pin_memory`.
 
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
@@ -186,7 +181,6 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=config.num_workers,
         collate_fn=collate,
-        pin_memory=pin_memory,
         # Workers keep their cache of frames, and the start of an epoch costs nothing.
         persistent_workers=config.num_workers > 0,
         # Without one of its own the loader would draw from the generator of dropout.

@@ -117,12 +117,10 @@ class Trainer:
             config = _with_global_batch(config, saved["global_batch_size"])
 
         self.loader, self.classes = build_train_loader(
-            config.data,
-            seed=config.seed,
-            rank=parallel.rank,
-            world_size=parallel.world_size,
-            pin_memory=self.device.type == "cuda",
+            config.data, seed=config.seed, rank=parallel.rank, world_size=parallel.world_size
         )
+        # Pinning needs a CUDA context, which a process that computes on the CPU has no use for.
+        self.loader.pin_memory = self.device.type == "cuda"
         sampler = self.loader.batch_sampler
         self.global_batch_size = sampler.global_batch_size
         self.micro_batches = sampler.micro_batches

@@ -275,9 +275,3 @@ def test_collate_pads_right_and_bottom_to_32(sizes):
         assert torch.equal(batch.images[i], (inside * (i + 1.0)).expand(2, 3, -1, -1))
     assert [t["size"] for t in batch.targets] == sizes
     assert batch.ids == [str(i) for i in range(len(sizes))]
-
-
-def test_memory_is_pinned_for_a_gpu_only(small):
-    for asked in (False, True):
-        loader, _ = build_train_loader(config_of(small), seed=0, pin_memory=asked)
-        assert loader.pin_memory is asked
