@@ -7,7 +7,10 @@ small table, many times.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 import triton
@@ -42,31 +45,35 @@ def _add_kernel(table, output, cells, ROUNDS: tl.constexpr, ROWS: tl.constexpr, 
         tl.atomic_add(table + (cell % cells) * C + channel, part, sem="relaxed")
 
 
-def measure(device: torch.device, programs: int = 16_384) -> dict[str, float]:
-    """Gigabytes per second of gathers from a table that fits L1 (64 KiB) and one that fits L2
-    (8 MiB), and 10^9 float additions per second spread over 8 MiB."""
+def measurements(device: torch.device, programs: int = 16_384) -> dict[str, Callable[[], float]]:
+    """What measures each ceiling: gigabytes per second of gathers from a table that fits L1 (64
+    KiB) and one that fits L2 (8 MiB), and 10^9 float additions per second spread over 8 MiB."""
     if device.type != "cuda":
         programs = 2
-    output = torch.zeros(programs * ROWS, CHANNELS, device=device)
-    elements = programs * ROWS * ROUNDS * CHANNELS
-    results = {}
-    for name, kernel, kib in (
-        ("l1_gather_gb_s", _gather_kernel, 64),
-        ("l2_gather_gb_s", _gather_kernel, 8192),
-        ("float_adds_g_s", _add_kernel, 8192),
-    ):
-        cells = kib * 1024 // (4 * CHANNELS)
-        table = torch.zeros(cells, CHANNELS, device=device)
-        arguments = {"table": table, "output": output, "cells": cells}
-        variant = Variant(
-            kernel=kernel,
-            types={n: "i32" if n == "cells" else pointer_type(t) for n, t in arguments.items()},
-            constants={"ROUNDS": ROUNDS, "ROWS": ROWS, "C": CHANNELS},
-            num_warps=4,
-            rows=ROWS,
-            trips=ROUNDS,
+    return {
+        name: partial(_measure, kernel, kib, device, programs)
+        for name, kernel, kib in (
+            ("l1_gather_gb_s", _gather_kernel, 64),
+            ("l2_gather_gb_s", _gather_kernel, 8192),
+            ("float_adds_g_s", _add_kernel, 8192),
         )
-        took = median(timing.steady([lambda v=variant, a=arguments: v.run(programs, a)], device))
-        per_element = 1 if kernel is _add_kernel else 4
-        results[name] = elements * per_element / max(took, 1e-12) / 1e9
-    return results
+    }
+
+
+def _measure(kernel: Any, kib: int, device: torch.device, programs: int) -> float:
+    elements = programs * ROWS * ROUNDS * CHANNELS
+    output = torch.zeros(programs * ROWS, CHANNELS, device=device)
+    cells = kib * 1024 // (4 * CHANNELS)
+    table = torch.zeros(cells, CHANNELS, device=device)
+    arguments = {"table": table, "output": output, "cells": cells}
+    variant = Variant(
+        kernel=kernel,
+        types={n: "i32" if n == "cells" else pointer_type(t) for n, t in arguments.items()},
+        constants={"ROUNDS": ROUNDS, "ROWS": ROWS, "C": CHANNELS},
+        num_warps=4,
+        rows=ROWS,
+        trips=ROUNDS,
+    )
+    took = median(timing.steady([lambda: variant.run(programs, arguments)], device))
+    per_element = 1 if kernel is _add_kernel else 4
+    return elements * per_element / max(took, 1e-12) / 1e9

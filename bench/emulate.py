@@ -39,15 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no proof's name contains {options.only!r}", file=sys.stderr)
         return 2
     how = Options(order="random", seed=options.seed, worst_approximation=True)
-    start, rows = time.perf_counter(), []
+    start, rows, missing = time.perf_counter(), [], []
     for capability in options.capability:
         with emulated(capability) as gpu:
             for proof in proofs:
                 rows.append(run_proof(gpu, proof, how))
                 print(show(rows[-1]), flush=True)
-    missing = [] if options.only else missing_kernels(rows)
-    for kernel in missing:
-        print(f"{kernel} is launched by no proof")
+        if not options.only:
+            missing += missing_launches(gpu, options.extent)
+    for launch in missing:
+        print(f"no proof launches {launch}")
     if options.output is not None:
         write_record(rows, missing, options, time.perf_counter() - start)
     launches = sum(sum(row.launches.values()) for row in rows)
@@ -80,16 +81,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def missing_kernels(rows: Sequence[Any]) -> list[str]:
-    """Kernels of the package that some GPU launched in no row."""
-    from bench.emulator.coverage import launched_kernels
+def missing_launches(gpu: Any, extent: str) -> list[str]:
+    """Kernels of the package that were not launched, and beyond the quick proofs forms of the
+    model's launches."""
+    from bench.emulator.coverage import launched_kernels, missing_forms
 
-    return sorted(
-        f"sm_{capability} {kernel}"
-        for capability in {row.capability for row in rows}
-        for kernel in launched_kernels()
-        - {kernel for row in rows if row.capability == capability for kernel in row.launches}
-    )
+    missing = sorted(launched_kernels() - gpu.kernels)
+    if extent != "quick":
+        missing += missing_forms(gpu.capability, gpu.launches)
+    return [f"{launch} on sm_{gpu.capability}" for launch in missing]
 
 
 def show(row: Any) -> str:

@@ -1,5 +1,6 @@
 """The suite on a GPU: one command per part, each within eight minutes; torch, triton, numpy only.
 
+    python -m bench.gpu --part first            # what to know first: see bench/first.py
     python -m bench.gpu --part ops              # kernels
     python -m bench.gpu --part model            # training step, inference, blocks, growth
     python -m bench.gpu --part peers            # kernels beside other projects' operators
@@ -9,18 +10,20 @@ Ceilings are measured first, then correctness against float64, and only then tim
 medians with 20 and 80 percent quantiles, after a warm-up, with a cold cache and (kernels) in a
 rotation over input sets. Sides of a case must agree before they are timed. Cases run in order of
 importance; none is started once the budget is used or the run is interrupted, and the record lists
-those left out. It is written to `bench/results/<device>/`, or to `--out`. The exit status is 1 if a
-check failed.
+those left out. It is written after every case, to `bench/results/<device>/` or to `--out`, and what
+failed is an entry of it. The exit status is 1 if a check or anything else failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -33,8 +36,10 @@ from bench.assignment import SOLVER
 from bench.case import Call, Case, Group, Side, Size, check_agreement, unique
 from bench.cases import MODULES
 from bench.rounding import tf32
+from bench.run import ALWAYS, Run, release, sentence
 
 PARTS: dict[str, tuple[Group, ...]] = {
+    "first": ("kernels", "model"),
     "ops": ("kernels",),
     "model": ("model", "blocks", "growth"),
     "peers": ("kernels",),
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=tuple(PARTS), required=True)
     parser.add_argument("--out", type=Path, help="JSON record; default: a new one of this device")
     parser.add_argument("--smoke", action="store_true", help="tiny cases, any device")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds; %(default)s")
+    parser.add_argument("--budget", type=float, help=f"seconds; {BUDGET:.0f} unless given")
     options = parser.parse_args(arguments)
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not options.smoke:
@@ -61,69 +66,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not has_gpu:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    found = measure(device, options.part, options.smoke, options.budget)
-    path = record.write(found, options.out)
-    print(f"{len(found['cases'])} cases in {found['extra']['seconds']:.0f} s: {path}")
-    failed = found["extra"]["failed_checks"]
-    if failed:
-        print("checks failed, these are not timed:", *failed, sep="\n  ", file=sys.stderr)
-    return 1 if failed else 0
+    budget = BUDGET if options.budget is None else options.budget
+    new = record.new_record(options.part, record.machine(device), [])
+    path = options.out or record.default_path(new)
+    extra = measure(Run(new, path, budget), device, options.smoke)["extra"]
+    print(f"{len(new['cases'])} cases in {extra['seconds']:.0f} s: {path}")
+    for title, found in (
+        ("checks failed, these are not timed:", extra["failed_checks"]),
+        ("failed:", [f"{name}: {why}" for name, why in extra["failures"].items()]),
+    ):
+        if found:
+            print(title, *found, sep="\n  ", file=sys.stderr)
+    return 1 if extra["failed_checks"] or extra["failures"] else 0
 
 
-def measure(device: torch.device, part: str, is_smoke: bool, budget: float) -> dict[str, Any]:
-    """The whole record of a part; rows are printed as they come."""
+def measure(run: Run, device: torch.device, is_smoke: bool) -> dict[str, Any]:
+    """The whole record of a part; rows are printed as they come, and written."""
     import kernels
-    from bench import ceilings, checks
+    from bench import ceilings, checks, first
     from bench.peers import missing_peers
 
-    start = time.perf_counter()
+    extra, part = run.extra, run.record["part"]
+    extra |= {"assignment": SOLVER, "failed_checks": [], "checks": [], "ceilings": {}}
     if device.type == "cuda":
         import torch._dynamo
 
         # A compiled side is called with many shapes; beyond the default of eight, it would run
         # uncompiled without a word.
         torch._dynamo.config.recompile_limit = 256
-    facts = record.machine(device)
-    extra: dict[str, Any] = {
-        "missing_peers": missing_peers(),
-        "assignment": SOLVER,
-        "clocks_before": clocks(device),
-        "ceilings": ceilings.measure(device),
-        "budget_seconds": budget,
-        "left_out": {},
-    }
-    with kernels.use_backend("triton"):  # without a GPU, in the interpreter
-        extra["checks"], extra["failed_checks"] = checks.run(device, is_smoke)
-    rows: list[dict[str, Any]] = []
-    cases, extra["unavailable_modules"] = cases_of(part, "smoke" if is_smoke else "gpu")
-    if extra["failed_checks"]:
-        extra["left_out"] = {case.name: "the kernels failed their checks" for case in cases}
-        cases = []
-    reason = "the time was used up"
+    extra["missing_peers"] = run.stage("peers", missing_peers, ALWAYS)
+    extra["clocks_before"] = run.stage("clocks before", partial(clocks, device), ALWAYS)
+    found = run.stage("cases", partial(cases_of, part, "smoke" if is_smoke else "gpu"), ALWAYS)
+    cases, extra["unavailable_modules"] = found or ([], {})
+
+    def time_case(case: Case) -> None:
+        enter(run, case, run_case(case, device, part, extra["ceilings"]))
+
+    if part == "first":
+        first.measure(run, device, is_smoke, cases, time_case)
+    else:
+        for name, call in ceilings.measurements(device).items():
+            value = run.stage(f"ceiling {name}", call)
+            if value is not None:
+                extra["ceilings"][name] = value
+                run.save()
+        with kernels.use_backend("triton"):  # without a GPU, in the interpreter
+            checks.run_all(run, device, is_smoke)
+        if extra["failed_checks"]:
+            extra["left_out"] |= {c.name: "the kernels failed their checks" for c in cases}
+            cases = []
+        for case in cases:
+            run.stage(case.name, partial(time_case, case))
     for case in cases:
-        if time.perf_counter() - start > budget:
-            extra["left_out"][case.name] = reason
-            continue
-        try:
-            row = run_case(case, device, part, extra["ceilings"])
-        except KeyboardInterrupt:
-            extra["left_out"][case.name] = reason = "the run was interrupted"
-            budget = 0.0
-            continue
-        except AssertionError as error:  # sides that do not do the same work
-            extra["failed_checks"].append(str(error))
-            continue
-        if "ours" in row["sides"]:
-            rows.append(row)
-            print("\n".join(table.lines_of(row)), flush=True)
-            continue
-        why = row["left_out"].get("ours")
-        extra["left_out"][case.name] = why or "needs what is not here"
-        if why not in (None, NO_MEMORY):
-            extra["failed_checks"].append(f"{case.name}: ours failed: {why}")
-    extra["clocks_after"] = clocks(device)
-    extra["seconds"] = time.perf_counter() - start
-    return record.new_record(part, facts, rows, **extra)
+        if case.name in extra["failures"]:
+            extra["failed_checks"].append(f"{case.name}: {extra['failures'][case.name]}")
+    extra["clocks_after"] = run.stage("clocks after", partial(clocks, device), ALWAYS)
+    run.save()
+    return run.record
+
+
+def enter(run: Run, case: Case, row: dict[str, Any]) -> None:
+    """A case's row into the record, or why there is none."""
+    if "ours" in row["sides"]:
+        run.record["cases"].append(row)
+        print("\n".join(table.lines_of(row)), flush=True)
+        return
+    why = row["left_out"].get("ours")
+    run.extra["left_out"][case.name] = why or "needs what is not here"
+    if why not in (None, NO_MEMORY):
+        run.extra["failed_checks"].append(f"{case.name}: ours failed: {why}")
 
 
 def cases_of(part: str, size: Size) -> tuple[list[Case], dict[str, str]]:
@@ -145,7 +156,22 @@ def cases_of(part: str, size: Size) -> tuple[list[Case], dict[str, str]]:
                 by_op.setdefault(case.op, []).append(case)
         in_turns = chain.from_iterable(zip_longest(*by_op.values()))
         ordered += [case for case in in_turns if case is not None]
-    return ordered, unavailable
+    return (first_of(ordered) if part == "first" else ordered), unavailable
+
+
+def first_of(cases: list[Case]) -> list[Case]:
+    """Of a part's cases those of `first.TIMED`, then the other kernels; without slow sides."""
+    from bench.first import SLOW_SIDES, TIMED
+
+    chosen = []
+    for pattern in TIMED:
+        fitting = (case for case in cases if re.fullmatch(pattern, case.name))
+        chosen += [case for case in [next(fitting, None)] if case is not None]
+    rest = [case for case in cases if case.group == "kernels" and case not in chosen]
+    return [
+        replace(case, sides=tuple(side for side in case.sides if side.name not in SLOW_SIDES))
+        for case in [*chosen, *rest]
+    ]
 
 
 def run_case(
@@ -156,7 +182,7 @@ def run_case(
 
     Raises: AssertionError: sides disagree.
     """
-    sides = case.sides_on(device, peers=part == "peers")
+    sides = case.sides_on(device, peers=part in ("peers", "first"))
     left_out: dict[str, str] = {}
     reference: dict[str, Any] = {}
     with tf32(False, False):  # PyTorch's default rounds convolutions, which is for the timing only
@@ -195,10 +221,11 @@ def _attempt(call: Call, side: Side, left_out: dict[str, str], device: torch.dev
     except torch.OutOfMemoryError:
         left_out[side.name] = NO_MEMORY
     except Exception as error:
-        left_out[side.name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        left_out[side.name] = sentence(error)
     finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        trouble = release(device)
+        if trouble is not None:
+            left_out.setdefault(side.name, trouble)
     return None
 
 

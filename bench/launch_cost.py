@@ -4,8 +4,9 @@
     python -m bench.launch_cost --only mask
 
 Triton runs behind a stand-in for a GPU (`bench/stand_in.py`), so a launch ends where the driver's
-would begin. Tensors are tiny and lie on the CPU: allocating and filling them costs little. The last
-column is one launch by Triton's own way, with the same kernel and arguments.
+would begin. Tensors are tiny and lie on the CPU: allocating and filling them costs little. Of the
+whole, the launches alone are given too, as they are and as they would be by Triton's own way, which
+binds and looks up all arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
+from typing import Any
+from unittest import mock
 
 import torch
 
@@ -99,17 +103,40 @@ def subjects() -> Iterator[Subject]:
     )
 
 
-def microseconds(subject: Subject) -> float:
+def microseconds(call: Callable[[], object]) -> float:
     """Thread time of a warm call."""
     spent = []
-    with nullcontext() if subject.has_grad else torch.no_grad():
-        subject.call()
-        for _ in range(TURNS):
-            before = time.thread_time_ns()
-            for _ in range(CALLS):
-                subject.call()
-            spent.append((time.thread_time_ns() - before) / CALLS / 1000)
+    call()
+    for _ in range(TURNS):
+        before = time.thread_time_ns()
+        for _ in range(CALLS):
+            call()
+        spent.append((time.thread_time_ns() - before) / CALLS / 1000)
     return median(spent)
+
+
+def launches_of(call: Callable[[], object]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Of one call: what is launched, and with which grid, device and arguments."""
+    from kernels.launch import Launch
+
+    run, launches = Launch.run, []
+
+    def noted(launch: Launch, *arguments: Any) -> None:
+        launches.append((launch, arguments))
+        run(launch, *arguments)
+
+    with mock.patch.object(Launch, "run", noted):
+        call()
+    return launches
+
+
+def by_triton(launch: Any, grid: Any, device: torch.device, *arguments: Any) -> None:
+    """The same launch through `JITFunction.run`."""
+    variant = launch.variant
+    names = variant.kernel.arg_names[len(arguments) :]
+    grid = (grid, 1, 1) if isinstance(grid, int) else grid
+    constants = [variant.constants[name] for name in names]
+    variant.kernel[grid](*arguments, *constants, **variant.options())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,15 +148,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bench.stand_in import standing_in
 
     torch.set_num_threads(1)
-    with standing_in() as gpu:
-        print(f"{'':34}{'host us':>10}{'launches':>10}")
+    print(f"{'microseconds of the host':34}{'in all':>10}{'launching':>11}{'by Triton':>11}")
+    with standing_in():
         for subject in subjects():
             if options.only not in subject.name:
                 continue
-            took = microseconds(subject)
-            before = gpu.launches
-            subject.call()
-            print(f"{subject.name:34}{took:>10.1f}{gpu.launches - before:>10}", flush=True)
+            with nullcontext() if subject.has_grad else torch.no_grad():
+                whole = microseconds(subject.call)
+                launches = launches_of(subject.call)
+            ours = sum(microseconds(partial(launch.run, *given)) for launch, given in launches)
+            tritons = sum(
+                microseconds(partial(by_triton, *pair, *given)) for *pair, given in launches
+            )
+            print(f"{subject.name:34}{whole:>10.1f}{ours:>11.1f}{tritons:>11.1f}", flush=True)
     return 0
 
 

@@ -189,14 +189,21 @@ def new_record(
 
 
 def write(record: dict[str, Any], path: Path | None = None, results: Path = RESULTS) -> Path:
-    """Write a record, by default as a new file of its device's folder; returns the path."""
-    if path is None:
-        stamp = re.sub(r"[^0-9T]", "", record["date"])
-        commit = (record["machine"]["commit"] or "unknown")[:7]
-        path = device_folder(record["machine"], results) / f"{stamp}-{commit}-{record['part']}.json"
+    """Write a record, by default as a new file of its device's folder; returns the path. Whoever
+    ends the program in between leaves the former content."""
+    path = default_path(record, results) if path is None else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    incomplete = path.with_name(f".{path.name}.{os.getpid()}")
+    incomplete.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    incomplete.replace(path)
     return path
+
+
+def default_path(record: dict[str, Any], results: Path = RESULTS) -> Path:
+    """The file of a record in its device's folder, by date, commit and part."""
+    stamp = re.sub(r"[^0-9T]", "", record["date"])
+    commit = (record["machine"]["commit"] or "unknown")[:7]
+    return device_folder(record["machine"], results) / f"{stamp}-{commit}-{record['part']}.json"
 
 
 def read_all(results: Path = RESULTS) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,10 @@ from importlib import import_module
 from itertools import count
 from pkgutil import iter_modules
 from typing import Any
+from unittest import mock
 
 import torch
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
@@ -105,12 +107,12 @@ class StandIn(DriverBase, DeviceFacts):
     def compilations(self) -> dict[str, int]:
         """Kernels that Triton compiled for this device, or found compiled on disk: by name, how
         many, by Triton's own keys."""
-        counts = {
-            kernel.fn.__qualname__: len(kernel.device_caches[self._device][0])
-            for kernel in jit_functions()
-            if self._device in kernel.device_caches
-        }
-        return {name: number for name, number in counts.items() if number}
+        counts = {}
+        for kernel in jit_functions():
+            if self._device in kernel.device_caches:
+                compiled = kernel.device_caches[self._device][0]
+                counts[f"{kernel.fn.__module__}.{kernel.fn.__name__}"] = len(compiled)
+        return counts
 
 
 def jit_functions() -> Iterator[JITFunction]:
@@ -121,14 +123,42 @@ def jit_functions() -> Iterator[JITFunction]:
                 yield value
 
 
+class _NotCompiled:
+    """Stands for a compiled kernel where nobody looks into it."""
+
+    function = packed_metadata = None
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def launch_metadata(self, *_: Any) -> None:
+        """There is none."""
+
+    def run(self, *_: Any) -> None:
+        """Triton's way to a launch."""
+        driver.active.launches += 1
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+        return self.run_with_stream
+
+    def run_with_stream(self, *_: Any, stream: int) -> None:
+        """The way around Triton's binding."""
+        driver.active.launches += 1
+
+
 @contextmanager
-def standing_in(capability: int = 90) -> Iterator[StandIn]:
-    """Tensors of the CPU pass for those of such a GPU."""
+def standing_in(capability: int = 90, compiles: bool = True) -> Iterator[StandIn]:
+    """Tensors of the CPU pass for those of such a GPU.
+
+    Args:
+        compiles: without, Triton makes its keys and compiles nothing, for when they are counted.
+    """
     before = driver._active
     stand_in = StandIn(capability)
     driver.set_active(stand_in)
+    make = triton.compiler.compile if compiles else _NotCompiled
     try:
-        with replaced(stand_in):
+        with replaced(stand_in), mock.patch.object(triton.compiler, "compile", make):
             yield stand_in
     finally:
         driver._active = before

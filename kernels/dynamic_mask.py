@@ -111,7 +111,8 @@ def checked_head(
 ) -> tuple[MaskHead, Tensor]:
     """The head that the arguments of the public functions describe, and references that exist."""
     channels = mask_features.shape[2] if mask_features.dim() == 5 else 0
-    make = MaskHead if is_compiling() else _known_head
+    # A number of channels that is a symbol has no hash.
+    make = _known_head if type(channels) is int and not is_compiling() else MaskHead
     head = make(channels, hidden_width, num_layers, relative_coordinates, upsample, mask_stride)
     check_head(mask_features, mask_params, reference_points, clip_index, head)
     if reference_points is None:

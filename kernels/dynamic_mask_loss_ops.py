@@ -37,11 +37,11 @@ def sums(
     if is_watched(*tensors):
         return forward(*tensors, sizes_of(head), *settings)
     if needs_graph(mask_features, mask_params, reference_points):
-        return _Sums.apply(*tensors, head, *settings)
+        return _DynamicMaskLoss.apply(*tensors, head, *settings)
     return _forward(*tensors, head, *settings)
 
 
-class _Sums(torch.autograd.Function):
+class _DynamicMaskLoss(torch.autograd.Function):
     """The operators' gradient without the operators."""
 
     @staticmethod

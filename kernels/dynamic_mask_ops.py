@@ -50,11 +50,11 @@ def draw(
     if is_watched(*tensors):
         return forward(*tensors, sizes_of(head))
     if needs_graph(mask_features, mask_params, reference_points):
-        return _Draw.apply(*tensors, head)
+        return _DynamicMaskHead.apply(*tensors, head)
     return _forward(*tensors, head)
 
 
-class _Draw(torch.autograd.Function):
+class _DynamicMaskHead(torch.autograd.Function):
     """The operators' gradient without the operators."""
 
     @staticmethod

@@ -169,7 +169,8 @@ def _fits(
     N, G = mask_params.shape
     T = mask_features.shape[1]
     return (
-        _known_num_params(head) == G
+        type(head.channels) is int  # else a symbol, which has no hash
+        and _known_num_params(head) == G
         and 0 not in mask_features.shape[1:]
         and reference_points.shape == (N, T, 2)
         and clip_index.shape == (N,)

@@ -37,11 +37,11 @@ def attend(
             value, points, weights, reference, valid, [n for pair in shapes for n in pair]
         )
     if needs_graph(value, points, weights, reference):
-        return _Attend.apply(value, points, weights, reference, valid, shapes)
+        return _MSDeformAttn.apply(value, points, weights, reference, valid, shapes)
     return _forward(value, points, weights, reference, valid, shapes)
 
 
-class _Attend(torch.autograd.Function):
+class _MSDeformAttn(torch.autograd.Function):
     """The operators' gradient without the operators."""
 
     @staticmethod

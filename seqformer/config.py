@@ -209,7 +209,11 @@ class TrainConfig:
     """Format of matrix products and convolutions; fp16 (V100) scales the loss. Coordinates, heads,
     losses, weights and optimiser stay float32."""
     tf32: bool = True
-    """Let float32 products of Ampere and later GPUs round their inputs to 10 bits."""
+    """Let float32 products of Ampere and later GPUs round their inputs to 10 bits; never those that
+    make coordinates, logits and mask parameters, nor in validation."""
+    deterministic: bool = False
+    """The same bits from the same run on the same machine: no operator whose result depends on the
+    order in which a GPU happens to add. Somewhat slower."""
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = ()
     """Parts whose blocks keep only their inputs for the backward pass and are computed again."""
     frame_chunk: int = 0

@@ -1,8 +1,22 @@
-"""The device of a process."""
+"""The device of a process, and traffic between host and device that does not wait.
+
+A copy that waits stops the host from launching work, and soon the device from having any. So small
+constants go to the device without waiting, and what the host must see is copied into pinned memory
+behind the work that makes it; `HostCopy.wait` is where the host waits. In a training step that
+happens once, for the matching costs; `tests/trainer/test_waits.py` holds everything else to that.
+
+Pinned memory, events and streams belong to a GPU. All of them are taken on the tensor's own, which
+need not be the current one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
 import torch
+from torch import Tensor
 
 
 def device_of(choice: str, local_rank: int = 0) -> torch.device:
@@ -24,3 +38,45 @@ def device_of(choice: str, local_rank: int = 0) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, `device` is the current one if it is a GPU: allocations, events, streams and launches
+    that name no device are on it."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+class HostCopy:
+    """Tensors of one device on their way to the host; launch other work before `wait`."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        device = tensors[0].device
+        self._event: torch.cuda.Event | None = None
+        if device.type != "cuda":
+            self._host = [tensor.cpu() for tensor in tensors]
+            return
+        with on_device(device):
+            self._host = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+            for host, tensor in zip(self._host, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> list[np.ndarray]:
+        """The numbers, once they have arrived; of CPU tensors, views."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [host.contiguous().numpy() for host in self._host]
+
+
+def to_device(numbers: Sequence | np.ndarray, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Host numbers on the device of `like`, without waiting for it."""
+    return sent(torch.as_tensor(numbers, dtype=dtype), like.device)
+
+
+def sent(host: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device, without waiting for it."""
+    if device.type != "cuda":
+        return host.to(device)
+    with on_device(device):
+        return host.pin_memory().to(device, non_blocking=True)

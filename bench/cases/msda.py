@@ -127,13 +127,13 @@ def _compiled() -> msda_calls.Run:
 
 def fractions(case: Case, seconds: float, ceilings: dict[str, float]) -> dict[str, float]:
     """Share of the measured ceiling that a call of ours reaches: gathers from L1 forward, float
-    additions backward; nothing for both together."""
+    additions backward; nothing for both together, nor where the ceiling was not measured."""
     rows = case.shapes["T"] * case.shapes["Q"] * case.shapes["M"]
     corners = rows * case.shapes["L"] * case.shapes["P"] * 4 * msda_calls.D
-    if case.direction == "forward":
+    if case.direction == "forward" and "l1_gather_gb_s" in ceilings:
         itemsize = getattr(torch, case.dtype).itemsize
         at_best = corners * itemsize / ceilings["l1_gather_gb_s"] / 1e9
         return {"fraction_of_l1_gather": at_best / seconds}
-    if case.direction == "backward":
+    if case.direction == "backward" and "float_adds_g_s" in ceilings:
         return {"fraction_of_float_adds": corners / ceilings["float_adds_g_s"] / 1e9 / seconds}
     return {}

@@ -9,6 +9,7 @@ are found by.
 from bench.emulator.counts import A100, GEOMETRIES, H100, V100, CacheGeometry, Counts
 from bench.emulator.decode import DecodeError
 from bench.emulator.faults import Fault
+from bench.emulator.orders import Difference, differences_by_order
 from bench.emulator.program import ORDERS, Buffer, Launch, Options, Program
 from bench.emulator.ptx import PtxError
 
@@ -22,9 +23,11 @@ __all__ = [
     "CacheGeometry",
     "Counts",
     "DecodeError",
+    "Difference",
     "Fault",
     "Launch",
     "Options",
     "Program",
     "PtxError",
+    "differences_by_order",
 ]

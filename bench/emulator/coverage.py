@@ -1,4 +1,4 @@
-"""Which kernels there are: the `triton.jit` functions of the package that a launcher launches."""
+"""What proofs must launch: every kernel of the package, in every form that the model asks for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import ast
 import inspect
 import pkgutil
 import textwrap
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 from triton.runtime.jit import JITFunction
 
 import kernels
+from bench.compile import all_cases
 from bench.emulator.driver import kernel_name
+from bench.emulator.session import LaunchRecord
 
 
 def jit_functions() -> list[JITFunction]:
@@ -31,6 +35,31 @@ def launched_kernels() -> frozenset[str]:
     functions = jit_functions()
     called = {name for function in functions for name in _names_in(function)}
     return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
+
+
+def missing_forms(capability: int, launches: Iterable[LaunchRecord]) -> list[str]:
+    """Forms of the launch tables, of the model's own sizes, that no launch had on this GPU."""
+    launched: dict[str, list[LaunchRecord]] = {}
+    for launch in {launch.key: launch for launch in launches}.values():
+        launched.setdefault(launch.kernel, []).append(launch)
+    return [
+        f"{case.name} {dict(case.variant.constants)}"
+        for case in all_cases(capability)
+        if case.is_model
+        and not any(
+            _is_of(case.variant, launch)
+            for launch in launched.get(kernel_name(case.variant.kernel), ())
+        )
+    ]
+
+
+def _is_of(variant: Any, launch: LaunchRecord) -> bool:
+    """Whether a launch had this form: its constants, and its types of the first tensors (the rest
+    are stand-ins where they are not used)."""
+    first = next(iter(launch.types))
+    return launch.types[first] == variant.types[first] and all(
+        launch.constants.get(name) == value for name, value in variant.constants.items()
+    )
 
 
 def _names_in(function: JITFunction) -> set[str]:

@@ -171,9 +171,8 @@ class _Decoder:
             rows = table().get(opcode)
             if rows is None:
                 raise self._error(statement, f"the opcode {opcode} is not emulated")
-            if opcode in ("ld", "st", "atom", "red"):
-                modifiers.sort(key=_rank)
-            head = ".".join((opcode, *modifiers))
+            head = canonical_head(statement.head)
+            modifiers = head.split(".")[1:]
             matching = [row for pattern, row in rows if pattern.fullmatch(head)]
             if not matching:
                 allowed = set().union(*(row.modifiers() for _, row in rows))
@@ -431,6 +430,14 @@ class _Draft:
         words = [int(w) for w in re.findall(r"[ds](\d+)", row.operands)]
         widths = [bits for _, _, bits in (*self.destinations, *self.sources)]
         return words == widths
+
+
+def canonical_head(head: str) -> str:
+    """An opcode with its modifiers in the table's order."""
+    opcode, *modifiers = head.split(".")
+    if opcode in ("ld", "st", "atom", "red"):
+        modifiers.sort(key=_rank)
+    return ".".join((opcode, *modifiers))
 
 
 def _rank(modifier: str) -> int:

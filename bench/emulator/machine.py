@@ -143,7 +143,8 @@ class _Run:
         number = library().run_launch(ctypes.byref(form))
         found = [self._fault(faults[k]) for k in range(number)]
         if found and not options.collect:
-            raise found[0]
+            # what ended the launch, before races that were seen on the way
+            raise min(found, key=lambda fault: fault.is_race)
         threads = int(np.prod(program.threads))
         return Launch(
             kernel=program.name,

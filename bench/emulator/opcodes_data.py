@@ -36,7 +36,8 @@ _COMPARE_TYPES = (
     "f16x2",
     "bf16x2",
 )
-_CMP_INT = "(.eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs)"
+_CMP_SIGNED = "(.eq|.ne|.lt|.le|.gt|.ge)"
+_CMP_UNSIGNED = "(.eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs)"
 _CMP_REAL = "(.eq|.ne|.lt|.le|.gt|.ge|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan)"
 _JOIN = "[.and|.or|.xor]"
 
@@ -56,7 +57,7 @@ def comparison_rows() -> Iterator[Row]:
         is_real = "f" in t
         klass = "float" if is_real else "integer"
         ftz = "[.ftz]" if t in ("f32", "f16", "f16x2") else ""
-        compare = _CMP_REAL if is_real else _CMP_INT
+        compare = _CMP_REAL if is_real else _CMP_SIGNED if t[0] == "s" else _CMP_UNSIGNED
         form = f"s{w} s{w} sp?"
         yield Row(f"setp{compare}{_JOIN}{ftz}.{t}", f"dp|p {form}", "setp", klass, {"mode": k})
         results = ["u32", "s32", "f32"]
@@ -136,19 +137,22 @@ def conversion_rows() -> Iterator[Row]:
         for source in integers:
             yield row(f"cvt[.sat].{to}.{source}", to, source)
         for source in reals:
-            yield row(f"cvt(.rni|.rzi|.rmi|.rpi)[.ftz][.sat].{to}.{source}", to, source)
+            ftz = "[.ftz]" if source == "f32" else ""
+            yield row(f"cvt(.rni|.rzi|.rmi|.rpi){ftz}[.sat].{to}.{source}", to, source)
             yield row(f"cvt{ROUNDED}[.sat].{source}.{to}", source, to)
+    order = {"f16": 0, "bf16": 0, "f32": 1, "f64": 2}
     for to in reals:
-        order = {"f16": 0, "bf16": 0, "f32": 1, "f64": 2}
         for source in reals:
+            ftz = "[.ftz]" if "f32" in (to, source) and "f64" not in (to, source) else ""
             if to == source:
-                yield row(f"cvt[.ftz][.sat].{to}.{source}", to, source)
-                yield row(f"cvt(.rni|.rzi|.rmi|.rpi)[.ftz][.sat].{to}.{source}", to, source, join=1)
+                yield row(f"cvt{ftz}[.sat].{to}.{source}", to, source)
+                head = f"cvt(.rni|.rzi|.rmi|.rpi){ftz}[.sat].{to}.{source}"
+                yield row(head, to, source, join=1)
             elif order[to] > order[source]:
-                yield row(f"cvt[.ftz][.sat].{to}.{source}", to, source)
+                yield row(f"cvt{ftz}[.sat].{to}.{source}", to, source)
             else:
                 extra = "[.relu][.satfinite]" if source == "f32" and order[to] == 0 else ""
-                yield row(f"cvt{ROUNDED}[.ftz][.sat]{extra}.{to}.{source}", to, source)
+                yield row(f"cvt{ROUNDED}{ftz}[.sat]{extra}.{to}.{source}", to, source)
     yield row("cvt(.rn|.rz|.rna)[.relu][.satfinite].tf32.f32", "tf32", "f32")
     for to in ("f16", "bf16"):
         yield Row(

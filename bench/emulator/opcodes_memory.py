@@ -58,9 +58,9 @@ def memory_rows() -> Iterator[Row]:
     cache = "[.ca|.cg|.cs|.lu|.cv|.nc]"
     head = f"ld{strong}{spaces}{_SCOPE}{cache}{_L1}{_L2}{vectors}{types}"
     yield Row(head, "D A hint?", "ld", "load", choose=_memory_fields)
-    yield Row(f"ldu[.global]{vectors}{types}", "D A", "ld", "load", choose=_memory_fields)
-    yield Row(f"ld.param[::entry]{vectors}{types}", "D P", "moves", "move", choose=_memory_fields)
+    yield Row(f"ld.param{vectors}{types}", "D P", "moves", "move", choose=_memory_fields)
     strong = "[.weak|.relaxed|.release|.volatile]"
+    spaces = "[.global|.shared|.shared::cta|.local]"
     cache = "[.wb|.cg|.cs|.wt]"
     head = f"st{strong}{spaces}{_SCOPE}{cache}{_L1}{_L2}{vectors}{types}"
     yield Row(head, "A S hint?", "st", "store", choose=_memory_fields)
@@ -103,8 +103,8 @@ def memory_rows() -> Iterator[Row]:
             yield Row(f"cvta.{name}.u{w}", f"d{w} s{w}", "cvta", "integer", fields)
             to = fields | {"mode": 1}
             yield Row(f"cvta.to.{name}.u{w}", f"d{w} s{w}", "cvta", "integer", to)
-    for kind in ("prefetch", "prefetchu"):
-        yield Row(f"{kind}[.global|.local](.L1|.L2)", "A", "nothing", "other")
+    yield Row("prefetch[.global|.local](.L1|.L2)", "A", "nothing", "other")
+    yield Row("prefetchu.L1", "A", "nothing", "other")
     policy = "(.L2::evict_first|.L2::evict_last|.L2::evict_normal|.L2::evict_unchanged)"
     yield Row(
         f"createpolicy.fractional{policy}[.L2::evict_first|.L2::evict_unchanged].b64",

@@ -50,7 +50,6 @@ def place_variables(variables: dict[str, Variable]) -> Layout:
             layout.data += b"\0" * (-len(layout.data) % align)
             layout.addresses[variable.name] = ("global", len(layout.data))
             layout.data += variable.data.ljust(variable.size, b"\0")
-    layout.local_bytes = -(-layout.local_bytes // 16) * 16
     return layout
 
 

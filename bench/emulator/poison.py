@@ -23,15 +23,15 @@ LARGEST = 2**28
 to be touched here and there only."""
 
 
-def poison(tensor: Tensor) -> Tensor:
+def poison(tensor: Tensor, pattern: int = PATTERN) -> Tensor:
     """Fill a dense tensor with the pattern; returns it."""
     storage = tensor.untyped_storage()
     if tensor.device.type != "cpu" or not 0 < storage.nbytes() <= LARGEST:
         return tensor
     data = _bytes_at(storage.data_ptr(), storage.nbytes())
     whole = len(data) // 4 * 4
-    data[:whole].view(np.uint32)[:] = PATTERN
-    data[whole:] = np.frombuffer(PATTERN.to_bytes(4, "little"), np.uint8)[: len(data) - whole]
+    data[:whole].view(np.uint32)[:] = pattern
+    data[whole:] = np.frombuffer(pattern.to_bytes(4, "little"), np.uint8)[: len(data) - whole]
     return tensor
 
 
@@ -52,8 +52,9 @@ def written(address: int, num_bytes: int) -> np.ndarray | None:
 
 
 @contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Inside, `torch.empty`, `torch.empty_like` and `Tensor.new_empty` give poisoned memory."""
+def filled_memory(pattern: int = PATTERN) -> Iterator[None]:
+    """Inside, `torch.empty`, `torch.empty_like` and `Tensor.new_empty` give memory that holds the
+    pattern."""
     with ExitStack() as stack:
         for owner, name in (
             (torch, "empty"),
@@ -62,13 +63,13 @@ def poisoned_memory() -> Iterator[None]:
             (torch.Tensor, "new_empty"),
         ):
             original = getattr(owner, name)
-            stack.enter_context(mock.patch.object(owner, name, _poisoning(original)))
+            stack.enter_context(mock.patch.object(owner, name, _filling(original, pattern)))
         yield
 
 
-def _poisoning(allocate: Any) -> Any:
+def _filling(allocate: Any, pattern: int) -> Any:
     def fresh(*arguments: Any, **named: Any) -> Tensor:
-        return poison(allocate(*arguments, **named))
+        return poison(allocate(*arguments, **named), pattern)
 
     return fresh
 

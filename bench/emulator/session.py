@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.emulator import Buffer, Counts, Fault, Options
+from bench.emulator import Buffer, Counts, Fault, Launch, Options
 from bench.emulator.driver import (
     Launcher,
     LoadedKernel,
@@ -28,7 +28,7 @@ from bench.emulator.driver import (
     buffer_of,
     kernel_name,
 )
-from bench.emulator.poison import poisoned_memory
+from bench.emulator.poison import filled_memory
 
 
 class EmulatedFaultError(RuntimeError):
@@ -59,6 +59,7 @@ class LaunchRecord:
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
         function: that code, as PTX, binary and program.
         constants: what was compiled in.
+        types: Triton's types of the arguments, by name.
         arguments: what was passed, by name; tensors as dtype and shape.
         counts: of the emulator.
         faults: what was wrong.
@@ -70,6 +71,7 @@ class LaunchRecord:
     key: str
     function: LoadedKernel = field(repr=False)
     constants: dict[str, Any]
+    types: dict[str, Any]
     arguments: dict[str, Any]
     counts: Counts
     faults: tuple[Fault, ...]
@@ -100,6 +102,7 @@ class EmulatedGPU:
             `options.blocks`.
         watch: called with the kernel's name and its arguments by name, before each launch.
         raise_faults: whether a faulty launch raises, or is only logged.
+        dry: whether launches are logged and not run.
         launches: all of them, in order.
         compilations: all forms of kernels that Triton asked its compiler (or its cache on disk)
             for. A call that adds none has launched what was there.
@@ -110,6 +113,7 @@ class EmulatedGPU:
     sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None
     watch: Callable[[str, dict[str, Any]], None] | None = None
     raise_faults: bool = True
+    dry: bool = False
     launches: list[LaunchRecord] = field(default_factory=list)
     compilations: list[Compilation] = field(default_factory=list)
     jit_functions: set[Any] = field(default_factory=set, repr=False)
@@ -152,13 +156,16 @@ class EmulatedGPU:
             self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
         start = time.perf_counter()
         buffers = [value for value in values if isinstance(value, Buffer)]
-        result = program.run(grid, values, buffers, options)
+        result = Launch(program.name, grid)
+        if not self.dry:
+            result = program.run(grid, values, buffers, options)
         record = LaunchRecord(
             kernel=launcher.kernel,
             grid=grid,
             key=launcher.key,
             function=function,
             constants=launcher.constants,
+            types=dict(zip(launcher.names, launcher.types, strict=True)),
             arguments=described,
             counts=result.counts,
             faults=tuple(result.faults),
@@ -183,6 +190,7 @@ def emulated(
     sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None,
     raise_faults: bool = True,
     poison: bool = True,
+    dry: bool = False,
 ) -> Iterator[EmulatedGPU]:
     """Let CPU tensors stand for tensors on a GPU of this compute capability.
 
@@ -193,6 +201,8 @@ def emulated(
         raise_faults: raise `EmulatedFaultError` at a faulty launch; otherwise only log it.
         poison: memory of `torch.empty` holds a pattern of which the emulator knows that no one
             wrote it: reading it is a fault, and what nobody writes stays NaN.
+        dry: launches are logged and not run, and memory of `torch.empty` holds zeros: for questions
+            about launching and compiling alone.
 
     Raises: RuntimeError when the kernels were loaded for Triton's interpreter; ValueError for a
         capability that cannot be stood in for. Blocks cannot be nested.
@@ -208,12 +218,14 @@ def emulated(
         options=Options() if options is None else options,
         sample=sample,
         raise_faults=raise_faults,
+        dry=dry,
     )
     stand_in = StandInDriver(capability, gpu.launch)
     outer_hook = knobs.runtime.jit_cache_hook
     with ExitStack() as stack:
         stack.enter_context(_device_facts(stand_in))
-        stack.enter_context(poisoned_memory() if poison else nullcontext())
+        if poison or dry:
+            stack.enter_context(filled_memory(0) if dry else filled_memory())
         # Reading `driver.active` would look for a real one.
         stack.enter_context(mock.patch.object(driver, "_active", stand_in))
         knobs.runtime.kernel_load_start_hook.add(stand_in.utils.before_load)

@@ -1,6 +1,6 @@
 """Write the report.
 
-python -m bench.report                       # bench/REPORT.md, bench/plots/, README's table
+python -m bench.report                       # bench/REPORT.md, bench/plots/, README's blocks
 python -m bench.report --check               # write nothing; exit status 1 if a case regressed
 python -m bench.report --price H200 3.5      # other prices for the cost of a training
 """
@@ -16,7 +16,7 @@ import tyro
 
 from bench.cases import all_cases
 from bench.record import RESULTS
-from bench.report import compiled, modelled, readme, regressions, training_cost
+from bench.report import compiled, gpu_status, modelled, readme, regressions, training_cost
 from bench.report.page import PLOTS, Inputs, draw, page
 from bench.report.records import load
 
@@ -64,16 +64,17 @@ def main(options: Options) -> int:
     if is_default:
         for stale in set((FOLDER / PLOTS).glob("*.svg")) - set(drawn):
             stale.unlink()
-        _write_readme(readme.block(records))
+        _write_readme(readme.block(records), gpu_status.paragraph(records))
     return 0
 
 
-def _write_readme(table: str) -> None:
+def _write_readme(table: str, gpus: str) -> None:
     text = README.read_text(encoding="utf-8")
-    if readme.BEGIN not in text:
-        print(f"README.md has no {readme.BEGIN}: its table is not written")
-        return
-    README.write_text(readme.rewritten(text, table), encoding="utf-8")
+    for marker in (readme.BEGIN, readme.GPU_BEGIN):
+        if marker not in text:
+            print(f"README.md has no {marker}: nothing is written there")
+            return
+    README.write_text(readme.rewritten(text, table, gpus), encoding="utf-8")
 
 
 def command(arguments: Sequence[str] | None = None) -> int:

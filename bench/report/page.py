@@ -29,9 +29,9 @@ On a GPU, from a clean checkout; torch, triton and numpy are enough, and a part 
 minutes:
 
 ```bash
-python -m bench.gpu --part ops      # also --part model, --part peers
+python -m bench.gpu --part first    # then --part ops, --part model, --part peers
 git add bench/results/              # the new <device>/<date>-<commit>-<part>.json
-python -m bench.report              # rewrites this page, its plots and the README's table
+python -m bench.report              # rewrites this page, its plots and the README's blocks
 ```
 
 On a CPU, `pytest bench --measure` in place of the first line; its record goes to

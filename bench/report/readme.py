@@ -1,4 +1,5 @@
-"""The README's measured block: rendered from `bench.readme_figures`, put between its markers."""
+"""The README's blocks that come from records, each put between its markers: the measured table
+(`bench.readme_figures`) and the paragraph about GPUs (`gpu_status`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from bench.report import formatting as f
 from bench.report.records import Records
 
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+GPU_BEGIN, GPU_END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 
 
 def block(records: Records, figures: Sequence[Figure] = FIGURES) -> str:
@@ -26,19 +28,26 @@ def section(records: Records, figures: Sequence[Figure] = FIGURES) -> str:
     return text
 
 
-def rewritten(readme: str, table: str) -> str:
-    """The README's text with the table between its markers.
+def rewritten(readme: str, table: str, gpus: str | None = None) -> str:
+    """The README's text with the table between its markers, and with what is said about GPUs.
 
     Raises: ValueError: the markers are not there, once each and in order.
     """
+    text = _between(readme, BEGIN, END, table, "measured table")
+    if gpus is None:
+        return text
+    return _between(text, GPU_BEGIN, GPU_END, gpus, "paragraph about GPUs")
+
+
+def _between(readme: str, begin: str, end: str, content: str, what: str) -> str:
     if (
-        readme.count(BEGIN) != 1
-        or readme.count(END) != 1
-        or readme.index(BEGIN) > readme.index(END)
+        readme.count(begin) != 1
+        or readme.count(end) != 1
+        or readme.index(begin) > readme.index(end)
     ):
         raise ValueError(
-            f"README.md needs one line {BEGIN} and after it one line {END}; the measured table is "
-            "written between them"
+            f"README.md needs one line {begin} and after it one line {end}; the {what} is written "
+            "between them"
         )
-    head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
-    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
+    head, tail = readme.split(begin)[0], readme.split(end)[1]
+    return f"{head}{begin}\n\n{content}\n\n{end}{tail}"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
 from ..config import LossConfig
+from ..devices import HostCopy, to_device
 from ..structures import ClipTargets
-from .transfer import HostCopy, to_device
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Assignment:
         from scipy.optimize import linear_sum_assignment  # losses alone do not need SciPy
 
         D, B = self._costs.shape[:2]
-        host = self._copy.wait()
+        (host,) = self._copy.wait()
         if not np.isfinite(host).all():
             raise ValueError(
                 "the matching costs are not finite: predictions or targets hold NaN or infinite "

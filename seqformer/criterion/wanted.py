@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import to_device
 from ..structures import ClipOutput, ClipTargets
-from .transfer import to_device
 
 
 @dataclass

@@ -139,7 +139,7 @@ def build_train_loader(
 
     Call `loader.batch_sampler.set_epoch(epoch, start_step)` before each pass. A step takes
     `loader.batch_sampler.micro_batches` batches of this loader, an epoch `steps_per_epoch` steps.
-    Every process must give the same seed.
+    Every process must give the same seed. One that computes on a GPU sets `loader.pin_memory`.
 
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
@@ -181,7 +181,6 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=config.num_workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
         # Workers keep their cache of frames, and the start of an epoch costs nothing.
         persistent_workers=config.num_workers > 0,
         # Without one of its own the loader would draw from the generator of dropout.

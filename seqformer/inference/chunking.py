@@ -33,7 +33,9 @@ def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on a device; 4 GiB where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, _ = torch.cuda.mem_get_info(device)
+        # The allocator keeps what has been freed for later, and the driver counts it as used.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
 _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
-    *("memory_mib", *(f.name for f in fields(EvalConfig))),
+    *("deterministic", "memory_mib", *(f.name for f in fields(EvalConfig))),
 )
 
 
@@ -77,6 +77,8 @@ class EvalOptions:
     """auto takes the GPU where there is one."""
     fresh: bool = False
     """Start over instead of continuing an interrupted run of the same command."""
+    deterministic: bool = False
+    """The same bits from the same command on the same machine; somewhat slower on a GPU."""
     verbose: bool = False
     """Show where an error of a video came from."""
     short_side: int | None = None
@@ -207,12 +209,13 @@ def run_weights(options: EvalOptions) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Before torch is loaded: idle threads of one process must not spin on another's core.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from seqformer.determinism import deterministic_algorithms
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.ranks import join_ranks
     from seqformer.inference.runner import Helpers, predict_shared, run_settings, settle_choices
     from seqformer.inference.stream import StreamLimits
 
-    with join_ranks(options.device) as ranks:
+    with deterministic_algorithms(options.deterministic), join_ranks(options.device) as ranks:
         if not ranks.is_main:
             logging.getLogger().setLevel(logging.WARNING)
         predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)

@@ -19,13 +19,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
+from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
-from seqformer.inference.network import HostCopy, Portion
+from seqformer.inference.network import Portion, PortionCopy
 from seqformer.inference.rendering import compress_masks, mask_logits
 from seqformer.inference.results import RLE, Detection, VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
+from seqformer.model.full_float32 import full_float32
 
 
 def soft_mask_iou(a: Tensor, b: Tensor, frames: Tensor | None = None) -> Tensor:
@@ -239,7 +241,7 @@ class ClipStream(VideoStream):
         for start, end in self._pieces(first, stop):
             pool = portion.pool(start - first, end - first)
             self._segments.append((start, end, pool))
-        self._store.append(HostCopy(portion, first).result())
+        self._store.append(PortionCopy(portion, first).result())
         while self._next_start + config.clip_length <= stop:
             start = self._next_start
             self._run_clip(self._matcher, start, start + config.clip_length)
@@ -267,25 +269,27 @@ class ClipStream(VideoStream):
             pool = pool.merge(other)
         class_logits, mask_params = self.context.network.instances(pool)
         queries = list(self.context.best_classes(class_logits))
+        chosen = to_device(queries, class_logits, torch.int64)
         portions = list(self._store.read(start, stop))
         logits = [
             mask_logits(
                 data,
                 queries,
-                mask_params[queries],
+                mask_params[chosen],
                 self._sizes.network,
                 self.context.network.mask_stride,
             )
             for data in portions
         ]
-        boxes = torch.from_numpy(np.concatenate([data.boxes[:, queries] for data in portions]))
-        matcher.add(
-            start,
-            class_logits[queries],
-            torch.cat(logits, dim=1),
-            boxes.transpose(0, 1).to(class_logits.device),
-            self._sizes.last,
-        )
+        boxes = np.concatenate([data.boxes[:, queries] for data in portions])
+        with full_float32():
+            matcher.add(
+                start,
+                class_logits[chosen],
+                torch.cat(logits, dim=1),
+                to_device(boxes, class_logits, torch.float32).transpose(0, 1),
+                self._sizes.last,
+            )
 
     @torch.inference_mode()
     def tracks(self, last: int | None = None) -> VideoPrediction:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, Precision
+from seqformer.devices import HostCopy, on_device, sent
 from seqformer.inference.frame_store import FrameData
 from seqformer.model import TemporalPool, inference_copy, mask_reference
+from seqformer.model.decoder import BoxStates
+from seqformer.model.full_float32 import full_float32
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -49,6 +51,9 @@ class Portion:
 class FrameNetwork:
     """A model on a device, ready for frames of any number.
 
+    No float32 product is rounded to 10 bits (TF32), whatever training or the program has set:
+    scores would differ from those of a CPU in the third digit.
+
     Attributes:
         device: where it computes.
         mask_stride: input pixels per cell of the mask features.
@@ -59,20 +64,22 @@ class FrameNetwork:
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
         self._model = inference_copy(model, self._dtype)
+        # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
+        self._mean, self._std = (
+            torch.tensor(values).to(device)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
 
     @torch.inference_mode()
     def frames(self, resized: Sequence[np.ndarray]) -> Portion:
         """Run t frames, uint8 RGB [H, W, 3] of network size, by themselves."""
-        images = torch.from_numpy(np.stack(resized))
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        images = images.to(self.device, non_blocking=True)
-        images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
-        std = images.new_tensor(IMAGENET_STD)[:, None, None]
-        images = images.sub_(mean).div_(std)[None].to(self._dtype)
-        with _full_precision_convolutions():
-            states, features = self._model.box_stream(images)
+        with on_device(self.device), full_float32():
+            images = sent(torch.from_numpy(np.stack(resized)), self.device)
+            images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+            images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
+            return self._portion(*self._model.box_stream(images))
+
+    def _portion(self, states: BoxStates, features: Tensor) -> Portion:
         features, boxes = features[0], states.boxes[-1][0]
         references = mask_reference(states.references[-1])[0].expand(len(boxes), -1, -1)
         checked = (features, boxes, *states.time_logits, states.sampled[-1])
@@ -91,13 +98,14 @@ class FrameNetwork:
 
         Raises: ValueError when they are not finite.
         """
-        instances = self._model.instance_stream(pool.pooled())
-        class_logits, mask_params = self._model.instance_heads(instances, last_layer_only=True)
+        with on_device(self.device), full_float32():
+            instances = self._model.instance_stream(pool.pooled())
+            class_logits, mask_params = self._model.instance_heads(instances, last_layer_only=True)
         check_finite(class_logits.isfinite().all() & mask_params.isfinite().all())
         return class_logits[-1, 0], mask_params[-1, 0]
 
 
-class HostCopy:
+class PortionCopy:
     """A portion's part of the `FrameStore` on its way to the host, beside the next computation."""
 
     def __init__(self, portion: Portion, first: int) -> None:
@@ -105,27 +113,17 @@ class HostCopy:
         tensors = [portion.mask_features, portion.references, portion.boxes, portion.is_finite]
         if tensors[0].dtype == torch.bfloat16:  # numpy has no such type
             tensors[0] = tensors[0].contiguous().view(torch.uint16)
-        self._event: torch.cuda.Event | None = None
-        if tensors[0].device.type == "cuda":
-            pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
-            for host, tensor in zip(pinned, tensors, strict=True):
-                host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-            tensors = pinned
-        self._tensors = tensors
+        self._copy = HostCopy(*tensors)
 
     def result(self) -> FrameData:
         """Wait for the copy. Raises: ValueError when the network's outputs are not finite."""
-        if self._event is not None:
-            self._event.synchronize()
-        *arrays, is_finite = self._tensors
+        *arrays, is_finite = self._copy.wait()
         check_finite(is_finite)
         # Copies: pinned memory is scarce, and a view would keep all of its tensor.
-        return FrameData(self._first, *(tensor.contiguous().numpy().copy() for tensor in arrays))
+        return FrameData(self._first, *(array.copy() for array in arrays))
 
 
-def check_finite(is_finite: Tensor) -> None:
+def check_finite(is_finite: Tensor | np.ndarray) -> None:
     """Refuse outputs from which no result can be read."""
     if not is_finite:
         raise ValueError(
@@ -133,15 +131,3 @@ def check_finite(is_finite: Tensor) -> None:
             "that diverged or the weights file is damaged (or, with --precision fp16, an "
             "intermediate value is too large: use bf16)"
         )
-
-
-@contextmanager
-def _full_precision_convolutions() -> Iterator[None]:
-    """Keep cuDNN from rounding convolution inputs to 10 bits (TF32, its default): scores would
-    differ from those of a CPU in the third digit."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -71,8 +71,8 @@ def join_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
         yield Ranks(rank=rank, world_size=world_size, device=chosen)
     finally:
         torch.set_num_threads(threads)  # a run may have set its own number
-        if world_size > 1:
-            dist.destroy_process_group()
+    if world_size > 1:  # not after an exception, which must be heard of first
+        dist.destroy_process_group()
 
 
 def balanced_shares(lengths: Sequence[int], world_size: int) -> list[list[int]]:

@@ -5,11 +5,14 @@ Full-size masks exist for few frames at a time; only their run lengths stay.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from seqformer.devices import on_device
 from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameData
+from seqformer.model.full_float32 import full_float32
 from seqformer.model.masks import encode_frame_masks, render_masks, threshold_frame_masks
 
 MAX_PIXELS_AT_ONCE = 2**23
@@ -35,16 +38,17 @@ def mask_logits(
     Returns: [N, t, 2h, 2w] float32 on the device of `mask_params`.
     """
     device = mask_params.device
-    features = host_tensor(data.mask_features).to(device, non_blocking=True).float()
-    references = torch.from_numpy(data.references[:, queries]).to(device, non_blocking=True)
-    size = references.new_tensor([network_size[1], network_size[0]])
-    return render_masks(
-        features[None],
-        mask_params,
-        (references * size).transpose(0, 1),
-        torch.zeros(len(queries), dtype=torch.int64, device=device),
-        mask_stride,
-    )
+    in_pixels = data.references[:, queries] * np.array(network_size[::-1], np.float32)
+    with on_device(device), full_float32():
+        features = host_tensor(data.mask_features).to(device, non_blocking=True).float()
+        references = torch.from_numpy(in_pixels).to(device, non_blocking=True)
+        return render_masks(
+            features[None],
+            mask_params,
+            references.transpose(0, 1),
+            torch.zeros(len(queries), dtype=torch.int64, device=device),
+            mask_stride,
+        )
 
 
 def host_tensor(array) -> Tensor:

@@ -3,7 +3,8 @@
 The processes share the videos by length. Each finished video is on disk at once; what an earlier
 run of the same settings has finished is not done again. A video that fails is reported and tried
 once more at the end, decoded in this process. Frames are decoded ahead and masks compressed in the
-background, so that the network has to wait little; how much is reported.
+background, so that the network has to wait little; how much is reported. A video for which memory
+was too small is tried again with half the frames at once, and half of those.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def predict_videos(
     loader = FrameLoader(sources, predictor.config.short_side, helpers.decode_workers)
     predictor.encoder = MaskEncoder(helpers.encode_workers)
     progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
-    again: list[VideoSource] = []
+    again: list[tuple[VideoSource, _Problem]] = []
     failures: list[str] = []
     try:
         with logging_redirect_tqdm(), progress:
@@ -180,16 +181,17 @@ def predict_videos(
                 progress.set_postfix_str(source.name, refresh=False)
                 problem = _predict(predictor, source, loader.frames(index), partial)
                 if problem:
-                    again.append(source)
-                    logger.warning("%s: %s (it is tried once more at the end)", source, problem)
+                    again.append((source, problem))
+                    logger.warning(
+                        "%s: %s (it is tried once more at the end)", source, problem.text
+                    )
                 elif on_video:
                     failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
             loader.close()
-            patient = FrameLoader(again, predictor.config.short_side)
-            for index, source in enumerate(again):
-                problem = _predict(predictor, source, patient.frames(index), partial)
+            for source, problem in again:
+                problem = _predict_again(predictor, source, problem, partial)
                 if problem:
-                    failures.append(f"{source}: {problem}")
+                    failures.append(f"{source}: {problem.text}")
                     logger.error("%s", failures[-1])
                 elif on_video:
                     failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
@@ -211,22 +213,56 @@ def predict_videos(
     return failures
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """Why a video failed."""
+
+    text: str
+    is_memory: bool = False
+
+
+def _predict_again(
+    predictor: Predictor, source: VideoSource, problem: _Problem, partial: PartialResults
+) -> _Problem | None:
+    """A video that failed, decoded here; after lack of memory, with ever fewer frames at once.
+
+    Returns: what went wrong the last time, or None.
+    """
+    config = predictor.config
+    frames_at_once = config.chunk_frames or predictor.default_chunk_frames()
+    try:
+        while True:
+            if problem.is_memory:
+                frames_at_once = max(1, frames_at_once // 2)
+                predictor.config = replace(config, chunk_frames=frames_at_once)
+            frames = FrameLoader([source], config.short_side).frames(0)
+            last = _predict(predictor, source, frames, partial)
+            if last is None or not last.is_memory or frames_at_once == 1:
+                return last
+            problem = last
+    finally:
+        predictor.config = config
+
+
 def _predict(
     predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: PartialResults
-) -> str | None:
+) -> _Problem | None:
     """Run and record one video. Returns: what went wrong, or None."""
+    is_memory = False
     try:
         prediction = predictor.predict_resized(frames)
         partial.add(source.video_id, prediction.entries(source.video_id, source.first_file_name))
     except (ValueError, OSError) as error:
         logger.debug("where it happened:", exc_info=True)
-        return str(error)
+        return _Problem(str(error))
     except (torch.OutOfMemoryError, MemoryError):
-        if predictor.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return (
+        is_memory = True  # outside this block, where the traceback keeps no activations alive
+    if is_memory:
+        _free(predictor.device)
+        return _Problem(
             f"a portion of its frames does not fit into the memory of {predictor.device}; give a "
-            "smaller --chunk-frames or --short-side"
+            "smaller --chunk-frames or --short-side",
+            is_memory=True,
         )
     if source.listed_size not in (None, prediction.frame_size):
         logger.warning(
@@ -237,6 +273,12 @@ def _predict(
             source.listed_size,
         )
     return None
+
+
+def _free(device: torch.device) -> None:
+    """Give back what the allocator keeps for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _entries(partial: PartialResults, source: VideoSource) -> Entries:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import EvalConfig
+from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.frames import FrameSizes, check_frame, resize_frame
-from seqformer.inference.network import FrameNetwork, HostCopy, Portion
+from seqformer.inference.network import FrameNetwork, Portion, PortionCopy
 from seqformer.inference.rendering import compress_masks, mask_logits
 from seqformer.inference.results import Detection, VideoPrediction
 from seqformer.model import TemporalPool
@@ -182,13 +183,13 @@ class WholeVideoStream(VideoStream):
         super().__init__(context, limits)
         self._pool: TemporalPool | None = None
         self._store = limits.store()
-        self._arriving: HostCopy | None = None
+        self._arriving: PortionCopy | None = None
 
     @torch.inference_mode()
     def _absorb(self, portion: Portion, first: int) -> None:
         pool = portion.pool(0, len(portion.boxes))
         self._pool = pool if self._pool is None else self._pool.merge(pool)
-        arriving = HostCopy(portion, first)
+        arriving = PortionCopy(portion, first)
         self._keep_arrived()  # the portion before, while this one is computed
         self._arriving = arriving
 
@@ -213,7 +214,8 @@ class WholeVideoStream(VideoStream):
         groups = self.context.best_classes(class_logits)
         queries = list(groups)
         first = max(self._first_drawn(last), self._store.start)
-        jobs, boxes = self._draw(queries, mask_params[queries], first)
+        chosen = to_device(queries, mask_params, torch.int64)
+        jobs, boxes = self._draw(queries, mask_params[chosen], first)
         detections = []
         for position, (query, classes) in enumerate(groups.items()):
             if not any(job.has_pixels for job in jobs[position]):

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .full_float32 import FullLinear
 from .lean_autograd import feed_forward
 
 
@@ -34,12 +35,13 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Module):
-    """`num_layers` linear layers with ReLU between them."""
+    """`num_layers` linear layers with ReLU between them, in full float32: it makes boxes and mask
+    parameters."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
         super().__init__()
         widths = [inputs] + [hidden] * (num_layers - 1) + [outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(FullLinear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from .attention import MSDeformAttn, QuerySelfAttention
 from .blocks import MLP, FeedForward, fed_to
+from .full_float32 import FullLinear
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -58,7 +59,7 @@ class DecoderLayer(nn.Module):
         self.norm2_box = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, config.ffn_dim, dropout)
         self.ffn_box = FeedForward(dim, config.ffn_dim, dropout)
-        self.time_attention_weights = nn.Linear(dim, 1)
+        self.time_attention_weights = FullLinear(dim, 1)
 
     def box_stream(
         self,

@@ -16,32 +16,41 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .full_float32 import exact_product, may_round
 from .products import product
 
 Gradients = tuple[Tensor | None, ...]
 
 
-def linears_of_sum(x: Tensor, position: Tensor, *layers: tuple[Tensor, Tensor]) -> list[Tensor]:
+def linears_of_sum(
+    x: Tensor, position: Tensor, *layers: tuple[Tensor, Tensor], is_exact: bool = False
+) -> list[Tensor]:
     """`F.linear(x + position, weight, bias)` for every (weight, bias); keeps `x`, not the sum.
 
     Args:
         x: [..., C].
         position: [..., C], broadcast to `x`.
         layers: weights [O, C] and biases [O].
+        is_exact: in full float32, whatever TF32 may round.
 
     Returns: a tensor [..., O] per layer.
     """
     flat = as_autocast(x.device.type, *(tensor for pair in layers for tensor in pair))
-    return list(_LinearsOfSum.apply(x, position.expand_as(x), *flat))
+    is_exact = is_exact and may_round(flat[0])
+    return list(_LinearsOfSum.apply(is_exact, x, position.expand_as(x), *flat))
 
 
 class _LinearsOfSum(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, position: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.is_exact = is_exact
+        multiply = exact_product if is_exact else product
         weights, biases = flat[::2], flat[1::2]
         ctx.save_for_backward(x, position, *weights)
         total = (x + position).to(weights[0].dtype)
-        return tuple(product(total, w, b) for w, b in zip(weights, biases, strict=True))
+        return tuple(multiply(total, w, b) for w, b in zip(weights, biases, strict=True))
 
     @staticmethod
     @once_differentiable
@@ -49,14 +58,16 @@ class _LinearsOfSum(Function):
         x, position, *weights = ctx.saved_tensors
         total = (x + position).to(weights[0].dtype).flatten(0, -2)
         rows = [g.reshape(-1, g.shape[-1]) for g in grads]
-        grad_sum = product(rows[0], weights[0].t())
+        multiply = exact_product if ctx.is_exact else product
+        grad_sum = multiply(rows[0], weights[0].t())
         for row, weight in zip(rows[1:], weights[1:], strict=True):
-            grad_sum.add_(product(row, weight.t()))
+            grad_sum.add_(multiply(row, weight.t()))
         grad_sum = grad_sum.view(x.shape).to(x.dtype)
         found: list[Tensor] = []
         for row in rows:
-            found += [row.t() @ total, row.sum(0)]
-        return grad_sum, grad_sum, *found
+            grad_weight = exact_product(row.t(), total.t()) if ctx.is_exact else row.t() @ total
+            found += [grad_weight, row.sum(0)]
+        return None, grad_sum, grad_sum, *found
 
 
 def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:

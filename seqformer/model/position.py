@@ -30,8 +30,9 @@ def sine_position(padding_mask: Tensor, channels: int) -> Tensor:
     last bit; the order of operations is the published one, so that the same bits come out.
     """
     valid = ~padding_mask
-    y = valid.cumsum(1, dtype=torch.float32)
-    x = valid.cumsum(2, dtype=torch.float32)
+    # Counted in integers: a GPU adds floats up in no fixed order.
+    y = valid.cumsum(1, dtype=torch.int32).float()
+    x = valid.cumsum(2, dtype=torch.int32).float()
     scale, eps = 2 * math.pi, 1e-6
     y = (y - 0.5) / (y[:, -1:, :] + eps) * scale
     x = (x - 0.5) / (x[:, :, -1:] + eps) * scale

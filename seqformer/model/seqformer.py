@@ -21,6 +21,7 @@ from .backbone import build_backbone
 from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
+from .full_float32 import FullLinear
 from .masks import MaskBranch
 from .position import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
@@ -37,8 +38,9 @@ class SeqFormer(nn.Module):
         self.level_embed = nn.Parameter(torch.empty(config.num_levels, dim))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.reference_points = nn.Linear(dim, 2)
-        self.class_embed = nn.ModuleList(nn.Linear(dim, config.num_classes) for _ in range(layers))
+        self.reference_points = FullLinear(dim, 2)
+        heads = (FullLinear(dim, config.num_classes) for _ in range(layers))
+        self.class_embed = nn.ModuleList(heads)
         self.query_embed = nn.Embedding(config.num_queries, 2 * dim)
         backbone = build_backbone(config.backbone, config.drop_path)
         self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)

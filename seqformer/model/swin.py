@@ -178,7 +178,8 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Four stages at strides 4, 8, 16, 32, each with its own output norm. All of it is trained.
+    """Four stages at strides 4, 8, 16, 32, each with its own output norm. All of it is trained but
+    the first norm, whose map the model does not use.
 
     Args:
         channels: width of the first stage; doubles per stage.
@@ -215,6 +216,8 @@ class SwinTransformer(nn.Module):
         )
         for i, width in enumerate(self.channels):
             self.add_module(f"norm{i}", nn.LayerNorm(width))
+        # DDP waits for the gradient of every parameter that is to have one.
+        self.get_submodule("norm0").requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

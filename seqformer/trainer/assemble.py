@@ -21,9 +21,10 @@ from seqformer.model import (
     load_backbone_weights,
     load_weights,
 )
+from seqformer.model.full_float32 import use_tf32
 from seqformer.trainer.optim import build_optimizer
 from seqformer.trainer.parallel import Parallel, Replica, build_replica
-from seqformer.trainer.precision import Precision, keep_float32_islands, use_tf32
+from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
 

@@ -6,7 +6,6 @@ Imports neither torch nor the model, so that `--help` and typing errors answer a
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -24,6 +23,7 @@ def run(argv: Sequence[str]) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
     from seqformer.trainer.bad_steps import NonFiniteLossError
     from seqformer.trainer.checkpoint import CheckpointError
+    from seqformer.trainer.ending import end_process, end_with_traceback
     from seqformer.trainer.errors import DataError, SetupError
     from seqformer.trainer.parallel import LostProcessError, rank_from_environment
     from seqformer.trainer.progress import setup_logging
@@ -37,14 +37,13 @@ def run(argv: Sequence[str]) -> None:
             run_demo(config)
         else:
             train(config)
-    except (SetupError, NonFiniteLossError, DataError, CheckpointError) as error:
-        fail(str(error))
-    except LostProcessError as error:
-        # Threads may still wait for the lost process; nothing of this one is worth waiting for.
-        print(f"{PROGRAM}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+    except (SetupError, NonFiniteLossError, DataError, CheckpointError, LostProcessError) as error:
+        end_process(f"{PROGRAM}: {error}")
     except KeyboardInterrupt:
-        fail(f"interrupted; continue with --resume if {config.output} has a checkpoint", code=130)
+        text = f"interrupted; continue with --resume if {config.output} has a checkpoint"
+        end_process(f"{PROGRAM}: {text}", 130)
+    except Exception:
+        end_with_traceback()
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:

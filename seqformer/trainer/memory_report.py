@@ -48,7 +48,8 @@ class MemoryReport:
     Attributes:
         parameters: weights and buffers, this process's share.
         gathered: under FSDP, the two largest units that are whole at once.
-        gradients: of trained parameters, this process's share.
+        gradients: of trained parameters, this process's share; all of them where a step has several
+            backward passes, before the last of which nothing is exchanged.
         optimizer: two moments per trained parameter, this process's share.
         activations: inputs, and what the forward pass and the losses keep for the backward pass.
         workspace: what comes on top at the worst moment.
@@ -114,19 +115,20 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
             parameter.grad = torch.empty_like(parameter)
     ledger = Ledger()
     kept: list[int] = []
+    in_chunks = 0 < step.frame_chunk < shape[1]
     with _gpu_operators(ledger, low, kept), ledger:
         batch = _batch(shape)
-        in_chunks = 0 < step.frame_chunk < shape[1]
         losses = step._backward(batch, 1.0, in_chunks, is_last=True)
         del losses
     weights = [*model.parameters(), *model.buffers()]
     trained = [p for p in model.parameters() if p.requires_grad]
     shards = _shards(config)
     gradients = _nbytes(trained)
+    keeps_gradients = in_chunks or _micro_batches(config) > 1
     return MemoryReport(
         parameters=_nbytes(weights) // shards,
         gathered=0 if shards == 1 else 2 * _largest_unit(model, low),
-        gradients=gradients // shards,
+        gradients=gradients // (1 if keeps_gradients else shards),
         optimizer=2 * gradients // shards,
         activations=max(kept),
         workspace=ledger.peak - max(kept),
@@ -307,9 +309,19 @@ def _largest_frame(config: TrainConfig) -> tuple[int, int]:
     return up(max(augment.short_sides)), up(augment.max_long_side)
 
 
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _micro_batches(config: TrainConfig) -> int:
+    """Backward passes of a process in a step."""
+    clips = config.data.global_batch_size or config.data.batch_size * _world_size()
+    return -(-clips // (_world_size() * config.data.batch_size))
+
+
 def _shards(config: TrainConfig) -> int:
     """How many processes share a parameter."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world_size()
     if config.parallel == "fsdp":
         return world
     if config.parallel != "hsdp":

@@ -18,8 +18,9 @@ from seqformer.model import published_name
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """AdamW groups main, backbone, linear_proj; parameters under their published names.
 
-    Frozen backbone layers are left out. parity: the output_proj_box of the encoder layers, which
-    takes part in nothing, stays listed: it has no gradient, so it is neither updated nor decayed.
+    Frozen backbone layers are left out. parity: the output_proj_box of the encoder layers and
+    Swin's first output norm, which take part in nothing, stay listed: they have no gradient, so
+    they are neither updated nor decayed.
 
     Returns: dicts with name, lr and params, a list of (published name, parameter).
     """
@@ -31,7 +32,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     for our_name, parameter in model.named_parameters():
         name = published_name(our_name)
         if "backbone.0" in name:
-            if parameter.requires_grad:
+            if parameter.requires_grad or ".norm0." in name:
                 members["backbone"].append((name, parameter))
         elif "reference_points" in name or "sampling_offsets" in name:
             members["linear_proj"].append((name, parameter))

@@ -1,7 +1,8 @@
 """Number formats of a step: fp32, bf16 or fp16 by autocast, with islands that stay in float32.
 
 Coordinates do not survive eight bits of mantissa (a box edge of a 768-pixel frame would move by
-pixels), so whatever makes coordinates, logits or mask-head weights computes in float32.
+pixels), so whatever makes coordinates, logits or mask-head weights computes in float32; and in full
+float32, though TF32 be on for everything else (`model/full_float32.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqformer.model import SeqFormer
+from seqformer.model.full_float32 import full_linear
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
@@ -60,12 +62,6 @@ class Precision:
         )
 
 
-def use_tf32(allowed: bool) -> None:
-    """Let float32 products on Ampere and later GPUs round their inputs to 10 bits, or not."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 def keep_float32_islands(model: SeqFormer) -> None:
     """Make what yields coordinates, logits and mask weights, and all norms, ignore autocast."""
     heads: list[nn.Module] = [model.reference_points, *model.class_embed]
@@ -97,7 +93,7 @@ def _in_float32(compute: Callable[..., Tensor], module: nn.Module, x: Tensor) ->
 
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
-    return F.linear(x, module.weight.float(), module.bias.float())
+    return full_linear(x, module.weight.float(), module.bias.float())
 
 
 def _layer_norm(module: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
 logger = logging.getLogger(__name__)
@@ -89,27 +93,69 @@ class StepProfiler:
         trace = self._folder / f"trace_rank{self._rank}.json"
         finished.export_chrome_trace(str(trace))
         on_gpu = self._device.type == "cuda"
+        head = "\n".join(table(finished.events(), self._seconds / ACTIVE, ACTIVE, on_gpu))
         averages = finished.key_averages()
-        found = {event.key: event for event in averages if event.key in PHASES}
-        seconds = {
-            name: (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6 / ACTIVE
-            for name, event in found.items()
-        }
-        step = self._seconds / ACTIVE
-        lines = [f"{'step':16}{1000 * step:10.1f} ms   100.0 %"]
-        for name in PHASES:
-            if name in seconds:
-                share = seconds[name] / step
-                lines.append(
-                    f"{name.split('/')[1]:16}{1000 * seconds[name]:10.1f} ms {100 * share:7.1f} %"
-                )
-        rest = step - sum(seconds.values())
-        lines.append(f"{'anything else':16}{1000 * rest:10.1f} ms {100 * rest / step:7.1f} %")
         where = "on the GPU" if on_gpu else "on the CPU"
-        table = averages.table(
+        operators = averages.table(
             sort_by="self_device_time_total" if on_gpu else "self_cpu_time_total", row_limit=TOP
         )
-        head = "\n".join(lines)
-        text = f"Mean of {ACTIVE} steps, {where}\n\n{head}\n\n{table}\n"
+        text = f"Mean of {ACTIVE} steps, {where}\n\n{head}\n\n{operators}\n"
         (self._folder / f"table_rank{self._rank}.txt").write_text(text)
         logger.info("profile of %d steps in %s\n%s", ACTIVE, self._folder, head)
+
+
+def phase_seconds(events: Iterable[FunctionEvent], steps: int) -> dict[str, tuple[float, float]]:
+    """Mean seconds of every phase of a step: of the host, and of the GPU's kernels.
+
+    A kernel belongs to the phase in which it was launched, by whatever thread: autograd launches
+    those of the backward pass in a thread of its own, whose operators are no children of the phase.
+
+    Returns: name -> (host, GPU) in the order of `PHASES`; kernels of no phase under "".
+    """
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    spans = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in on_host
+        if event.name in PHASES
+    )
+    starts = [start for start, _, _ in spans]
+    host = dict.fromkeys(PHASES, 0.0)
+    gpu = dict.fromkeys((*PHASES, ""), 0.0)
+    for start, end, name in spans:
+        host[name] += end - start
+    for event in on_host:
+        index = bisect_right(starts, event.time_range.start) - 1
+        is_inside = index >= 0 and event.time_range.start <= spans[index][1]
+        gpu[spans[index][2] if is_inside else ""] += sum(k.duration for k in event.kernels)
+    present = {name for _, _, name in spans}
+    found = {n: (host[n], gpu[n]) for n in PHASES if n in present} | {"": (0.0, gpu[""])}
+    return {name: (a / 1e6 / steps, b / 1e6 / steps) for name, (a, b) in found.items()}
+
+
+def table(events: Iterable[FunctionEvent], step: float, steps: int, on_gpu: bool) -> list[str]:
+    """The lines of the table of phases.
+
+    Args:
+        events: of the profiler.
+        step: wall seconds of a step, and `steps`, how many there were.
+        on_gpu: with two columns. The host's shows where it waits, for data above all; the GPU's,
+            where its kernels come from, and how long it has none.
+    """
+    seconds = phase_seconds(events, steps)
+    names = [name for name in seconds if name]
+    host = {name.split("/")[1]: seconds[name][0] for name in names}
+    if not on_gpu:
+        rows = {"step": step} | host | {"anything else": step - sum(host.values())}
+        return [f"{name:16}{_time(value, step)}" for name, value in rows.items()]
+    gpu = {name.split("/")[1]: seconds[name][1] for name in names}
+    other, idle = seconds[""][1], step - sum(kernels for _, kernels in seconds.values())
+    lines = [f"{'':16}{'host':>23}{'GPU':>23}", f"{'step':16}{_time(step, step)}"]
+    lines += [f"{name:16}{_time(host[name], step)}{_time(gpu[name], step)}" for name in host]
+    rest = step - sum(host.values())
+    lines.append(f"{'anything else':16}{_time(rest, step)}{_time(other, step)}")
+    return [*lines, f"{'no kernel':16}{'':23}{_time(idle, step)}"]
+
+
+def _time(seconds: float, step: float) -> str:
+    """23 characters: milliseconds and share of a step."""
+    return f"{1000 * seconds:10.1f} ms {100 * seconds / step:7.1f} %"

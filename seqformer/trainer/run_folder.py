@@ -37,6 +37,7 @@ _MAY_CHANGE = {
     "hsdp_replicas",
     "precision",
     "tf32",
+    "deterministic",
     "frame_chunk",
     "recompute",
     "channels_last",

@@ -20,6 +20,7 @@ from torch.profiler import record_function
 
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.loader import build_train_loader
+from seqformer.determinism import deterministic_algorithms
 from seqformer.inference.results import write_json
 from seqformer.structures import ClassMap, ClipBatch
 from seqformer.trainer.assemble import assemble, seed_all
@@ -74,6 +75,7 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
                 logger.info("%s", memory_report(config))
                 return {}
             found = prepare_output(config)
+            stack.enter_context(deterministic_algorithms(config.deterministic))
             session.setdefault("timeout_minutes", config.timeout_minutes)
             parallel = stack.enter_context(parallel_session(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
@@ -117,6 +119,8 @@ class Trainer:
         self.loader, self.classes = build_train_loader(
             config.data, seed=config.seed, rank=parallel.rank, world_size=parallel.world_size
         )
+        # Pinning needs a CUDA context, which a process that computes on the CPU has no use for.
+        self.loader.pin_memory = self.device.type == "cuda"
         sampler = self.loader.batch_sampler
         self.global_batch_size = sampler.global_batch_size
         self.micro_batches = sampler.micro_batches

@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
-from bench import gpu, tune
+from bench import checks, gpu, record, tune
 from bench.case import Case, Side
+from bench.checks import Check
 from bench.msda_calls import MSDACall
+from bench.run import Run
 
 CPU = torch.device("cpu")
 
@@ -40,27 +42,40 @@ def planted(name="planted", op="add", ours=1.0, published=1.0, peer=None, error=
 
 @pytest.fixture
 def suite(monkeypatch):
-    """Runs a part over planted cases, without ceilings and checks, which the smoke run shows."""
+    """Runs a part over planted cases, ceilings and checks; the smoke run shows the real ones."""
 
-    def run(cases, part="ops", budget=100.0, failed=()):
+    def run(cases, part="ops", budget=100.0, checked=(), ceilings=(), path=None, device=CPU):
+        made = [Check(f"float32 {name}", "float32", call) for name, call in checked]
         monkeypatch.setattr(gpu, "cases_of", lambda part, size: (list(cases), {}))
-        monkeypatch.setattr("bench.ceilings.measure", lambda device: {})
-        monkeypatch.setattr("bench.checks.run", lambda device, is_smoke: ([], list(failed)))
-        return gpu.measure(CPU, part, is_smoke=True, budget=budget)
+        monkeypatch.setattr("bench.ceilings.measurements", lambda device: dict(ceilings))
+        monkeypatch.setattr("bench.checks.checks", lambda device, is_smoke: made)
+        new = record.new_record(part, {"device": "planted", "kind": "cpu", "commit": None}, [])
+        return gpu.measure(Run(new, path, budget), device, is_smoke=True)
 
     return run
 
 
-def test_smoke_run_checks_and_records(tmp_path):
+def raising(error):
+    """A call that does."""
+
+    def call():
+        raise error
+
+    return call
+
+
+def test_smoke_run_checks_and_records(tmp_path, monkeypatch):
+    all_checks = checks.checks  # test_first.py runs all of them
+    monkeypatch.setattr(checks, "checks", lambda *args: all_checks(*args)[:1])
     out = tmp_path / "record.json"
     assert gpu.main(["--part", "ops", "--smoke", "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     extra = record["extra"]
     assert record["part"] == "ops" and extra["failed_checks"] == [] and extra["left_out"] == {}
+    assert extra["failures"] == {}
     assert set(extra["ceilings"]) == {"l1_gather_gb_s", "l2_gather_gb_s", "float_adds_g_s"}
-    checked = {name for check in extra["checks"] for name in check["relative_error"]}
-    assert {"output", "grad_value", "grad_offsets", "grad_logits", "logits", "losses"} <= checked
-    assert {"losses grad_features", "logits grad_params", "logits grad_references"} <= checked
+    (checked,) = extra["checks"]
+    assert set(checked["relative_error"]) == {"output", "grad_value", "grad_offsets", "grad_logits"}
     ops = {case["op"] for case in record["cases"]}
     assert {"msda encoder", "msda decoder", "mask head", "mask losses", "draw masks"} <= ops
     for case in record["cases"]:
@@ -114,8 +129,107 @@ def test_cases_beyond_the_budget_are_listed(suite):
 
 
 def test_nothing_is_timed_after_a_failed_check(suite):
-    record = suite([planted()], failed=["float32 output: 1.0e+00"])
+    record = suite([planted()], checked=[("kernel", lambda: {"output": 1.0, "grad": 1e-7})])
     assert record["cases"] == [] and record["extra"]["left_out"]
+    assert record["extra"]["failed_checks"] == ["float32 output: 1.0e+00"]
+
+
+def test_a_check_that_raises_is_a_row_and_a_failed_check(suite):
+    checked = [
+        ("broken", raising(RuntimeError("illegal\naccess"))),
+        ("sound", lambda: {"output": 1e-6}),
+    ]
+    extra = suite([planted()], checked=checked)["extra"]
+    assert extra["checks"] == [
+        {"name": "float32 broken", "dtype": "float32", "error": "RuntimeError: illegal"},
+        {"name": "float32 sound", "dtype": "float32", "relative_error": {"output": 1e-6}},
+    ]
+    assert extra["failed_checks"] == ["float32 broken: RuntimeError: illegal"]
+
+
+def test_a_ceiling_that_raises_costs_nothing_else(suite):
+    ceilings = {"l1": raising(RuntimeError("no")), "l2": lambda: 7.0}
+    record = suite([planted()], ceilings=ceilings)
+    assert record["extra"]["ceilings"] == {"l2": 7.0}
+    assert record["extra"]["failures"] == {"ceiling l1": "RuntimeError: no"}
+    assert [case["name"] for case in record["cases"]] == ["planted"]
+
+
+@pytest.mark.parametrize("stage", ["ceiling", "check", "case"])
+def test_the_record_is_on_disk_before_and_after_every_stage(stage, suite, tmp_path):
+    """Whatever ends the process in a stage, what was before is there."""
+    path, seen = tmp_path / "record.json", []
+
+    def look():
+        seen.append(json.loads(path.read_text()))
+        return 1.0
+
+    def build(device):
+        return lambda: torch.full((3,), look())
+
+    looking = [Side(name="ours", build=build)]
+    cases = [
+        planted("first"),
+        Case(name="looks", op="add", group="kernels", sides=tuple(looking)),
+    ]
+    given = {
+        "ceiling": {"ceilings": {"first": lambda: 3.0, "looks": look}},
+        "check": {"checked": [("first", dict), ("looks", lambda: {"a": 0.0 * look()})]},
+        "case": {},
+    }[stage]
+    suite(cases if stage == "case" else [planted()], path=path, **given)
+    before = {
+        "ceiling": lambda found: found["extra"]["ceilings"] == {"first": 3.0},
+        "check": lambda found: [c["name"] for c in found["extra"]["checks"]] == ["float32 first"],
+        "case": lambda found: [c["name"] for c in found["cases"]] == ["first"],
+    }[stage]
+    assert seen and before(seen[0])
+    assert len(json.loads(path.read_text())["cases"]) == (2 if stage == "case" else 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_an_interruption_in_a_ceiling_keeps_the_record(suite):
+    ceilings = {"a": lambda: 1.0, "b": raising(KeyboardInterrupt()), "c": lambda: 2.0}
+    record = suite([planted()], ceilings=ceilings)
+    assert record["extra"]["ceilings"] == {"a": 1.0} and record["cases"] == []
+    assert record["extra"]["left_out"]["ceiling c"] == "the run was interrupted"
+    assert record["extra"]["left_out"]["planted"]
+
+
+def test_a_gpu_that_refuses_everything_after_a_fault_costs_nothing_measured(monkeypatch, capsys):
+    """An illegal access: from then on each call fails, and freeing memory too."""
+    refuses = []
+
+    def empty_cache():
+        if refuses:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    left_out = {}
+    gpu_device = torch.device("cuda", 0)
+    sound, faulty = Side(name="sound", build=number(1.0)), Side(name="faulty", build=number(1.0))
+    assert gpu._attempt(lambda: 5, sound, left_out, gpu_device) == 5 and left_out == {}
+    refuses.append(True)
+    gpu._attempt(lambda: 5, faulty, left_out, gpu_device)
+    assert left_out == {
+        "faulty": "RuntimeError: CUDA error: an illegal memory access was encountered"
+    }
+
+
+def test_an_error_of_the_comparison_itself_is_an_entry(suite, monkeypatch):
+    monkeypatch.setattr(gpu, "check_agreement", lambda case, outputs: 1 / 0)
+    record = suite([planted("first"), planted("second")])
+    assert record["cases"] == [] and len(record["extra"]["failures"]) == 2
+    assert record["extra"]["failed_checks"][0].startswith("first: ZeroDivisionError")
+
+
+def test_a_disk_that_refuses_does_not_end_the_run(suite, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("bench.record.write", refuse)
+    assert len(suite([planted()], path=tmp_path / "record.json")["cases"]) == 1
+    assert "the record is not on disk: no space left" in capsys.readouterr().err
 
 
 def test_peers_run_where_they_are_asked_for(suite):

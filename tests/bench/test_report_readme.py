@@ -10,7 +10,7 @@ from fabricated_records import CPU, GPU, case, fabricate, write
 from bench.cases import all_cases
 from bench.readme_figures import FIGURES, Compiled, Figure, Measured
 from bench.record import RESULTS
-from bench.report import compiled, modelled, readme
+from bench.report import compiled, gpu_status, modelled, readme
 from bench.report.page import PLOTS, Inputs, page
 from bench.report.records import Records, load
 
@@ -82,6 +82,55 @@ def test_the_block_is_replaced_and_nothing_else():
             readme.rewritten(broken, "x")
 
 
+def first_record(device: str, day: int, **extra):
+    """Of `bench.gpu --part first`, on a GPU that nobody has."""
+    made = fabricate(GPU | {"device": device}, day, day, part="first", noise=1e-6)
+    launches = {"msda_triton.forward_kernel": 9, "msda_triton_backward.backward_kernel": 6}
+    checks = [{"name": "a", "dtype": "float32", "relative_error": {"output": 1e-7}}]
+    counts = [{"launch": "attention forward", "count": "load sectors", "agrees": True}]
+    made["extra"] |= {"launches": launches, "checks": checks, "counts": counts} | extra
+    return made
+
+
+def test_without_a_gpu_record_the_readme_says_so(tmp_path):
+    only_cpu = load(write(tmp_path, fabricate(CPU, 1, 1, part="cpu")))
+    assert gpu_status.paragraph(only_cpu) == gpu_status.NONE == gpu_status.paragraph(Records())
+
+
+def test_the_readme_changes_with_the_newest_gpu_record(tmp_path):
+    made = [fabricate(CPU, 3, 3, part="cpu")]
+    made += [first_record("NVIDIA H200", 1, failed_checks=["float32 output: 1.0e+00"])]
+    said = gpu_status.paragraph(load(write(tmp_path, *made)))
+    assert said.startswith("On NVIDIA H200 (2026-11-01, commit 0000001, `--part first`): ")
+    assert "**failed: float32 output: 1.0e+00**" in said
+    text = gpu_status.paragraph(load(write(tmp_path, first_record("NVIDIA H200", 2))))
+    assert "2026-11-02" in text and "nothing failed" in text and "failed:" not in text
+    assert "2 of 2 kernels ran and 1 checks against float64 were done" in text
+    assert "1 of 1 predicted memory counts agree" in text
+    assert "deformable attention of the encoder, forward (float32) 0.50 ms" in text
+    assert "9.00 times as fast as published" in text and "training step (float32) 4.00 s" in text
+    readme_text = (
+        f"a\n{readme.BEGIN}\n{readme.END}\nb\n{readme.GPU_BEGIN}\nold\n{readme.GPU_END}\nc"
+    )
+    new = readme.rewritten(readme_text, "| t |", text)
+    assert text in new and "old" not in new and new.startswith("a\n") and new.endswith("\nc")
+
+
+def test_a_stage_that_raised_and_a_kernel_that_did_not_run_are_said(tmp_path):
+    launches = {"msda_triton.forward_kernel": 9, "msda_triton_backward.backward_kernel": 0}
+    failures = {f"stage {i}": "RuntimeError: no" for i in range(5)}
+    made = first_record("NVIDIA A100", 1, launches=launches, failures=failures)
+    said = gpu_status.paragraph(load(write(tmp_path, made)))
+    assert "1 of 2 kernels ran" in said and "and 2 more" in said
+    assert "stage 0: RuntimeError: no" in said
+
+
+def test_two_gpus_are_two_paragraphs(tmp_path):
+    made = [first_record("NVIDIA H200", 1), first_record("NVIDIA V100", 2)]
+    said = gpu_status.paragraph(load(write(tmp_path, *made)))
+    assert said.count("\n\n") == 1 and "NVIDIA V100" in said.split("\n\n")[1]
+
+
 def test_the_committed_report_is_what_the_records_give():
     found = page(Inputs(records=load(RESULTS), declared=modelled.read(), compiled=compiled.rows()))
     assert (ROOT / "bench" / "REPORT.md").read_text() == found, "run python -m bench.report"
@@ -92,7 +141,8 @@ def test_the_committed_report_is_what_the_records_give():
 def test_the_readme_quotes_what_the_records_give():
     text = (ROOT / "README.md").read_text()
     table = readme.block(load(RESULTS))
-    assert readme.rewritten(text, table) == text, "run python -m bench.report"
+    gpus = gpu_status.paragraph(load(RESULTS))
+    assert readme.rewritten(text, table, gpus) == text, "run python -m bench.report"
     assert table in (ROOT / "bench" / "REPORT.md").read_text()
 
 

@@ -73,3 +73,24 @@ def test_every_launch_is_guarded():
         assert len(spy.guarded) == 2 + 3 + 4
         kernels.threshold_masks(torch.zeros(1, 2, 3), (4, 6))
     assert spy.guarded == 10 * [torch.device("cpu")] and spy.current is None
+
+
+def test_only_another_device_is_guarded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    streams = {0: 11, 1: 22}
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", streams.__getitem__, raising=False)
+    facts = device.DeviceFacts()
+    here, there = torch.device("cuda", 0), torch.device("cuda", 1)
+    guard = facts.guard(there)
+    assert isinstance(guard, torch.cuda.device) and guard.idx == 1
+    assert not isinstance(facts.guard(here), torch.cuda.device)
+    assert [facts.stream(d) for d in (here, there, torch.device("cuda"))] == [11, 22, 11]
+
+
+def test_what_was_made_for_a_device_is_forgotten_where_another_answers():
+    cache = device.device_cache()
+    cache["key"] = 1
+    with device.replaced(Spy()):
+        assert cache == {}
+        cache["key"] = 2
+    assert cache == {}

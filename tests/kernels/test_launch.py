@@ -3,25 +3,31 @@ other arguments is not launched with these."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from kernels.device import DeviceFacts, replaced
 from kernels.launch import LARGEST_INT32, MAX_PROGRAMS, Launch, Variant, aligned
 
 CPU = torch.device("cpu")
 
 
 class Compiled:
-    """Stands for a compiled kernel: notes its launches."""
+    """Stands for a compiled kernel: notes its launches, and their streams."""
 
     def __init__(self):
-        self.given = []
+        self.given, self.streams = [], []
 
     def __getitem__(self, grid):
-        return lambda *arguments, stream: self.given.append((grid, arguments))
+        def run(*arguments, stream):
+            self.given.append((grid, arguments))
+            self.streams.append(stream)
+
+        return run
 
 
 class Kernel:
@@ -125,3 +131,29 @@ def test_constants_come_last():
     kernel.arg_names = ("BLOCK", "x", "n")
     with pytest.raises(ValueError, match="must come last"):
         launch_of(kernel)
+
+
+def test_a_launch_is_on_the_device_and_the_stream_of_the_tensors():
+    """A device that is not there: the spy answers for it."""
+    there = torch.device("cuda", 1)
+    seen = []
+
+    class Spy(DeviceFacts):
+        current = None
+
+        @contextmanager
+        def guard(self, device):
+            self.current = device
+            yield
+            self.current = None
+
+        def stream(self, device):
+            seen.append((device, self.current))
+            return 77
+
+    kernel = Kernel()
+    with replaced(Spy()):
+        launch = launch_of(kernel)
+        launch.run(1, there, torch.zeros(8), 1)
+        launch.run(1, there, torch.zeros(8), 1)
+    assert seen == [(there, there)] and kernel.compiled.streams == [77]

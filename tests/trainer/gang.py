@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from seqformer.trainer.parallel import Rendezvous, local_rendezvous, parallel_session
 
@@ -83,3 +84,5 @@ def _serve(pipe: Connection) -> None:
             pipe.send((False, content.getvalue()))
         except BaseException:
             pipe.send((True, traceback.format_exc()))
+        if dist.is_initialized():  # a session that failed leaves its process group as it is
+            dist.destroy_process_group()

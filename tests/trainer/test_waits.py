@@ -11,10 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqformer.criterion import matcher, wanted
-from seqformer.criterion.transfer import HostCopy
+from seqformer.devices import HostCopy
 from seqformer.trainer.parallel import Parallel
+from seqformer.trainer.trainer import Trainer
 from tests.trainer.one_step import build_step
-from tests.trainer.tiny import make_batch
+from tests.trainer.tiny import build_tiny_loader, make_batch, tiny_config
 
 READS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal"}
 """Operators whose result the host needs, or whose shape it does: on a GPU, each waits."""
@@ -115,6 +116,22 @@ def test_what_waits_is_seen():
         x.new_tensor([1.0, 2.0])
         x[x > 1]
     assert counter.found == {"lift_fresh": 1, "mask index": 1}
+
+
+def test_batches_are_pinned_for_a_gpu_only(tiny_data, tmp_path, monkeypatch):
+    """Pinning makes a CUDA context, which a run on the CPU has no use for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Trainer(tiny_config(tmp_path), Parallel()).loader.pin_memory is False
+    monkeypatch.setattr("seqformer.trainer.trainer.assemble", lambda *args, **kwargs: 1 / 0)
+    made = []
+    build = build_tiny_loader
+    monkeypatch.setattr(
+        "seqformer.trainer.trainer.build_train_loader",
+        lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0],
+    )
+    with pytest.raises(ZeroDivisionError):
+        Trainer(tiny_config(tmp_path), Parallel(device=torch.device("cuda", 0)))
+    assert made[0][0].pin_memory is True
 
 
 @pytest.mark.gpu

@@ -88,7 +88,7 @@ static void quotient(struct machine *m, const struct instruction *i, uint32_t ma
         float y = (float)exact_quotient;
         /* the approximate one multiplies with a reciprocal, which is subnormal here */
         if (i->mode == DIV_APPROX && fabsf(z) > 0x1p126f && !isinf(z)) {
-            y = isinf(x) ? NAN : copysignf(0, y);
+            y = isfinite(x) ? copysignf(0, y) : NAN;
         } else if (m->worst_approximation && isfinite(y) && y != 0) {
             int side = side_of(m, (uint64_t)bits_of(x) << 32 | bits_of(z), i->mode);
             y = moved_by_ulps(exact_quotient, 2 * side);

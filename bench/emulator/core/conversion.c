@@ -54,6 +54,7 @@ static uint64_t real_bits(double x, int type, int rounding, uint32_t flags) {
         if (isnan(x)) return NAN32;
         x = relu_of(x, flags);
         if (isfinite(x)) x = bounded(on_grid(x, 11, -126, rounding), 0x1.ffcp127, rounding, flags);
+        if (isinf(x) && flags & FINITE) x = copysign(0x1.ffcp127, x);
         return bits_of((float)x);
     }
     default: {
@@ -108,7 +109,9 @@ static uint64_t converted(uint64_t bits, const struct instruction *i) {
     }
     int64_t x = integer_value(bits, from);
     if (!is_real(to)) return i->flags & SATURATE ? saturated(x, from, to) : (uint64_t)x;
-    if (to != F64) return real_bits(odd_double_of(x, from), to, i->rounding, i->flags);
+    if (to != F64 || i->flags & SATURATE) {
+        return real_bits(odd_double_of(x, from), to, i->rounding, i->flags);
+    }
     fesetround(FENV_ROUNDING[i->rounding]);
     double result = double_of_integer(x, from == U64);
     fesetround(FE_TONEAREST);

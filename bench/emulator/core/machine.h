@@ -95,7 +95,8 @@ struct window {
 
 /* Who touched a piece of memory last; stale if the block's number is below `first_serial`. */
 struct shadow {
-    uint32_t writer, write_stamp, write_info, reader, read_stamp, read_warps, read_info, unused;
+    uint32_t writer, write_stamp, write_info, reader, read_stamp, read_warps, read_info;
+    uint32_t other; /* one more block, where several wrote or read */
 };
 
 /* Bytes that windows share. */

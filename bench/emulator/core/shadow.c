@@ -53,13 +53,17 @@ static inline int is_unordered(struct machine *m, int warp, uint32_t stamp) {
     return warp != m->warp_id && stamp >= m->warp->ordered[warp];
 }
 
+static inline uint32_t not_this(struct machine *m, const struct shadow *s, uint32_t serial) {
+    return serial == m->serial ? s->other : serial;
+}
+
 /* An access against the last write. */
 static void against_writer(
     struct machine *m, struct shadow *s, int is_atomic, int lane, struct window *w, uint64_t at
 ) {
     if (s->writer < m->oldest_serial || (is_atomic && s->write_info & WAS_STRONG)) return;
     if (s->writer != m->serial || s->write_info & SEVERAL_BLOCKS) {
-        race(m, RACE_BETWEEN_BLOCKS, s->write_info, s->writer, lane, w, at);
+        race(m, RACE_BETWEEN_BLOCKS, s->write_info, not_this(m, s, s->writer), lane, w, at);
         return;
     }
     int unordered = is_unordered(m, warp_of(s->write_info), s->write_stamp);
@@ -74,7 +78,7 @@ static void against_readers(
 ) {
     if (s->reader < m->oldest_serial || (is_atomic && s->read_info & WAS_STRONG)) return;
     if (s->reader != m->serial || s->read_info & SEVERAL_BLOCKS) {
-        race(m, RACE_BETWEEN_BLOCKS, s->read_info, s->reader, lane, w, at);
+        race(m, RACE_BETWEEN_BLOCKS, s->read_info, not_this(m, s, s->reader), lane, w, at);
         return;
     }
     FOR_ACTIVE(warp, s->read_warps) {
@@ -94,6 +98,7 @@ static void note_read(struct machine *m, struct shadow *s, int strong) {
     uint32_t info = info_here(m, strong), warps = 1u << m->warp_id;
     if (s->reader >= m->oldest_serial && s->reader != m->serial) {
         info |= SEVERAL_BLOCKS;
+        s->other = s->reader;
     } else if (s->reader == m->serial) {
         info |= s->read_info & SEVERAL_BLOCKS;
         /* readers that come before this one are ordered before whatever comes after it */
@@ -142,6 +147,7 @@ void store_races(
             info |= s->write_info & (SEVERAL_BLOCKS | SEVERAL_WARPS);
             if (s->writer != m->serial) {
                 info |= SEVERAL_BLOCKS;
+                s->other = s->writer;
             } else if (warp_of(s->write_info) != m->warp_id) {
                 info |= SEVERAL_WARPS;
             }

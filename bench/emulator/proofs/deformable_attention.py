@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from random import Random
-from typing import Any
-from unittest import mock
 
 import torch
 
@@ -16,8 +14,10 @@ from bench.problems.deformable_attention import Problem, compare
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 KINDS = {0: "locations", 2: "points", 4: "boxes"}
-MODEL = {"shapes": ((5, 8), (3, 4), (2, 2), (1, 1)), "M": 8, "D": 32, "P": 4, "Q": 19}
-"""Heads, channels, levels and points of the model; the other sizes are small."""
+DECODER = {"shapes": ((5, 8), (3, 4), (2, 2), (1, 2)), "M": 8, "D": 32, "P": 4, "Q": 19}
+ENCODER = DECODER | {"Q": 58}
+"""Heads, channels, levels and points of the model; the other sizes are small. As many queries as
+tokens make an encoder layer, whose programs have several warps."""
 
 
 def proofs() -> Iterator[Proof]:
@@ -31,32 +31,32 @@ def proofs() -> Iterator[Proof]:
 
 
 def _model_proofs() -> Iterator[Proof]:
-    """Every variant that the model launches."""
-    for kind, dtype in product(KINDS, (FP32, FP16, BF16)):
-        is_quick = (kind, dtype) in ((0, FP32), (2, BF16), (4, FP16))
+    """Every form that the model launches."""
+    for (layer, sizes), kind, dtype in product(LAYERS.items(), KINDS, (FP32, FP16, BF16)):
+        is_quick = (layer, kind, dtype) in (
+            ("encoder", 2, FP32),
+            ("encoder", 2, BF16),
+            ("decoder", 4, FP16),
+            ("decoder", 0, FP32),
+        )
         yield _proof(
-            f"model {KINDS[kind]}",
-            Problem(kind=kind, is_padded=kind > 0, **MODEL),
+            f"{layer} {KINDS[kind]}",
+            Problem(kind=kind, is_padded=kind > 0, **sizes),
             dtype,
             frozen=(3,) * (kind > 0),
             extent="quick" if is_quick else "default",
         )
-    yield _proof("model, references trained", Problem(kind=2, is_padded=True, **MODEL))
-    yield _proof(
-        "model, points shared by frames",
-        Problem(kind=2, B=6, share=3, is_padded=True, **MODEL),
-        frozen=(3,),
-    )
-    for dtype in (FP32, FP16, BF16):
-        yield _proof(
-            "model, programs of several warps",
-            Problem(kind=2, B=1, is_padded=True, **MODEL),
-            dtype,
-            few_rows=0,
-            frozen=(3,),
-            extent="quick" if dtype == FP32 else "default",
-        )
-    yield _proof("model, deterministic", Problem(kind=2, **MODEL), is_deterministic=True)
+    for layer, sizes in LAYERS.items():
+        problem = Problem(kind=2, is_padded=True, **sizes)
+        yield _proof(f"{layer}, references trained", problem)
+        yield _proof(f"{layer}, deterministic", problem, frozen=(3,), is_deterministic=True)
+        for dtype in (FP16, BF16):
+            yield _proof(f"{layer}, all inputs half", problem, dtype, points_dtype=dtype)
+    shared = Problem(kind=2, B=6, share=3, is_padded=True, **DECODER)
+    yield _proof("decoder, points shared by frames", shared, frozen=(3,))
+
+
+LAYERS = {"encoder": ENCODER, "decoder": DECODER}
 
 
 def _edge_proofs() -> Iterator[Proof]:
@@ -76,11 +76,13 @@ def _edge_proofs() -> Iterator[Proof]:
     yield _proof(
         "padding to nothing", Problem(shapes=((1, 2), (2, 1)), kind=4, is_padded=True, seed=4)
     )
-    for few, D in product((0, 65_536), (128, 256, 512)):
-        extent: Extent = "quick" if (few, D) == (0, 256) else "full" if D == 512 else "default"
-        shape = Problem(kind=2, B=1, Q=5, M=1, D=D)
-        yield _proof(f"wide heads, rows {few}", shape, few_rows=few, extent=extent)
-    yield _proof("wide heads, deterministic", Problem(Q=3, M=1, D=256), is_deterministic=True)
+    # One level of nine cells: with nine queries, programs of several warps.
+    for Q, D in product((9, 5), (128, 256, 512)):
+        extent: Extent = "quick" if (Q, D) == (9, 256) else "full" if D == 512 else "default"
+        shape = Problem(shapes=((3, 3),), kind=2, B=1, Q=Q, M=1, D=D)
+        yield _proof(f"wide heads, {Q} queries", shape, extent=extent)
+    wide = Problem(shapes=((3, 3),), Q=9, M=1, D=256)
+    yield _proof("wide heads, deterministic", wide, is_deterministic=True)
 
 
 def _other_models() -> Iterator[Proof]:
@@ -107,7 +109,7 @@ def _proof(
     *,
     frozen: Sequence[int] = (),
     skipped: int = 0,
-    few_rows: int | None = None,
+    points_dtype: torch.dtype = FP32,
     is_deterministic: bool = False,
     is_empty: bool = False,
     extent: Extent = "default",
@@ -115,22 +117,12 @@ def _proof(
     def run(gpu: EmulatedGPU) -> None:
         torch.use_deterministic_algorithms(is_deterministic)
         try:
-            with few_rows_are(few_rows):
-                compare("triton", problem, dtype, FP32, frozen=frozen, skipped=skipped)
+            compare("triton", problem, dtype, points_dtype, frozen=frozen, skipped=skipped)
         finally:
             torch.use_deterministic_algorithms(False)
 
     full_name = f"msda {name} {str(dtype).removeprefix('torch.')} D{problem.D}"
     return Proof(name=full_name, run=run, extent=extent, is_empty=is_empty)
-
-
-def few_rows_are(number: int | None) -> Any:
-    """Programs get several warps from this number of rows on, in place of the table's."""
-    from kernels import msda_table
-
-    return mock.patch.object(
-        msda_table, "FEW_ROWS", msda_table.FEW_ROWS if number is None else number
-    )
 
 
 def _random_problem(random: Random) -> tuple[Problem, torch.dtype]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -124,11 +125,23 @@ def rounded(case: HeadCase, dtype: torch.dtype) -> HeadCase:
     return case
 
 
-def tables_with(changes: dict[str, int] | None) -> Any:
+@contextmanager
+def tables_with(changes: dict[str, int] | None) -> Iterator[None]:
     """Other thresholds in the launch table: what large inputs have, on small ones."""
-    from kernels import dynamic_mask_table
+    from kernels import dynamic_mask_launch, dynamic_mask_table
 
-    return mock.patch.multiple(dynamic_mask_table, **changes or {"LOSS": dynamic_mask_table.LOSS})
+    def forget() -> None:
+        """What launchers remember of the table."""
+        for value in vars(dynamic_mask_launch).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+    with mock.patch.multiple(dynamic_mask_table, **changes) if changes else nullcontext():
+        forget()
+        try:
+            yield
+        finally:
+            forget()
 
 
 def _check(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:

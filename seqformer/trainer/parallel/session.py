@@ -135,6 +135,8 @@ def parallel_session(
         rendezvous: where the processes of one machine meet; default torchrun's address.
         timeout_minutes: a collective that takes longer ends the run.
 
+    After an exception the process group is left as it is.
+
     Raises: ValueError when the device is absent or there are more processes than GPUs.
     """
     rank = rank_from_environment() if rank is None else rank
@@ -153,22 +155,15 @@ def parallel_session(
             timeout=timeout,
             device_id=chosen if chosen.type == "cuda" else None,
         )
-    try:
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        yield Parallel(
-            rank=rank,
-            world_size=world_size,
-            device=chosen,
-            nodes=max(1, world_size // per_node),
-            control=dist.new_group(backend="gloo", timeout=timeout),
-            storage=dist.new_group(backend="gloo", timeout=timeout),
-        )
-    except LostProcessError:
-        # NCCL's own end waits for everyone, the lost process included; the program ends anyway.
-        if chosen.type == "cpu":
-            dist.destroy_process_group()
-        raise
-    except BaseException:
-        dist.destroy_process_group()
-        raise
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    yield Parallel(
+        rank=rank,
+        world_size=world_size,
+        device=chosen,
+        nodes=max(1, world_size // per_node),
+        control=dist.new_group(backend="gloo", timeout=timeout),
+        storage=dist.new_group(backend="gloo", timeout=timeout),
+    )
+    # Not after an exception: NCCL's end waits for everyone, who may wait for this process until the
+    # time limit, and the error would not be heard of before. `ending.py` ends the process.
     dist.destroy_process_group()

@@ -55,7 +55,7 @@ FAULTS = {
         file="msda_triton_backward.py",
         pattern=r"owns = exists & \(lane == 0\)",
         replacement="owns = exists",
-        proof="msda wide heads, rows 0 float32 D256",
+        proof="msda wide heads, 9 queries float32 D256",
         words="backward_kernel.*race",
     ),
     "renamed argument": Fault(
