@@ -131,8 +131,8 @@ def _nvidia_resources(kernel: Any, target: str, variant: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        usage = _tool("cuobjdump", "-res-usage", file.name)
-        code = "" if target == "70" else _tool("nvdisasm", "-c", file.name)
+        usage = tool("cuobjdump", "-res-usage", file.name)
+        code = "" if target == "70" else tool("nvdisasm", "-c", file.name)
     resources = re.search(r"REG:(\d+) STACK:\d+ SHARED:(\d+) LOCAL:(\d+)", usage)
     if resources is None:
         raise RuntimeError(f"cuobjdump did not tell the resources: {usage.strip()[-200:]}")
@@ -140,7 +140,7 @@ def _nvidia_resources(kernel: Any, target: str, variant: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"registers": registers, "shared": shared}
     if not code:
         return row | {"spills": _spilled_bytes(kernel.asm["ptx"], target)}
-    listing = _Listing.parse(code)
+    listing = Listing.parse(code)
     rows_per_warp = variant.rows / variant.num_warps
     return row | {
         "spills": listing.spilled_bytes(),
@@ -157,12 +157,12 @@ def _spilled_bytes(ptx: str, target: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
-        told = _tool("ptxas", "-v", f"--gpu-name=sm_{target}", str(source), "-o", f"{folder}/out")
+        told = tool("ptxas", "-v", f"--gpu-name=sm_{target}", str(source), "-o", f"{folder}/out")
     stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told).groups()
     return int(stores) + int(loads)
 
 
-def _tool(name: str, *arguments: str) -> str:
+def tool(name: str, *arguments: str) -> str:
     """Output of one of the CUDA tools that Triton ships."""
     import triton
 
@@ -174,7 +174,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 @dataclass
-class _Listing:
+class Listing:
     """A disassembly.
 
     Attributes:
@@ -186,7 +186,7 @@ class _Listing:
     loops: list[tuple[int, int]]
 
     @classmethod
-    def parse(cls, code: str) -> _Listing:
+    def parse(cls, code: str) -> Listing:
         instructions: list[str] = []
         labels: dict[str, int] = {}
         for line in code.splitlines():

@@ -5,6 +5,7 @@ Inputs are checked already (`msda.py`). Layout of a program: `msda_triton.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -135,8 +136,7 @@ def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile
     is_paired = dtype == torch.bfloat16 and D % 2 == 0
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
-    bytes_of_head = D * dtype.itemsize
-    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    heads = _heads(sizes["M"], D * dtype.itemsize)
     layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec, heads)
     return _variant(
         forward_kernel, arguments, sizes | layout | {"D": D // unit, "PAIRED": is_paired}, tile
@@ -147,10 +147,9 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
     """How the backward kernel is compiled for these arguments (tensors or dtypes)."""
     # Four floats are what one reduction instruction adds at most.
     vec = 1 if tile.scalar else 4
-    bytes_of_head = sizes["D"] * _dtype(arguments["value"]).itemsize
-    heads = 2 if tile.heads and 2 * bytes_of_head <= 128 and sizes["M"] % 2 == 0 else 1
+    heads = _heads(sizes["M"], sizes["D"] * _dtype(arguments["value"]).itemsize)
     layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec, heads)
-    # Whole vectors of four, and as many lanes.
+    # The lanes of a row read all of it, four channels each.
     layout["SPLIT"] = vec == 1 and layout["NA"] == 4 and layout["LANES"] * 4 == sizes["D"]
     return _variant(backward_kernel, arguments, sizes | layout, tile)
 
@@ -170,16 +169,25 @@ def _variant(
     )
 
 
-def _layout(
-    D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int = 1
-) -> dict[str, int]:
-    """The tile of a program: powers of two that cover D channels (see msda_triton)."""
-    padded = 1 << (D - 1).bit_length()
+def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int) -> dict[str, int]:
+    """The tile of a program: powers of two that cover D channels (see msda_triton).
+
+    Args:
+        channels_per_lane: at most four vectors of vec of them, and at least one.
+        heads: of neighbouring rows.
+    """
+    padded = _power_of_two(D)
     vec = min(vec, padded)
     vectors = min(max(channels_per_lane // vec, 1), padded // vec, 4)
     lanes = padded // (vec * vectors)
     rows = max(num_warps * 32 // lanes, heads)
     return {"BQ": rows // heads, "HEADS": heads, "NA": vectors, "LANES": lanes, "VEC": vec}
+
+
+def _heads(M: int, row_bytes: int) -> int:
+    """How many heads of a cell lie in a 128-byte line of value: a power of two that divides M."""
+    in_line = 1 << max(128 // row_bytes, 1).bit_length() - 1
+    return math.gcd(M, in_line)
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
@@ -205,7 +213,7 @@ class _Levels(NamedTuple):
         codes: height and width of every level in one number, `height << 16 | width << 1 | 1`, or
             with `height << 32` if they are large. Odd, since Triton compiles anew for numbers of a
             tuple that are 1 or that 16 divides, whatever a kernel says of specialisation.
-        is_narrow: whether a level is one cell wide.
+        is_narrow: whether a level is one cell wide or high.
         is_large: whether offsets need 64 bits, or sizes more than 15.
     """
 
@@ -225,7 +233,7 @@ def _levels(shapes: Shapes, elements: int) -> _Levels:
     shift = 32 if is_large else 16
     return _Levels(
         codes=tuple(height << shift | width << 1 | 1 for height, width in shapes),
-        is_narrow=any(width == 1 for _, width in shapes),
+        is_narrow=any(1 in pair for pair in shapes),
         is_large=is_large,
     )
 
@@ -266,6 +274,7 @@ def _sizes(form: _Form) -> dict[str, Any]:
         "L": form.L,
         "P": form.P,
         "F": _group(form.P),
+        "SAMPLES": _power_of_two(form.L * form.P),
         "KIND": _kind(form.numbers),
         "HAS_VALID": form.has_valid,
         "NARROW": form.is_narrow,
@@ -318,6 +327,11 @@ def _run(
 def _share(B: int, shared: Tensor) -> int:
     """What `msda_triton.shared` multiplies by. Exact up to MAX_IMAGES."""
     return -(-(shared.shape[0] << 30) // B)
+
+
+def _power_of_two(n: int) -> int:
+    """The next one, from n itself."""
+    return 1 << (n - 1).bit_length()
 
 
 def _group(P: int) -> int:

@@ -1,8 +1,8 @@
 """Launch table of the deformable attention kernels, one entry per GPU family and direction.
 
 `python -m bench.tune` measures the candidates on the GPU at hand and rewrites this file; entries of
-families that it has not seen stay. The entries below come from compiled resource usage, not from a
-measurement: few lanes per row save instructions until registers cost occupancy.
+families that it has not seen stay. The entries below come from counts of the compiled code run on
+an emulator (docs/kernels.md), not from times: the tile with the least load on what binds.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ class Tile:
 
     Attributes:
         num_warps: per program, when there are rows enough to fill the GPU.
-        channels_per_lane: channels of a row that one lane takes.
+        channels_per_lane: channels of a row that one lane takes; at least a vector (16 bytes
+            forward, four floats backward), at most four.
         max_registers: per thread, None to leave it to the compiler.
-        scalar: neighbouring lanes hold neighbouring channels (see msda_triton_backward).
+        scalar: backward, a lane adds one float per instruction, and neighbouring lanes hold
+            neighbouring channels (see msda_triton_backward).
     """
 
     num_warps: int
     channels_per_lane: int
     max_registers: int | None = None
     scalar: bool = False
-    heads: bool = True
 
 
 FORWARD = {
@@ -35,8 +36,7 @@ FORWARD = {
     90: Tile(num_warps=4, channels_per_lane=4),
     120: Tile(num_warps=4, channels_per_lane=4),
 }
-"""A bound on registers stands where ptxas, left to itself, spills a few bytes at the model's shapes
-to gain a little occupancy; with it, nothing is spilled."""
+"""More channels per lane save instructions and cost steps of L1, which binds."""
 
 BACKWARD = {
     70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
@@ -45,6 +45,7 @@ BACKWARD = {
     90: Tile(num_warps=4, channels_per_lane=4),
     120: Tile(num_warps=4, channels_per_lane=4),
 }
+"""Adding four floats at once begins with 9.0."""
 
 FEW_ROWS = 8_192
 """Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread

@@ -4,11 +4,24 @@ Letters
     B images, S tokens, M heads, D channels per head, Q queries, L levels, P points per level.
     A *row* is one (image, query, head): it takes L*P samples, each blended from four cells
     (*corners*) of a level, each a vector of D channels.
-    A program handles BQ rows of one image and one head. LANES lanes share a row; each works out the
-    row's samples for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring
-    channels: channel = n * (LANES * VEC) + lane * VEC + v. Tensors are [R, VEC], R = BQ * LANES, or
-    [R, 1] for what belongs to a row, so that every version of Triton gives an entry of R to a
-    lane; other shapes are at times moved through shared memory. NA is written out (at most 4).
+
+Layout
+    A program handles BQ queries and HEADS neighbouring heads of one image; the grid is (blocks of
+    queries, groups of heads, images). LANES lanes share a row; each works out the row's samples
+    for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring channels:
+    channel = n * (LANES * VEC) + lane * VEC + v. NA is written out (at most 4).
+    Tensors are [R, VEC], R = BQ * HEADS * LANES, or [R, 1] for what belongs to a row, so that every
+    version of Triton gives an entry of R to a lane; other shapes are at times moved through shared
+    memory. What is worth exchanging is worked out once per row instead, as [R / LANES, SAMPLES]
+    (`scaled_logits`), and given to the lanes (`to_lanes`).
+    The numbers of a row are loaded F at a time (`fours`), 16 bytes where P allows: [R, F], of which
+    a lane holds all F. Taking a column (`pick`) is then a choice of registers.
+
+Lines
+    What L1 delivers in one step is 128 bytes: eight lanes of 16 bytes, of one line or of lines that
+    differ in which 32-byte part is wanted. So LANES * VEC channels of a row make a line, and where
+    a row is shorter, the next row takes the next head, which lies in the same line at another
+    part (HEADS). See docs/kernels.md for what was counted.
 
 Position of a sample, in cells of its level, along x (y alike): x = slope * point + base with
     LOCATIONS  slope = W,               base = -0.5           (a point is a share of the level)
@@ -19,7 +32,7 @@ Reading zero outside costs neither a comparison nor a masked load. The low corne
     cell = min(max(floor(x), 0), W - 2),
 the high corner is its neighbour, and both are weighted by the hat function max(0, 1 - |x - cell|):
 the bilinear weight inside, and zero as soon as the sample is a cell away from the level. A valid
-region smaller than the level is the same with its own width; see `_axis` for a width of one.
+region smaller than the level is the same with its own width; see `line` for a width of one.
 A corner of weight zero is read all the same (a neighbour inside the level), so that infinity or NaN
 there is not hidden.
 """
@@ -40,10 +53,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.constexpr):
     """Of a program -> image, and [R, 1] each: head, query, whether it exists, lane of the row.
 
-    The grid is (query blocks, groups of HEADS heads, images), the first running fastest, so that
-    the programs in flight share a few (image, head) slices of value, which stay in cache. Heads
-    whose channels share a 128-byte line alternate from row to row: what eight neighbouring lanes
-    load at once then comes from different banks. Rows past the end repeat the last query.
+    The first axis of the grid runs fastest, so that the programs in flight share a few
+    (image, head) slices of value, which stay in cache. Rows past the end repeat the last query.
     """
     r = tl.arange(0, BQ * HEADS * LANES)[:, None]
     q = tl.program_id(0) * BQ + r // (LANES * HEADS)
@@ -59,13 +70,13 @@ def shared(image, share):
 
 @triton.jit
 def fours(pointer, F: tl.constexpr):
-    """F neighbouring numbers of each row, [R, F], in one load of up to 16 bytes."""
+    """F neighbouring numbers of each row, [R, F], in one load where they lie on F * size bytes."""
     return tl.load(pointer + tl.arange(0, F)[None, :]).to(tl.float32)
 
 
 @triton.jit
 def pick(numbers, k: tl.constexpr):
-    """Column k, [R, 1]. Each lane holds whole rows, so this costs nothing: x + -0.0 is x."""
+    """Column k, [R, 1]. Each lane holds all columns, so no instruction is left: x + -0.0 is x."""
     if numbers.shape[1] == 1:
         return numbers
     column = tl.arange(0, numbers.shape[1])[None, :]
@@ -73,22 +84,36 @@ def pick(numbers, k: tl.constexpr):
 
 
 @triton.jit
-def largest_logit(weights, exists, L: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
-    """Of each row, times log2 e: a weight is exp2(logit * log2 e - largest), up to the total.
-    F divides P: logits are loaded F at a time."""
-    largest = tl.full([exists.shape[0], F], float("-inf"), tl.float32)
-    for group in range(L * P // F):
-        largest = tl.maximum(largest, fours(weights + group * F, F))
-    return tl.max(largest, axis=1, keep_dims=True) * LOG2_E
+def to_lanes(x, LANES: tl.constexpr):
+    """What belongs to a row, on each of its lanes: [R / LANES, 1] -> [R, 1]."""
+    return tl.reshape(tl.broadcast_to(x, [x.shape[0], LANES]), [x.shape[0] * LANES, 1])
 
 
 @triton.jit
-def level_size(levels, valid, level, L: tl.constexpr, HAS_VALID: tl.constexpr, LARGE: tl.constexpr):
-    """Height and width of a level, then of its valid region. `levels` are plain numbers, so that no
-    memory has to hold them; choosing one is left to the scalar unit of the GPU."""
-    code = levels[0]
-    for i in tl.static_range(1, L):
-        code = tl.where(level == i, levels[i], code)
+def scaled_logits(
+    weights,
+    Q,
+    share,
+    M: tl.constexpr,
+    L: tl.constexpr,
+    P: tl.constexpr,
+    BQ: tl.constexpr,
+    HEADS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):
+    """Logits of a program's rows times log2 e, each read once, [BQ * HEADS, SAMPLES]; minus
+    infinity beyond L * P. And the largest of each row, [BQ * HEADS, 1]."""
+    image, head, q, _, _ = place(Q, M, BQ, HEADS, 1)
+    row = shared(image, share).to(tl.int64) * Q * M + (q * M + head)
+    sample = tl.arange(0, SAMPLES)[None, :]
+    logits = tl.load(weights + row * (L * P) + sample, mask=sample < L * P, other=float("-inf"))
+    logits = logits.to(tl.float32) * LOG2_E
+    return logits, tl.max(logits, axis=1, keep_dims=True)
+
+
+@triton.jit
+def level_size(code, valid, level, HAS_VALID: tl.constexpr, LARGE: tl.constexpr):
+    """Height and width of a level, then of its valid region."""
     if LARGE:
         height = (code >> 32).to(tl.int32)
         width = ((code & 0xFFFFFFFF) >> 1).to(tl.int32)
@@ -105,27 +130,34 @@ def level_size(levels, valid, level, L: tl.constexpr, HAS_VALID: tl.constexpr, L
 
 
 @triton.jit
-def line(reference, axis: tl.constexpr, size, valid_size, P: tl.constexpr, KIND: tl.constexpr):
+def line(
+    reference,
+    axis: tl.constexpr,
+    size,
+    valid_size,
+    P: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """What the samples of a level share along an axis.
 
     Returns: slope and base of a position (see the top); the last low cell; the distance from a low
     cell to the high one. One valid cell has no neighbour: its high corner is as good as infinitely
     far to the right. Where no cell is valid, the sample is as far to the left of both.
     """
-    last = tl.maximum(valid_size - 2, 0).to(tl.float32)
-    step = tl.where(valid_size > 1, 1.0, FAR)
     size = size.to(tl.float32)
     if KIND == LOCATIONS:
-        slope = size
-        base = tl.where(valid_size > 0, -0.5, -FAR)
+        slope, base = size, -0.5
     else:
-        at = tl.load(reference + axis).to(tl.float32)
-        base = tl.where(valid_size > 0, at * size - 0.5, -FAR)
+        base = tl.load(reference + axis).to(tl.float32) * size - 0.5
+        slope = 1.0
         if KIND == BOXES:
             slope = tl.load(reference + 2 + axis).to(tl.float32) * (size / (2 * P))
-        else:
-            slope = 1.0
-    return slope, base, last, step
+    if WIDE:
+        return slope, base, size - 2.0, 1.0
+    base = tl.where(valid_size > 0, base, -FAR)
+    step = tl.where(valid_size > 1, 1.0, FAR)
+    return slope, base, tl.maximum(valid_size - 2, 0).to(tl.float32), step
 
 
 @triton.jit
@@ -154,10 +186,11 @@ def element(cell_x, cell_y, width, stride: tl.constexpr, LARGE: tl.constexpr):
 
 @triton.jit
 def steps(height, width, stride: tl.constexpr, NARROW: tl.constexpr):
-    """Elements from a cell to its right and lower neighbour; 0 where the level has none. Only with
-    NARROW may a level be one cell wide; without, the step is a constant of the load instruction."""
-    right = tl.minimum(width - 1, 1) * stride if NARROW else stride
-    return right, tl.minimum(height - 1, 1) * width * stride
+    """Elements from a cell to its right and lower neighbour; 0 where the level has none. Without
+    NARROW every level has both, and the first is a constant of the load instruction."""
+    if NARROW:
+        return tl.minimum(width - 1, 1) * stride, tl.minimum(height - 1, 1) * width * stride
+    return stride, width * stride
 
 
 @triton.jit
@@ -254,9 +287,10 @@ def forward_kernel(
     L: tl.constexpr,
     P: tl.constexpr,
     F: tl.constexpr,  # logits that one load takes, a divisor of P
+    SAMPLES: tl.constexpr,  # L * P, rounded up to a power of two
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
-    NARROW: tl.constexpr,  # some level is one cell wide
+    NARROW: tl.constexpr,  # some level is one cell wide or high
     LARGE: tl.constexpr,  # an image of value needs 64-bit offsets
     PAIRED: tl.constexpr,  # value is bf16 and read as pairs; D and VEC count pairs
     BQ: tl.constexpr,
@@ -266,17 +300,20 @@ def forward_kernel(
     VEC: tl.constexpr,
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
+    if KIND != LOCATIONS:
+        _, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)
+        largest = to_lanes(largest, LANES)
+        total = tl.zeros(exists.shape, tl.float32)
     row = shared(image, share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
     if KIND != LOCATIONS:
         reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
-        largest = largest_logit(weights, exists, L, P, F)
-        total = tl.zeros(exists.shape, tl.float32)
     if HAS_VALID:
         valid += shared(image, share_valid) * (L * 2)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
+    WIDE: tl.constexpr = not (NARROW or HAS_VALID)  # a cell of a level always has a neighbour
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
     if PAIRED:
         value = value.to(tl.pointer_type(tl.int32), bitcast=True)
@@ -289,13 +326,14 @@ def forward_kernel(
     start = 0  # first token of the level
     for level in range(L):
         height, width, valid_height, valid_width = level_size(
-            levels, valid, level, L, HAS_VALID, LARGE
+            levels[0], valid, level, HAS_VALID, LARGE
         )
+        levels = levels[1:] + levels[:1]
         slope_x, base_x, last_x, step_x = line(
-            reference + level * KIND, 0, width, valid_width, P, KIND
+            reference + level * KIND, 0, width, valid_width, P, KIND, WIDE
         )
         slope_y, base_y, last_y, step_y = line(
-            reference + level * KIND, 1, height, valid_height, P, KIND
+            reference + level * KIND, 1, height, valid_height, P, KIND, WIDE
         )
         right, down = steps(height, width, M * D, NARROW)
         level_cells = cells + tl.cast(start, tl.int64) * (M * D)

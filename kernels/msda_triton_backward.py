@@ -18,7 +18,7 @@ of a lane, combined to the three sums that are needed, and only these are summed
 Adding to value is what binds on a GPU, and the layout follows it. Compute capability 9.0 adds four
 neighbouring floats of a lane in one instruction (VEC = 4). Earlier ones add one float per lane and
 instruction, so there neighbouring lanes take neighbouring channels (VEC = 1), and eight of them
-fill a 32-byte sector.
+fill a 32-byte sector. Corners are read four neighbouring channels per lane all the same (SPLIT).
 """
 
 from __future__ import annotations
@@ -28,33 +28,23 @@ import triton.language as tl
 
 from .msda_triton import (
     BOXES,
+    FAR,
     LOCATIONS,
     LOG2_E,
     corners,
     element,
     fours,
     hat,
-    largest_logit,
     level_size,
     line,
     pick,
     place,
     read,
+    scaled_logits,
     shared,
     steps,
+    to_lanes,
 )
-
-
-@triton.jit
-def _softmax(weights, exists, L: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
-    """`largest` and `scale` of each row: a weight is exp2(logit * log2 e - largest) * scale. Rows
-    that do not exist weigh nothing, so that they add nothing to value."""
-    largest = largest_logit(weights, exists, L, P, F)
-    total = tl.zeros([exists.shape[0], F], tl.float32)
-    for group in range(L * P // F):
-        total += tl.exp2(fours(weights + group * F, F) * LOG2_E - largest)
-    total = tl.sum(total, axis=1, keep_dims=True)
-    return largest, tl.where(exists, 1.0 / total, 0.0)
 
 
 @triton.jit
@@ -70,10 +60,13 @@ def keep(pointer, numbers, owns):
 
 
 @triton.jit
-def _hat_slope(distance):
-    """Derivative of `hat`; at its kinks from the right, as floor() has it."""
-    falls = tl.where(distance < 0.0, 1.0, -1.0)
-    return tl.where((distance >= -1.0) & (distance < 1.0), falls, 0.0)
+def _along(from_low, at_low, at_high, step, WIDE: tl.constexpr):
+    """Derivative of hat(from_low) * at_low + hat(from_low - step) * at_high by the position; at
+    the kinks from the right, as floor() has it. There is no high cell where step is FAR."""
+    if not WIDE:
+        at_high = tl.where(step < FAR, at_high, 0.0)
+    right = tl.where(from_low < 1.0, at_high - at_low, tl.where(from_low < 2.0, -at_high, 0.0))
+    return tl.where(from_low < 0.0, tl.where(from_low >= -1.0, at_low, 0.0), right)
 
 
 @triton.jit
@@ -110,15 +103,15 @@ def _over_lanes(x, LANES: tl.constexpr):
     """Sum over the lanes of a row, on each of them: [R, 1] -> [R, 1]."""
     if LANES == 1:
         return x
-    rows: tl.constexpr = x.shape[0] // LANES
-    sums = tl.sum(tl.reshape(x, [rows, LANES]), axis=1, keep_dims=True)
-    return tl.reshape(tl.broadcast_to(sums, [rows, LANES]), x.shape)
+    sums = tl.sum(tl.reshape(x, [x.shape[0] // LANES, LANES]), axis=1, keep_dims=True)
+    return to_lanes(sums, LANES)
 
 
 @triton.jit
 def _add(
     pointer, share, grad, factor, channel, D: tl.constexpr, WHOLE: tl.constexpr, FIXED: tl.constexpr
 ):
+    """Add share * gradient to cells; nothing where the share is zero."""
     part = share * grad
     if FIXED:
         # Whole numbers: their sum does not depend on the order.
@@ -144,7 +137,7 @@ def _scatter(
     WHOLE: tl.constexpr,
     FIXED: tl.constexpr,
 ):
-    """Add share * gradient to a corner."""
+    """Add share * gradient to a corner, vector by vector."""
     _add(pointer, share, a, factor, channel, D, WHOLE, FIXED)
     if NA > 1:
         _add(pointer + STEP, share, b, factor, channel + STEP, D, WHOLE, FIXED)
@@ -179,7 +172,8 @@ def backward_kernel(
     D: tl.constexpr,
     L: tl.constexpr,
     P: tl.constexpr,
-    F: tl.constexpr,  # logits that one load takes, a divisor of P
+    F: tl.constexpr,
+    SAMPLES: tl.constexpr,
     KIND: tl.constexpr,
     HAS_VALID: tl.constexpr,
     NARROW: tl.constexpr,
@@ -193,59 +187,68 @@ def backward_kernel(
     NA: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
-    SPLIT: tl.constexpr,  # corners are read four channels at a time, though VEC is 1
+    SPLIT: tl.constexpr,  # lanes read four channels each, and add one channel at a time
 ):
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
+    if HAS_VALID:
+        valid += shared(image, share_valid) * (L * 2)
+    if KIND != LOCATIONS:
+        logits, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)
+        softmax = tl.exp2(logits - largest)
+        scale = 1.0 / tl.sum(softmax, axis=1, keep_dims=True)
+        softmax *= scale
+        largest = to_lanes(largest, LANES)
+        # Rows that do not exist weigh nothing, so that they add nothing to value.
+        scale = tl.where(exists, to_lanes(scale, LANES), 0.0)
+        reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
     row = shared(image, share_points).to(tl.int64) * Q * M + (q * M + head)
     weights += row * (L * P)
     points += row * (L * P * 2)
-    if KIND != LOCATIONS:
-        reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
-        largest, scale = _softmax(weights, exists, L, P, F)
-        mean = tl.zeros(exists.shape, tl.float32)
-    if HAS_VALID:
-        valid += shared(image, share_valid) * (L * 2)
     own_row = image.to(tl.int64) * Q * M + (q * M + head)
     grad_points += own_row * (L * P * 2)
-    grad_weights += own_row * (L * P)
+    row_weights = grad_weights + own_row * (L * P)
     grad_reference += own_row * (L * KIND)
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
+    WIDE: tl.constexpr = not (NARROW or HAS_VALID)
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
-    cells = image.to(tl.int64) * S * (M * D) + head * D + channel
-    a = _grad(grad_output + own_row * D, channel, exists, D)
+    cells = image.to(tl.int64) * S * (M * D) + head * D
+    grad_output += own_row * D
+    a = _grad(grad_output, channel, exists, D)
     b, c, d = a, a, a
     if NA > 1:
-        b = _grad(grad_output + own_row * D, channel + STEP, exists, D)
+        b = _grad(grad_output, channel + STEP, exists, D)
     if NA > 2:
-        c = _grad(grad_output + own_row * D, channel + 2 * STEP, exists, D)
-        d = _grad(grad_output + own_row * D, channel + 3 * STEP, exists, D)
-    # What is read: the same channels of a row, shared out among its lanes in another way.
+        c = _grad(grad_output, channel + 2 * STEP, exists, D)
+        d = _grad(grad_output, channel + 3 * STEP, exists, D)
+    # What is read: the same channels, shared out among the lanes of a row in another way.
     RVEC: tl.constexpr = 4 if SPLIT else VEC
     RNA: tl.constexpr = 1 if SPLIT else NA
     RSTEP: tl.constexpr = LANES * RVEC
     read_channel = lane * RVEC + tl.arange(0, RVEC)[None, :]
     ra, rb, rc, rd = a, b, c, d
     if SPLIT:
-        ra = _grad(grad_output + own_row * D, read_channel, exists, D)
+        ra = _grad(grad_output, read_channel, exists, D)
         rb, rc, rd = ra, ra, ra
-    values = value + image.to(tl.int64) * S * (M * D) + head * D + read_channel
+    grad_cells = grad_value + (cells + channel)
+    cells = value + (cells + read_channel)
     factor = tl.load(fixed_scale) if FIXED else 1.0
     owns = exists & (lane == 0)
 
     start = 0  # first token of the level
     for level in range(L):
         height, width, valid_height, valid_width = level_size(
-            levels, valid, level, L, HAS_VALID, LARGE
+            levels[0], valid, level, HAS_VALID, LARGE
         )
+        levels = levels[1:] + levels[:1]
         slope_x, base_x, last_x, step_x = line(
-            reference + level * KIND, 0, width, valid_width, P, KIND
+            reference + level * KIND, 0, width, valid_width, P, KIND, WIDE
         )
         slope_y, base_y, last_y, step_y = line(
-            reference + level * KIND, 1, height, valid_height, P, KIND
+            reference + level * KIND, 1, height, valid_height, P, KIND, WIDE
         )
         right, down = steps(height, width, M * D, NARROW)
-        level_cells = cells + tl.cast(start, tl.int64) * (M * D)
+        first = tl.cast(start, tl.int64) * (M * D)
         moved_x = tl.zeros(exists.shape, tl.float32)
         moved_y = tl.zeros(exists.shape, tl.float32)
         grown_x = tl.zeros(exists.shape, tl.float32)
@@ -275,41 +278,39 @@ def backward_kernel(
                 hat(from_north),
                 hat(from_south),
             )
-            cell = element(cell_x, cell_y, width, M * D, LARGE)
-            nw = level_cells + cell
-            ne, sw = nw + right, nw + down
-            se = sw + right
+            cell = first + element(cell_x, cell_y, width, M * D, LARGE)
             if NEEDS_VALUE:
                 up, low = weight * north, weight * south
-                g = grad_value
-                _scatter(a, b, c, d, up * west, g + nw, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                _scatter(a, b, c, d, up * east, g + ne, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                _scatter(a, b, c, d, low * west, g + sw, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                _scatter(a, b, c, d, low * east, g + se, factor, channel, D, NA, STEP, WHOLE, FIXED)
-            if NEEDS_SAMPLES:
-                corner = values + (tl.cast(start, tl.int64) * (M * D) + cell)
-                dot_nw = _dot(ra, rb, rc, rd, corner, read_channel, D, RNA, RSTEP, WHOLE)
-                dot_ne = _dot(ra, rb, rc, rd, corner + right, read_channel, D, RNA, RSTEP, WHOLE)
-                dot_sw = _dot(ra, rb, rc, rd, corner + down, read_channel, D, RNA, RSTEP, WHOLE)
-                dot_se = _dot(
-                    ra, rb, rc, rd, corner + down + right, read_channel, D, RNA, RSTEP, WHOLE
+                to = grad_cells + cell
+                _scatter(a, b, c, d, up * west, to, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                to_east = to + right
+                _scatter(a, b, c, d, up * east, to_east, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                to, to_east = to + down, to_east + down
+                _scatter(a, b, c, d, low * west, to, factor, channel, D, NA, STEP, WHOLE, FIXED)
+                _scatter(
+                    a, b, c, d, low * east, to_east, factor, channel, D, NA, STEP, WHOLE, FIXED
                 )
+            if NEEDS_SAMPLES:
+                at = cells + cell
+                dot_nw = _dot(ra, rb, rc, rd, at, read_channel, D, RNA, RSTEP, WHOLE)
+                dot_ne = _dot(ra, rb, rc, rd, at + right, read_channel, D, RNA, RSTEP, WHOLE)
+                at += down
+                dot_sw = _dot(ra, rb, rc, rd, at, read_channel, D, RNA, RSTEP, WHOLE)
+                dot_se = _dot(ra, rb, rc, rd, at + right, read_channel, D, RNA, RSTEP, WHOLE)
                 at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
                 at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
                 d_weight = _over_lanes(west * at_west + east * at_east, LANES)
-                d_x = _hat_slope(from_west) * at_west + _hat_slope(from_east) * at_east
-                d_y = _hat_slope(from_north) * at_north + _hat_slope(from_south) * at_south
-                d_x = weight * _over_lanes(d_x, LANES)
-                d_y = weight * _over_lanes(d_y, LANES)
+                d_x = weight * _over_lanes(_along(from_west, at_west, at_east, step_x, WIDE), LANES)
+                d_y = weight * _over_lanes(
+                    _along(from_north, at_north, at_south, step_y, WIDE), LANES
+                )
                 d_pair = put(d_pair, 2 * p % 4 if F > 1 else 0, slope_x * d_x)
                 d_pair = put(d_pair, (2 * p + 1) % 4 if F > 1 else 1, slope_y * d_y)
                 d_given = put(d_given, p % F, d_weight)
                 if F == 1 or p % 2 == 1:
                     keep(grad_points + 2 * (level * P + (p if F == 1 else p - 1)), d_pair, owns)
                 if (p + 1) % F == 0:
-                    keep(grad_weights + level * P + (p + 1 - F), d_given, owns)
-                if KIND != LOCATIONS:
-                    mean += weight * d_weight
+                    keep(row_weights + level * P + (p + 1 - F), d_given, owns)
                 if NEEDS_REFERENCE:
                     moved_x += d_x
                     moved_y += d_y
@@ -319,17 +320,21 @@ def backward_kernel(
         if NEEDS_REFERENCE:
             w, h = width.to(tl.float32), height.to(tl.float32)
             target = grad_reference + level * KIND
-            tl.store(target, moved_x * w, mask=exists)
-            tl.store(target + 1, moved_y * h, mask=exists)
+            tl.store(target, moved_x * w, mask=owns)
+            tl.store(target + 1, moved_y * h, mask=owns)
             if KIND == BOXES:
-                tl.store(target + 2, grown_x * (w / (2 * P)), mask=exists)
-                tl.store(target + 3, grown_y * (h / (2 * P)), mask=exists)
+                tl.store(target + 2, grown_x * (w / (2 * P)), mask=owns)
+                tl.store(target + 3, grown_y * (h / (2 * P)), mask=owns)
     if NEEDS_SAMPLES and KIND != LOCATIONS:
-        # Second pass over the row, now that the mean is known. The barrier makes d(weight) visible,
-        # whichever lane has stored it.
+        # Second pass, a few samples for each lane. The first barrier makes d(weight) visible,
+        # whoever has stored it. The second is for small tiles, where lanes without work of their
+        # own repeat the loads of others: they must not read what these store.
         tl.debug_barrier()
-        column = tl.arange(0, F)[None, :]
-        for group in range(L * P // F):
-            weight = tl.exp2(fours(weights + group * F, F) * LOG2_E - largest) * scale
-            d_weight = tl.load(grad_weights + group * F + column, mask=owns, other=0.0)
-            tl.store(grad_weights + group * F + column, weight * (d_weight - mean), mask=owns)
+        image, head, q, exists, _ = place(Q, M, BQ, HEADS, 1)
+        sample = tl.arange(0, SAMPLES)[None, :]
+        grad_weights += (image.to(tl.int64) * Q * M + (q * M + head)) * (L * P) + sample
+        mask = exists & (sample < L * P)
+        d_weights = tl.load(grad_weights, mask=mask, other=0.0)
+        tl.debug_barrier()
+        mean = tl.sum(softmax * d_weights, axis=1, keep_dims=True)
+        tl.store(grad_weights, softmax * (d_weights - mean), mask=mask)

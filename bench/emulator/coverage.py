@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import ast
 import inspect
-import pkgutil
 import textwrap
 from collections.abc import Iterable
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 from triton.runtime.jit import JITFunction
 
-import kernels
 from bench.compile import all_cases
 from bench.emulator.driver import kernel_name
 from bench.emulator.session import LaunchRecord
-
-
-def jit_functions() -> list[JITFunction]:
-    """All `triton.jit` functions of the package, each once."""
-    found: dict[str, JITFunction] = {}
-    for module in pkgutil.iter_modules(kernels.__path__, "kernels."):
-        for value in vars(import_module(module.name)).values():
-            if isinstance(value, JITFunction):
-                found[kernel_name(value)] = value
-    return list(found.values())
+from bench.stand_in import jit_functions
 
 
 @lru_cache(maxsize=1)
 def launched_kernels() -> frozenset[str]:
     """Names of those that no other one calls: what remains for launchers."""
-    functions = jit_functions()
+    functions = list(jit_functions())
     called = {name for function in functions for name in _names_in(function)}
     return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
 

@@ -3,26 +3,20 @@
 Triton binds the arguments, specialises on them, looks into its caches, compiles, loads the binary
 and calls a launcher. Here loading decodes the PTX that Triton compiled, and launching runs it. The
 addresses are those of CPU tensors.
-
-A stand-in device has a number of its own, so that Triton's caches per device keep the kernels of
-different emulated GPUs apart, and those of real ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.backends.driver import DriverBase
 
 from bench.emulator import Buffer, Program
 from bench.emulator.poison import written
+from bench.stand_in import StandIn
 
 CAPABILITIES = (70, 75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities that can be stood in for."""
@@ -31,32 +25,24 @@ _SHARED_BYTES = {70: 98_304, 75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376}
 _SHARED_BYTES |= {90: 232_448, 100: 232_448, 120: 101_376}
 """Shared memory that a block may have, by CUDA's documentation."""
 
-_numbers = count(1000)
-"""Numbers of stand-in devices; no machine has so many real ones."""
-
 
 class LoadedKernel:
     """What `load_binary` gives for a function: the program, and who it was compiled from."""
 
-    def __init__(self, program: Program, ptx: str) -> None:
+    def __init__(self, program: Program, ptx: str, binary: bytes) -> None:
         self.program = program
         self.ptx = ptx
+        self.binary = binary
 
 
-class StandInDriver(DriverBase):
-    """The active driver of Triton while a GPU is emulated.
+class EmulatingDriver(StandIn):
+    """The active driver of Triton while a GPU is emulated, and the facts about its device.
 
     Args:
         capability: compute capability as a number, 90 for 9.0.
-        launch: called with the launcher, the loaded kernel, the grid (x, y, z) and the kernel's
-            arguments, in place of the launch.
-
-    Attributes:
-        device: the number that the stand-in device goes by.
-        stream: handle of its only stream.
+        launch: called with the launcher, the loaded kernel, the grid (x, y, z), the stream and the
+            kernel's arguments, in place of the launch.
     """
-
-    launcher_cls: type[Launcher]
 
     def __init__(self, capability: int, launch: Callable[..., None]) -> None:
         if capability not in CAPABILITIES:
@@ -64,50 +50,12 @@ class StandInDriver(DriverBase):
                 f"no GPU of compute capability {capability} can be emulated; choose one of "
                 f"{list(CAPABILITIES)}"
             )
-        self.capability = capability
-        self.device = next(_numbers)
-        self.stream = 0
+        super().__init__(capability)
         self.utils = _Utils(capability)
-        self.launcher_cls = Launcher
         self.launch = launch
 
-    @classmethod
-    def is_active(cls) -> bool:
-        """Never chosen by Triton itself."""
-        return False
-
-    def get_current_device(self) -> int:
-        return self.device
-
-    def set_current_device(self, device: int) -> None:
-        if device != self.device:
-            raise ValueError(f"there is one emulated device, {self.device}; asked for {device}")
-
-    def get_current_stream(self, device: int) -> int:
-        return self.stream
-
-    def get_device_capability(self, device: int) -> tuple[int, int]:
-        return divmod(self.capability, 10)
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_device_interface(self) -> Any:
-        return torch.cpu
-
-    def map_python_to_cpp_type(self, ty: str) -> str:
-        from triton.backends.nvidia.driver import ty_to_cpp
-
-        return ty_to_cpp(ty)
-
-    def get_benchmarker(self) -> Callable[..., Any]:
-        raise RuntimeError("an emulated GPU has no time to measure")
-
-    def get_empty_cache_for_benchmark(self) -> Any:
-        raise RuntimeError("an emulated GPU has no time to measure")
+    def launcher_cls(self, source: Any, metadata: Any) -> Launcher:
+        return Launcher(source, metadata)
 
 
 class _Utils:
@@ -136,7 +84,7 @@ class _Utils:
         if self.ptx_path is None:
             raise RuntimeError(f"{name} is loaded without Triton's hook before loading")
         ptx, self.ptx_path = self.ptx_path.read_text(), None
-        return None, LoadedKernel(_decode(ptx, shared), ptx), 0, 0, 1024
+        return None, LoadedKernel(_decode(ptx, shared), ptx, binary), 0, 0, 1024
 
     def unload_module(self, module: Any) -> None:
         """Nothing to do."""

@@ -12,23 +12,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor
 
-from bench.emulator import Buffer, Counts, Fault, Launch, Options
+from bench.emulator import Buffer, Counts, Fault, Options
 from bench.emulator.driver import (
+    EmulatingDriver,
     Launcher,
     LoadedKernel,
-    StandInDriver,
     buffer_of,
     kernel_name,
 )
 from bench.emulator.poison import filled_memory
+
+SHOWN = 6
+"""Faults that an error tells."""
 
 
 class EmulatedFaultError(RuntimeError):
@@ -39,13 +41,13 @@ class EmulatedFaultError(RuntimeError):
     """
 
     def __init__(self, launch: LaunchRecord) -> None:
-        shown = [str(fault) for fault in launch.faults[:8]]
-        more = f"\n  and {len(launch.faults) - 8} more" if len(launch.faults) > 8 else ""
-        super().__init__(
-            f"{launch.kernel}, grid {launch.grid}, {launch.constants}:\n  "
-            + "\n  ".join(shown)
-            + more
-        )
+        # One of each kind first.
+        kinds = {fault.kind: fault for fault in reversed(launch.faults)}
+        first = list(kinds.values())[::-1]
+        rest = [fault for fault in launch.faults if all(fault is not one for one in first)]
+        shown = "".join(f"\n  {fault}" for fault in [*first, *rest][:SHOWN])
+        more = f"\n  and {len(launch.faults) - SHOWN} more" if len(launch.faults) > SHOWN else ""
+        super().__init__(f"{launch.kernel}, grid {launch.grid}, {launch.constants}:{shown}{more}")
         self.launch = launch
 
 
@@ -57,6 +59,7 @@ class LaunchRecord:
         kernel: module and name of the `triton.jit` function.
         grid: programs along x, y, z.
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
+        function: that code, as PTX, binary and program.
         constants: what was compiled in.
         types: Triton's types of the arguments, by name.
         arguments: what was passed, by name; tensors as dtype and shape.
@@ -68,6 +71,7 @@ class LaunchRecord:
     kernel: str
     grid: tuple[int, int, int]
     key: str
+    function: LoadedKernel = field(repr=False)
     constants: dict[str, Any]
     types: dict[str, Any]
     arguments: dict[str, Any]
@@ -100,7 +104,6 @@ class EmulatedGPU:
             `options.blocks`.
         watch: called with the kernel's name and its arguments by name, before each launch.
         raise_faults: whether a faulty launch raises, or is only logged.
-        dry: whether launches are logged and not run.
         launches: all of them, in order.
         compilations: all forms of kernels that Triton asked its compiler (or its cache on disk)
             for. A call that adds none has launched what was there.
@@ -111,7 +114,6 @@ class EmulatedGPU:
     sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None
     watch: Callable[[str, dict[str, Any]], None] | None = None
     raise_faults: bool = True
-    dry: bool = False
     launches: list[LaunchRecord] = field(default_factory=list)
     compilations: list[Compilation] = field(default_factory=list)
     jit_functions: set[Any] = field(default_factory=set, repr=False)
@@ -154,13 +156,12 @@ class EmulatedGPU:
             self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
         start = time.perf_counter()
         buffers = [value for value in values if isinstance(value, Buffer)]
-        result = Launch(program.name, grid)
-        if not self.dry:
-            result = program.run(grid, values, buffers, options)
+        result = program.run(grid, values, buffers, options)
         record = LaunchRecord(
             kernel=launcher.kernel,
             grid=grid,
             key=launcher.key,
+            function=function,
             constants=launcher.constants,
             types=dict(zip(launcher.names, launcher.types, strict=True)),
             arguments=described,
@@ -187,7 +188,6 @@ def emulated(
     sample: Callable[[str, tuple[int, int, int]], Sequence[int] | None] | None = None,
     raise_faults: bool = True,
     poison: bool = True,
-    dry: bool = False,
 ) -> Iterator[EmulatedGPU]:
     """Let CPU tensors stand for tensors on a GPU of this compute capability.
 
@@ -198,8 +198,6 @@ def emulated(
         raise_faults: raise `EmulatedFaultError` at a faulty launch; otherwise only log it.
         poison: memory of `torch.empty` holds a pattern of which the emulator knows that no one
             wrote it: reading it is a fault, and what nobody writes stays NaN.
-        dry: launches are logged and not run, and memory of `torch.empty` holds zeros: for questions
-            about launching and compiling alone.
 
     Raises: RuntimeError when the kernels were loaded for Triton's interpreter; ValueError for a
         capability that cannot be stood in for. Blocks cannot be nested.
@@ -207,22 +205,22 @@ def emulated(
     from triton import knobs
     from triton.runtime import driver
 
+    from kernels import device
+
     _refuse_interpreter()
-    if isinstance(driver._active, StandInDriver):
+    if isinstance(driver._active, EmulatingDriver):
         raise RuntimeError("a GPU is emulated already; leave that block first")
     gpu = EmulatedGPU(
         capability=capability,
         options=Options() if options is None else options,
         sample=sample,
         raise_faults=raise_faults,
-        dry=dry,
     )
-    stand_in = StandInDriver(capability, gpu.launch)
+    stand_in = EmulatingDriver(capability, gpu.launch)
     outer_hook = knobs.runtime.jit_cache_hook
     with ExitStack() as stack:
-        stack.enter_context(_device_facts(stand_in))
-        if poison or dry:
-            stack.enter_context(filled_memory(0) if dry else filled_memory())
+        stack.enter_context(device.replaced(stand_in))
+        stack.enter_context(filled_memory() if poison else nullcontext())
         # Reading `driver.active` would look for a real one.
         stack.enter_context(mock.patch.object(driver, "_active", stand_in))
         knobs.runtime.kernel_load_start_hook.add(stand_in.utils.before_load)
@@ -233,37 +231,7 @@ def emulated(
             yield gpu
         finally:
             for function in gpu.jit_functions:
-                function.device_caches.pop(stand_in.device, None)
-
-
-def _device_facts(stand_in: StandInDriver) -> AbstractContextManager[Any]:
-    from kernels import device
-
-    class Facts(device.DeviceFacts):
-        """Tensors of the CPU are on the emulated GPU."""
-
-        def is_gpu(self, device: torch.device) -> bool:
-            return device.type == "cpu"
-
-        def can_launch(self, device: torch.device) -> bool:
-            return device.type == "cpu"
-
-        def is_interpreted(self, device: torch.device) -> bool:
-            return False
-
-        def target(self, device: torch.device) -> str:
-            return "cuda"
-
-        def capability(self, device: torch.device) -> int:
-            return stand_in.capability
-
-        def guard(self, device: torch.device) -> AbstractContextManager[None]:
-            return nullcontext()
-
-        def stream(self, device: torch.device) -> int:
-            return stand_in.stream
-
-    return device.replaced(Facts())
+                function.device_caches.pop(stand_in.get_current_device(), None)
 
 
 def _refuse_interpreter() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compile import TABLE, TARGETS, _capability, _Listing, all_cases, read_table
+from bench.compile import TABLE, TARGETS, Listing, _capability, all_cases, read_table
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 1.05
@@ -137,7 +137,7 @@ def test_loops_are_counted_by_their_trips():
         /*0060*/                   BRA `(.L_x_2);
         /*0070*/                   NOP;
 """
-    listing = _Listing.parse(code)
+    listing = Listing.parse(code)
     assert len(listing.instructions) == 7
     assert listing.loops == [(1, 3)]
     assert listing.executed(4) == 1 + 4 * 3 + 3

@@ -14,8 +14,8 @@ from bench.problems.deformable_attention import Problem, compare
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 KINDS = {0: "locations", 2: "points", 4: "boxes"}
-DECODER = {"shapes": ((5, 8), (3, 4), (2, 2), (1, 2)), "M": 8, "D": 32, "P": 4, "Q": 19}
-ENCODER = DECODER | {"Q": 58}
+DECODER = {"shapes": ((5, 8), (3, 4), (2, 3), (2, 2)), "M": 8, "D": 32, "P": 4, "Q": 19}
+ENCODER = DECODER | {"Q": 62}
 """Heads, channels, levels and points of the model; the other sizes are small. As many queries as
 tokens make an encoder layer, whose programs have several warps."""
 

@@ -11,6 +11,7 @@ from triton.runtime import driver
 
 import kernels
 from bench.emulator import Options
+from bench.emulator.coverage import launched_kernels, missing_forms
 from bench.emulator.session import EmulatedFaultError, emulated
 from bench.problems.deformable_attention import Problem, compare
 from kernels import device
@@ -174,8 +175,14 @@ def test_options_may_change_between_launches():
         assert torch.equal(out, expected) and len(gpu.launches) == 2
 
 
-def test_dry_launches_are_logged_only():
-    with emulated(80, dry=True) as gpu:
-        out, expected = launch_numbers()
-        assert out.eq(-1).all() and not torch.equal(out, expected)
-        assert len(gpu.launches) == len(gpu.compilations) == 1 and not torch.empty(9).any()
+def test_what_no_proof_launches_is_named():
+    problem = Problem(
+        shapes=((5, 8), (3, 4), (2, 3), (2, 2)), Q=62, M=8, D=32, P=4, kind=2, is_padded=True
+    )
+    every = missing_forms(90, [])
+    with emulated(90) as gpu:
+        compare("triton", problem, frozen=(3,))
+    rest = missing_forms(90, gpu.launches)
+    names = {form.partition(" {")[0] for form in set(every) - set(rest)}
+    assert names == {"msda forward float32 points", "msda backward float32 points"}
+    assert gpu.kernels < launched_kernels()

@@ -54,9 +54,16 @@ FAULTS = {
     "missing lane condition": Fault(
         file="msda_triton_backward.py",
         pattern=r"owns = exists & \(lane == 0\)",
-        replacement="owns = exists",
+        replacement="owns = lane == 0",
+        proof="msda inputs 2 bytes off bfloat16 D32",
+        words="backward_kernel.*race within a warp",
+    ),
+    "missing barrier": Fault(
+        file="msda_triton_backward.py",
+        pattern=r"tl\.debug_barrier\(\)",
+        replacement="pass",
         proof="msda wide heads, 9 queries float32 D256",
-        words="backward_kernel.*race",
+        words="backward_kernel.*race within a block",
     ),
     "renamed argument": Fault(
         file="frame_masks_triton.py",
@@ -66,9 +73,9 @@ FAULTS = {
         words="TypeError",
     ),
     "unaligned view": Fault(
-        file="msda_launch.py",
-        pattern=r"value\.data_ptr\(\) % 4",
-        replacement="False",
+        file="launch.py",
+        pattern=r"return tensor\.clone\(\) if tensor\.data_ptr\(\) % ALIGNMENT else tensor",
+        replacement="return tensor",
         proof="msda inputs 2 bytes off bfloat16 D32",
         words="forward_kernel.*misaligned",
     ),

@@ -1,6 +1,7 @@
-"""After the first training step, and after the first video, Triton compiles nothing.
+"""After the model's first training step, and after its first video, Triton compiles nothing.
 
-The tests proper are in `inner_recompilation.py` and run in a process of their own.
+The operators alone are asked in `tests/kernels/test_recompilation.py`. The tests proper are in
+`inner_recompilation.py` and run in a process of their own.
 """
 
 from __future__ import annotations
