@@ -182,9 +182,17 @@ def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
 
 
 def choose_device(name: DeviceName | str | torch.device) -> torch.device:
-    """auto takes the GPU where there is one. Raises: ValueError when "cuda" has none."""
+    """auto takes the GPU where there is one; "cuda:1" need not be the current one.
+
+    Raises: ValueError when there is no GPU, or none of this number.
+    """
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
     if device.type == "cuda" and not has_gpu:
         raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} was asked for but this machine has {torch.cuda.device_count()} "
+            "GPU(s); the first is cuda:0"
+        )
     return device
