@@ -7,9 +7,11 @@ refused here, in words, before anything starts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from seqformer.config_data import AugmentConfig, DataConfig
 
@@ -298,8 +300,12 @@ def config_to_dict(config: Any) -> dict:
 def config_from_dict(cls: type, state: dict) -> Any:
     """Inverse of `config_to_dict` for a config of known class.
 
-    Raises: ValueError naming fields that the class does not have.
+    Raises: ValueError naming fields that the class does not have, or whose value is of another
+        kind.
     """
+    if not isinstance(state, dict):
+        raise ValueError(f"{cls.__name__} is to be made of {state!r:.40}, which is no table")
+    hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(state) - set(known))
     if unknown:
@@ -314,8 +320,28 @@ def config_from_dict(cls: type, state: dict) -> Any:
             value = tuple(Path(v) if is_path else v for v in value)
         elif isinstance(value, str) and "Path" in str(known[name].type):
             value = Path(value)
+        if kind is None and not _is_of(value, hints[name]):
+            raise ValueError(f"{cls.__name__}.{name} is {value!r:.60}; needed is {hints[name]}")
         values[name] = value
     return cls(**values)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in arguments)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, a) for a in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_is_of(v, arguments[0]) for v in value)
+        return len(value) == len(arguments) and all(map(_is_of, value, arguments))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
 
 
 _NESTED = {
