@@ -165,9 +165,9 @@ def read_zipped(path: Path, member: str) -> bytes:
             ) from None
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(path: Path, what: str = "file") -> bool:
     """Whether a regular file looks like a zip. Raises: as `check_regular`."""
-    with open_regular(path) as file:
+    with open_regular(path, what) as file:
         try:
             return zipfile.is_zipfile(file)
         except OSError:

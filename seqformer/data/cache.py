@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from seqformer.data.arena import Arena, open_arena, save_arena
+from seqformer.safe_files import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,7 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
 
     Raises: FileNotFoundError when `path` is missing; whatever `parse` raises.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist; check the path")
-    status = path.stat()
+    status = check_regular(path, "annotation file")
     if status.st_size < SMALLEST_CACHED:
         return parse()
     if folder is None:

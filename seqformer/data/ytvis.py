@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
+from seqformer.annotations.json_file import read_json_file
 from seqformer.data.arena import Arena, ArenaBuilder, Videos
 from seqformer.data.cache import cached_arena
 from seqformer.data.segmentation import Segmentation, pack_segmentation
@@ -112,12 +112,7 @@ def _parse(path: Path) -> Arena:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises: FileNotFoundError, ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist; check the path")
-    try:
-        content = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); was it copied completely?") from None
+    content = read_json_file(path, "annotation file")
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a JSON {type(content).__name__}, not an object with videos, categories "

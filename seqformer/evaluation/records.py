@@ -8,20 +8,17 @@ that share an id.)
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 
-from seqformer.evaluation.rle import InvalidMaskError
-from seqformer.evaluation.run_lists import compress_run_lists
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.json_file import read_json_file
 from seqformer.evaluation.track_iou import Size, Track, build_tracks, is_size, mean_areas
 
 logger = logging.getLogger(__name__)
@@ -211,59 +208,8 @@ def _load(source: Any, argument: str) -> tuple[str, Any]:
     if not isinstance(source, str | Path):
         return argument, source
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument} file {path} does not exist; check the path")
-    try:
-        if path.suffix == ".zip":
-            return str(path), _parse(_read_submission(path))
-        if argument == "annotations":
-            return str(path), _parse(compress_run_lists(_read_text(path)))
-        return str(path), _parse_file(path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not complete JSON ({error}); write the file again, or unpack it first"
-        ) from None
-
-
-def _parse(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # NaN and huge numbers: what is wrong with them is said later
-        return json.loads(text)
-
-
-def _parse_file(path: Path) -> Any:
-    """The JSON of a file, without a copy of its bytes in memory."""
-    if not path.stat().st_size:
-        raise ValueError("it is empty")
-    with (
-        path.open("rb") as file,
-        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
-        memoryview(content) as view,
-    ):
-        try:
-            return orjson.loads(view)
-        except orjson.JSONDecodeError:
-            return json.loads(str(view, "utf-8"))
-
-
-def _read_text(path: Path) -> str:
-    """The file as text, without a copy of its bytes in memory."""
-    if not path.stat().st_size:
-        return ""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        return str(content, "utf-8")
-
-
-def _read_submission(path: Path) -> str:
-    """The `results.json` of a zip as the benchmark server takes it."""
-    import zipfile  # slow to import, and rarely needed
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return str(archive.read("results.json"), "utf-8")
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"no zip with a results.json at its top level: {error}") from None
+    is_truth = argument == "annotations"
+    return str(path), read_json_file(path, f"{argument} file", compress_lists=is_truth)
 
 
 def _entries(content: dict, key: str, name: str) -> Iterator[tuple[str, dict]]:

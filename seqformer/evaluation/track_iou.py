@@ -13,18 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from seqformer.evaluation.rle import (
-    MAX_PIXELS,
-    InvalidMaskError,
-    compress_runs,
-    rasterise_polygons,
-    read_areas,
-    read_runs,
-)
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.polygons import rasterise_polygons
+from seqformer.annotations.run_lengths import MAX_PIXELS, compress_runs, read_areas, read_runs
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -188,17 +184,41 @@ def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[
 
     Raises: InvalidMaskError as `build_tracks`.
     """
-    means = []
+    texts: list[str] = []
+    pixels: list[int] = []
+    ends = [0]
     for number, frames in enumerate(segmentations):
-        try:
-            masks = [parse_mask(segmentation, canvas) for segmentation in frames]
-            present = [(size, text) for size, text in masks if size is not None]
-            texts = [text for _, text in present]
-            areas = read_areas(texts, [height * width for (height, width), _ in present])
-        except InvalidMaskError as error:
-            raise InvalidMaskError(f"of one of its frames {error}", number) from None
-        means.append(int(areas.sum()) / max(1, np.count_nonzero(areas)))
-    return means
+        size: Size | None = None
+        same_size: list[int] = []
+        for frame, segmentation in enumerate(frames):
+            if segmentation is None:
+                continue
+            if (
+                size is None
+                or type(segmentation) is not dict
+                or segmentation.get("size") != same_size
+                or type(text := segmentation.get("counts")) is not str
+                or not text
+            ):
+                try:
+                    size, text = parse_mask(segmentation, canvas)
+                except InvalidMaskError as error:
+                    raise InvalidMaskError(f"of frame {frame} {error}", number) from None
+                same_size = list(size or ())
+                if size is None:
+                    continue
+            texts.append(text)
+            pixels.append(size[0] * size[1])
+        ends.append(len(texts))
+    try:
+        areas = read_areas(texts, pixels)
+    except InvalidMaskError as error:
+        number = int(np.searchsorted(ends, error.position, "right")) - 1
+        raise InvalidMaskError(f"of one of its frames {error}", number) from None
+    return [
+        int(own.sum()) / max(1, np.count_nonzero(own))
+        for own in (areas[start:stop] for start, stop in pairwise(ends))
+    ]
 
 
 @cache

@@ -195,13 +195,17 @@ def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
         tracks = iter(read_tracks(records, truth.videos[video_id]))
         instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
         result_tracks = {k: list(islice(tracks, len(some))) for k, some in compared.items()}
+        alone = {k: some for k, some in best.items() if k not in instances}
+        records = [record for some in alone.values() for record in some]
+        means = iter(read_mean_areas(records, truth.videos[video_id]))
+        mean_areas = {k: list(islice(means, len(some))) for k, some in alone.items()}
         for category_id in sorted(instances.keys() | best.keys()):
             ranked_results = best.get(category_id, [])
             of_results = result_tracks.get(category_id, [])
             if category_id in instances:
                 areas = [track.mean_area() for track in of_results]
             else:
-                areas = read_mean_areas(ranked_results, truth.videos[video_id])
+                areas = mean_areas[category_id]
             yield _Group(
                 video_id,
                 category_id,

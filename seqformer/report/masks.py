@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from seqformer.evaluation.rle import compress_runs
+from seqformer.annotations.run_lengths import compress_runs
 from seqformer.evaluation.track_iou import Size, Track
 
 MAX_SIDE = 448

@@ -8,7 +8,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from seqformer.evaluation.rle import InvalidMaskError, read_runs
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.run_lengths import read_runs
 from seqformer.evaluation.track_iou import Size, is_size, parse_mask
 from seqformer.tools.check_videos import CheckedVideo, objects
 from seqformer.tools.findings import Findings

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from seqformer.data.frames import read_frame
+from seqformer.data.pictures import open_picture
 from seqformer.evaluation.track_iou import Size, is_size
 from seqformer.tools.findings import Findings
 
@@ -179,15 +178,15 @@ def _read_sizes(videos: Sequence[Sequence[Path]], decode: bool) -> list[list[Siz
     """(height, width) of every frame, "" where there is no file, else what is wrong with it."""
 
     def read(path: Path) -> Size | str:
-        if not path.is_file():
-            return ""
         try:
             if decode:
                 return read_frame(path).shape[:2]
-            with Image.open(path) as image:
+            with open_picture(path) as (image, _):
                 return image.height, image.width
-        except (UnidentifiedImageError, ValueError, OSError) as error:
-            return "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        except FileNotFoundError:
+            return ""
+        except (ValueError, OSError) as error:
+            return str(error)
 
     with ThreadPoolExecutor() as pool:
         found = pool.map(read, [path for paths in videos for path in paths], chunksize=64)

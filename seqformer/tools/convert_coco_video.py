@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.run_lengths import read_runs
 from seqformer.evaluation.records import load_json
-from seqformer.evaluation.rle import InvalidMaskError, read_runs
 from seqformer.evaluation.track_iou import is_size, parse_mask
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import TrackBuilder

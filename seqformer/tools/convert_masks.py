@@ -5,13 +5,13 @@ In both, every folder of PNG files is a video, and every number in them an insta
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from seqformer.annotations.json_file import read_json_file
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import (
     TrackBuilder,
@@ -118,12 +118,7 @@ def read_labels_file(path: Path | None) -> dict[str, dict[str, str]]:
     """Class names: {"video": {"1": "person"}}. Raises: FileNotFoundError, ValueError."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise FileNotFoundError(f"labels file {path} does not exist; check the path")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    labels = read_json_file(path, "labels file")
     is_sound = isinstance(labels, dict) and all(
         isinstance(of_video, dict) and all(isinstance(name, str) for name in of_video.values())
         for of_video in labels.values()

@@ -56,6 +56,7 @@ _MAY_CHANGE = {
     "data.coco_images",
     "data.coco_annotations",
     "data.annotation_cache",
+    "data.allow_outside",
     "data.max_broken_share",
     "data.val_images",
     "data.val_annotations",

@@ -129,7 +129,7 @@ def test_mistakes_of_the_command_are_one_sentence(coco, tmp_path, capsys):
     save()
     assert "lacks the COCO categories 8, 9," in message(str(path))
     path.write_text('{"images": [')
-    assert "not valid JSON" in message(str(path))
+    assert "not complete JSON" in message(str(path))
     assert not list(tmp_path.glob("coco_keepfor*"))
 
 

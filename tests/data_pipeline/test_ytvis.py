@@ -181,11 +181,11 @@ def test_files_that_are_no_annotation_files(tmp_path, one_line):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_annotation_file(path)
     path.write_text('{"videos": [')
-    with pytest.raises(ValueError, match="not valid JSON") as error:
+    with pytest.raises(ValueError, match="not complete JSON") as error:
         load_annotation_file(path)
     one_line(error.value)
     path.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="not complete JSON"):
         load_annotation_file(path)
     path.write_text(json.dumps([{"video_id": 1, "score": 0.5}]))
     with pytest.raises(ValueError, match="results file"):

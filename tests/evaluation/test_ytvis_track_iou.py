@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqformer.evaluation.rle import InvalidMaskError
+from seqformer.annotations.run_lengths import InvalidMaskError
 from seqformer.evaluation.track_iou import build_tracks, parse_mask, track_ious
 from tests.evaluation.ytvis_problems import rectangle, rle
 

@@ -235,7 +235,7 @@ def test_bad_masks(labels, tmp_path, fails):
     images = tmp_path / "images"
     save_frames(images / "bear", 2)
     assert "bear/00002" in fails(main, *command, "--images", images)
-    for text, message in (('{"bear": 3}', "must be like"), ("{", "not valid JSON")):
+    for text, message in (('{"bear": 3}', "must be like"), ("{", "not complete JSON")):
         (tmp_path / "labels.json").write_text(text)
         assert message in fails(main, *command, "--labels", tmp_path / "labels.json")
     (tmp_path / "labels.json").write_text('{"wolf": {"1": "wolf"}}')
