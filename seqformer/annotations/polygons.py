@@ -45,20 +45,30 @@ def rasterise_polygons(polygons: list[Any], height: int, width: int) -> str:
     Raises: InvalidMaskError when a polygon has fewer than three points or no finite numbers, or
         when the edges are too long in all.
     """
-    check_polygons(polygons)
-    if sum(map(_outline, polygons)) > MAX_OUTLINE:
-        polygons = [near for polygon in polygons if (near := _clip(polygon, height, width))]
-        outline = sum(map(_outline, polygons))
-        if outline > MAX_OUTLINE:
-            raise InvalidMaskError(
-                f"has polygons whose edges are {outline:.0f} pixels long in all, more than "
-                f"{MAX_OUTLINE}"
-            )
+    polygons = check_outline(polygons, height, width)
     if not polygons:
         runs: Any = {"size": [height, width], "counts": [height * width]}
         return coco_mask.frPyObjects(runs, height, width)["counts"].decode("ascii")
     merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return merged["counts"].decode("ascii")
+
+
+def check_outline(polygons: list[Any], height: int, width: int) -> list[Any]:
+    """Polygons that can be rasterised: as they are, or what of them lies near the frame.
+
+    Raises: InvalidMaskError as `rasterise_polygons`.
+    """
+    check_polygons(polygons)
+    if sum(map(_outline, polygons)) <= MAX_OUTLINE:
+        return polygons
+    polygons = [near for polygon in polygons if (near := _clip(polygon, height, width))]
+    outline = sum(map(_outline, polygons))
+    if outline > MAX_OUTLINE:
+        raise InvalidMaskError(
+            f"has polygons whose edges are {outline:.0f} pixels long in all, more than "
+            f"{MAX_OUTLINE}"
+        )
+    return polygons
 
 
 def bounds(polygons: list[list[float]]) -> tuple[float, float, float, float]:

@@ -30,7 +30,7 @@ class Arrays(NamedTuple):
     """
 
     video_ids: np.ndarray
-    """[V] int64"""
+    """[V] uint64"""
     sizes: np.ndarray
     """[V, 2] int32, (height, width)"""
     frame_starts: np.ndarray
@@ -42,9 +42,9 @@ class Arrays(NamedTuple):
     instance_starts: np.ndarray
     """[V + 1] int64: instances of a video"""
     annotation_ids: np.ndarray
-    """[A] int64"""
+    """[A] uint64"""
     category_ids: np.ndarray
-    """[A] int64"""
+    """[A] uint64"""
     is_crowd: np.ndarray
     """[A] bool"""
     entry_starts: np.ndarray
@@ -217,18 +217,17 @@ class ArenaBuilder:
         annotation_id: int,
         category_id: int,
         is_crowd: bool,
-        boxes_xyxy: np.ndarray,
-        packed: list[bytes],
     ) -> None:
-        """An instance of the video at position `video`: L boxes and L packed segmentations."""
+        """An instance of the video at position `video`.
+
+        Its L boxes and L packed segmentations are put into `boxes` and `packed` at the end.
+        """
         self.instances.append((video, annotation_id, category_id, is_crowd))
-        self.boxes.append(boxes_xyxy)
-        self.packed.append(packed)
 
     def build(self, extra: dict[str, Any]) -> Arena:
         """Everything so far; instances in the order of their videos, then of the file."""
-        videos = np.array(self.videos, np.int64).reshape(-1, 4)
-        instances = np.array(self.instances, np.int64).reshape(-1, 4)
+        videos = np.array(self.videos, np.uint64).reshape(-1, 4)
+        instances = np.array(self.instances, np.uint64).reshape(-1, 4)
         order = np.argsort(instances[:, 0], kind="stable")
         instances = instances[order]
         packed = [entry for i in order for entry in self.packed[i]]
@@ -239,7 +238,9 @@ class ArenaBuilder:
             frame_starts=_starts(videos[:, 3]),
             name_starts=_starts([len(name) for name in self.names]),
             names=np.frombuffer(b"".join(self.names), np.uint8),
-            instance_starts=_starts(np.bincount(instances[:, 0], minlength=len(videos))),
+            instance_starts=_starts(
+                np.bincount(instances[:, 0].astype(np.int64), minlength=len(videos))
+            ),
             annotation_ids=instances[:, 1].copy(),
             category_ids=instances[:, 2].copy(),
             is_crowd=instances[:, 3].astype(bool),
@@ -286,7 +287,13 @@ def open_arena(path: Path) -> Arena:
     start = 8 + length
     arrays = {}
     for name in Arrays._fields:
-        dtype = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
+        dtype = {
+            "I64": np.int64,
+            "U64": np.uint64,
+            "I32": np.int32,
+            "F32": np.float32,
+            "U8": np.uint8,
+        }
         entry = header[name]
         first, last = entry["data_offsets"]
         arrays[name] = np.zeros(entry["shape"], dtype[entry["dtype"]])

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_CACHED = 4_000_000
 """Bytes; what is smaller parses at once and weighs nothing."""
-_VERSION = 1
+_VERSION = 2
 """Of the arrays; another one makes the file anew."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from seqformer.data.arena import Video
 from seqformer.data.pictures import (
@@ -40,20 +41,23 @@ def read_frame(path: str | Path, *, upright: bool = False, place: Path | None = 
     path = Path(path)
     with open_picture(path) as (image, data):
         turned = orientation(image)
-        pixels = None
-        if data.startswith(JPEG_START) and image.mode in ("L", "RGB") and has_end(data):
-            # OpenCV would fill a file without its end with grey, so those go to Pillow.
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-            if pixels is not None:
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-        if pixels is None:
-            pixels = to_rgb(image)
+        pixels = decode_picture(image, data)
     if turned != 1 and upright:
         return turn_upright(pixels, turned)
     if turned != 1:
         tell_orientation(path, place or path.parent, turned)
     return pixels
+
+
+def decode_picture(image: Image.Image, data: bytes) -> np.ndarray:
+    """The pixels of an opened picture, uint8 RGB [H, W, 3]. Raises: what the decoders raise."""
+    if data.startswith(JPEG_START) and image.mode in ("L", "RGB") and has_end(data):
+        # OpenCV would fill a file without its end with grey, so those go to Pillow.
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is not None:
+            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return to_rgb(image)
 
 
 def read_video_frame(

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.masks import is_size, parse_mask
 from seqformer.annotations.run_lengths import read_runs
 from seqformer.evaluation.records import load_json
-from seqformer.evaluation.track_iou import is_size, parse_mask
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import TrackBuilder
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.masks import Size
 from seqformer.data.pictures import open_picture
-from seqformer.evaluation.track_iou import Size
 from seqformer.tools.annotation_json import Content
 
 logger = logging.getLogger(__name__)
