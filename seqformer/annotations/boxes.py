@@ -15,10 +15,10 @@ import numpy as np
 
 from seqformer.annotations.reader import Notes
 
-SAME_IOU = 0.5
-"""Overlap from which a box is that of its mask."""
-MOST = 0.8
-"""Share of an instance's boxes that must lie on its masks in another reading."""
+SAME_IOU = 0.8
+"""Mean overlap from which an instance's boxes are those of its masks in another reading..."""
+GAIN = 0.2
+"""...if it is so much larger than as they stand."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,17 @@ def _read_better(
     is_compared: np.ndarray,
     starts: np.ndarray,
 ) -> np.ndarray:
-    """[A] bool: none of an instance's boxes lies on its masks, and in another reading most do."""
-    lie = is_compared & (_iou(listed, of_masks) >= SAME_IOU)
-    would = is_compared & (_iou(other, of_masks) >= SAME_IOU)
-    compared, lying, other_lying = (_count(flag, starts) for flag in (is_compared, lie, would))
-    return (lying == 0) & (other_lying > 0) & (other_lying >= MOST * compared)
+    """[A] bool: an instance's boxes lie on its masks in another reading, and much worse in the
+    usual one."""
+    compared, usual, better = (
+        _sum(values * is_compared, starts)
+        for values in (np.ones(len(listed)), _iou(listed, of_masks), _iou(other, of_masks))
+    )
+    return (compared > 0) & (better >= SAME_IOU * compared) & (better - usual >= GAIN * compared)
 
 
-def _count(flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    total = np.concatenate([[0], np.cumsum(flags)])
+def _sum(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    total = np.concatenate([[0.0], np.cumsum(values)])
     return total[starts[1:]] - total[starts[:-1]]
 
 

@@ -66,9 +66,8 @@ def check_annotations(
         if not is_id(number) or number in used:
             free += 1
             is_harmless = "id" not in entry or is_id(number)
-            problem = (
-                f"has id {number!r:.40}" if number not in used else "has that of an earlier one"
-            )
+            is_repeated = is_id(number) and number in used
+            problem = "has that of an earlier one" if is_repeated else f"has id {number!r:.40}"
             kind = "no-id" if is_harmless else "bad-id"
             findings.add(kind, where, problem, f"given the id {free}")
             mended["id"] = number = free
