@@ -67,6 +67,8 @@ class GroundTruth:
     videos: dict[int, Size | None]
     categories: dict[int, str]
     instances: list[Instance]
+    lengths: dict[int, int]
+    """Frames by video id, where the file lists them."""
 
 
 def read_ground_truth(source: str | Path | Parsed | dict[str, Any]) -> GroundTruth:
@@ -98,7 +100,8 @@ def read_ground_truth(source: str | Path | Parsed | dict[str, Any]) -> GroundTru
         )
     for sentence in file.notes.sentences():
         logger.warning("%s", sentence)
-    return GroundTruth(videos, file.categories, instances)
+    lengths = {v.id: len(v.file_names) for v in file.videos.values() if v.file_names is not None}
+    return GroundTruth(videos, file.categories, instances, lengths)
 
 
 def _check_sizes(entry: AnnotationEntry, size: Size | None) -> None:

@@ -31,17 +31,24 @@ def official(polygons) -> np.ndarray:
 points = st.lists(st.floats(-60, 90).map(lambda v: round(v, 1)), min_size=6, max_size=16)
 
 
+def distance(polygon: list[float]) -> np.ndarray:
+    """[H, W] from the centre of every pixel to the nearest edge."""
+    corners = np.array(polygon).reshape(-1, 2)
+    ends = np.roll(corners, -1, axis=0)
+    rows, columns = np.mgrid[:H, :W]
+    centres = np.stack([columns, rows], axis=-1)[:, :, None] + 0.5
+    along = ends - corners
+    share = ((centres - corners) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-12)
+    nearest = corners + np.clip(share, 0, 1)[..., None] * along
+    return np.sqrt(((centres - nearest) ** 2).sum(-1)).min(-1)
+
+
 @settings(deadline=None, max_examples=150)
 @given(points.filter(lambda polygon: len(polygon) % 2 == 0))
-def test_clipping_changes_no_more_than_the_edge(polygon):
-    """Of the pixels whose neighbours agree, all are as the whole polygon has them."""
+def test_clipping_changes_pixels_at_the_edges_alone(polygon):
     near = module._clip(polygon, H, W)
     clipped = decoded(rasterise_polygons([near], H, W)) if near else np.zeros((H, W), bool)
-    whole = official([polygon])
-    padded = np.pad(whole, 1, mode="edge")
-    around = [padded[r : r + H, c : c + W] for r in range(3) for c in range(3)]
-    is_inner = np.all(around, axis=0) | ~np.any(around, axis=0)
-    assert (clipped == whole)[is_inner].all()
+    assert (clipped == official([polygon]))[distance(polygon) > 1.5].all()
 
 
 def test_usual_polygons_go_to_the_library_as_they_are(monkeypatch):

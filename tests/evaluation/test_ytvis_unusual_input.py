@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import re
 import zipfile
 
 import pytest
@@ -137,6 +139,29 @@ def test_results_of_other_length_and_size():
     assert evaluate(TRUTH, [result(FULL[:1])]).stats["AP"] == pytest.approx(1)
     other_size = [rectangle(2, 3, size=(20, 10))] * 3
     assert evaluate(TRUTH, [result(other_size)]).stats["AP"] == 0
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ([rectangle(2, 3, size=(20, 10))] * 3, "1 results have masks of another size .* 3 frames"),
+        ([*FULL[:1], *[rectangle(1, 1, 2, 2, (5, 10))] * 2], "masks of another size .* 2 frames"),
+        (FULL[:2], "1 results cover fewer frames than their video, in 1 frames"),
+        (FULL * 2, "1 results cover frames that their video lacks, in 3 frames"),
+    ],
+)
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"]])
+def test_frames_that_are_not_compared_are_counted_and_said(masks, words, names, caplog):
+    truth = copy.deepcopy(TRUTH)
+    if names:
+        truth["videos"][0]["file_names"] = names
+    evaluate(truth, [result(masks)])
+    assert re.search(words, caplog.text) and "results, entry 0" in caplog.text
+
+
+def test_results_that_fit_are_scored_without_a_word(caplog):
+    evaluate(TRUTH, [result(FULL), result([None, *FULL[1:]])])
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_a_submission_as_zip(tmp_path):
