@@ -195,6 +195,9 @@ class TrainConfig:
     """Train new class heads instead of those in `weights`; without, the file must fit exactly."""
     backbone_weights: Path | None = None
     """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
+    from_scratch: bool = False
+    """Begin with a backbone of random weights, and train all of it. Without, a run on a backbone
+    that is published with ImageNet weights needs --weights or --backbone-weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     parallel: Literal["ddp", "fsdp", "hsdp", "none"] = "ddp"
