@@ -27,7 +27,7 @@ from .convert import (
     to_published,
 )
 from .seqformer import SeqFormer
-from .weight_files import read_weights
+from .weight_files import read_weights, safetensors_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -242,14 +242,12 @@ def _assume_heads(path: str | Path, config: ModelConfig) -> None:
 
 def save_safetensors(path: str | Path, model: SeqFormer, classes: ClassMap) -> None:
     """Write weights, settings and class map as one safetensors file under the published names."""
-    from safetensors.torch import save_file  # building a model takes no more than torch
-
     state = {k: v.cpu().contiguous().clone() for k, v in to_published(model).items()}
     metadata = {
         "model_config": json.dumps(config_to_dict(model.config)),
         "classes": json.dumps(classes.to_dict()),
     }
-    save_file(state, str(path), metadata=metadata)
+    Path(path).write_bytes(safetensors_bytes(state, metadata))
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:

@@ -100,6 +100,23 @@ def read_run_settings(folder: Path) -> dict[str, Any]:
     return run
 
 
+def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; equal content gives equal bytes.
+
+    The library writes the metadata in an order that differs from process to process.
+    """
+    from safetensors.torch import save
+
+    data = save(tensors, metadata=metadata)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = {"__metadata__": header.pop("__metadata__"), **header}
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 def _holds_tensors(value: Any, depth: int = 0) -> bool:
     if not isinstance(value, dict) or depth > 2:
         return False

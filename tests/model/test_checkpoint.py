@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from seqformer.config import config_to_dict
 from seqformer.model import (
@@ -264,3 +267,23 @@ def test_a_compressed_file_that_unpacks_to_far_more_is_refused(tmp_path, monkeyp
         load_checkpoint(tmp_path / "bomb.pth")
     monkeypatch.setenv("SEQFORMER_MAX_UNPACKED_MIB", "8")
     assert load_checkpoint(tmp_path / "bomb.pth").state["a"].numel() == 2**20
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    """The order of metadata differed from process to process."""
+    code = (
+        "import sys, torch\n"
+        "from seqformer.model.weight_files import safetensors_bytes\n"
+        "metadata = {name: name for name in 'model_config classes args a b c d e f'.split()}\n"
+        "tensors = {name: torch.ones(3) for name in ('y', 'x')}\n"
+        "sys.stdout.buffer.write(safetensors_bytes(tensors, metadata))\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+        for _ in range(3)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    (tmp_path / "a.safetensors").write_bytes(runs[0])
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert sorted(file.keys()) == ["x", "y"] and file.metadata()["classes"] == "classes"
+        assert torch.equal(file.get_tensor("x"), torch.ones(3))
