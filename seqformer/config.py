@@ -62,6 +62,9 @@ class ModelConfig:
     """Largest stochastic depth rate of Swin, linear over its blocks (published: t/s 0.2, l 0.3)."""
 
     def __post_init__(self) -> None:
+        for name in ("hidden_dim", "num_heads", "num_points", "ffn_dim", "mask_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
@@ -318,15 +321,19 @@ def config_from_dict(cls: type, state: dict) -> Any:
         kind = _NESTED.get((cls.__name__, name))
         if kind is not None:
             value = config_from_dict(kind, value)
-        elif isinstance(value, list):
-            is_path = "Path" in str(known[name].type)
-            value = tuple(Path(v) if is_path else v for v in value)
-        elif isinstance(value, str) and "Path" in str(known[name].type):
-            value = Path(value)
+        else:
+            value = _as_held(value, "Path" in str(known[name].type))
         if kind is None and not _is_of(value, hints[name]):
             raise ValueError(f"{cls.__name__}.{name} is {value!r:.60}; needed is {hints[name]}")
         values[name] = value
     return cls(**values)
+
+
+def _as_held(value: Any, is_path: bool) -> Any:
+    """Lists of JSON become tuples, and texts paths where the field holds such."""
+    if isinstance(value, list):
+        return tuple(_as_held(one, is_path) for one in value)
+    return Path(value) if is_path and isinstance(value, str) else value
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -51,7 +51,11 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
     state = _digest(f"{_VERSION} {status.st_size} {status.st_mtime_ns}")
     file = folder / f"{name}-{state}.safetensors"
     if file.is_file():
-        return open_arena(file)
+        try:
+            return open_arena(file)
+        except ValueError as error:
+            logger.warning("%s", error)
+            file.unlink(missing_ok=True)
     try:
         with _lock(folder / f"{name}.lock"):
             if not file.is_file():  # else another process was faster

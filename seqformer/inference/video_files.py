@@ -195,7 +195,11 @@ def film_stream(container: Any) -> Any:
         context = stream.codec_context
         return stream.frames != 1, context.width * context.height, bool(int(stream.disposition) & 1)
 
-    films = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    films = [
+        stream
+        for stream in container.streams.video
+        if not int(stream.disposition) & _ATTACHED_PICTURE and stream.codec_context is not None
+    ]
     return max(films, key=rank) if films else None
 
 
