@@ -48,7 +48,7 @@ def load_coco_file(
     Raises: FileNotFoundError; ValueError naming the file, the entry and what is wrong with it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"COCO annotation file {path} does not exist; make it from instances_train2017.json "
             f"with `{_COMMAND}`, or train on videos alone with --data.coco-images None "

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from seqformer.safe_files import check_pixels, max_pixels, read_regular
+from seqformer.safe_files import PIXELS_VARIABLE, check_pixels, max_pixels, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ _DECODER_ERRORS = (
     ZeroDivisionError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     cv2.error,
 )
 """What Pillow and OpenCV raise for damaged files of one kind or another."""
-_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+_DEPTHS = (8, 10, 12, 14, 16)
 """Bits of whole numbers that cameras and programs write into wider ones."""
+_MOST_BITS = 32
 _told: set[Path] = set()
 
 
@@ -82,6 +82,11 @@ def open_picture(path: Path, what: str = "frame") -> Iterator[tuple[Image.Image,
             yield image, data
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that Pillow can read; copy it again") from None
+    except Image.DecompressionBombError:  # from twice the limit on, Pillow does not open it
+        raise ValueError(
+            f"{path} says that it has more than {2 * most} pixels, {most} are the most; if that is "
+            f"meant, raise the limit with {PIXELS_VARIABLE}"
+        ) from None
     except _DECODER_ERRORS as error:
         if str(path) in str(error):
             raise
@@ -111,8 +116,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """The pixels of a picture, uint8 [H, W, 3]; grey becomes RGB, alpha is dropped.
 
     Numbers of more than 8 bits are scaled by their range: that of the smallest usual depth (10, 12,
-    14, 16, 24 or 32 bits) that holds the picture's largest one; real numbers by 1 where none is
-    larger, else likewise.
+    14 or 16 bits, from there on any) that holds the picture's largest one; real numbers by 1 where
+    none is larger, else likewise.
     Raises: ValueError for negative and non-finite numbers.
     """
     if image.mode.startswith("I") or image.mode == "F":
@@ -123,11 +128,11 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 def _to_bytes(grey: np.ndarray) -> np.ndarray:
     largest = float(grey.max(initial=0))
-    if not grey.min(initial=0) >= 0 or not largest < 2 ** _DEPTHS[-1]:
+    if not grey.min(initial=0) >= 0 or not largest < 2**_MOST_BITS:
         raise ValueError("it has values that are negative, no numbers or of more than 32 bits")
     if grey.dtype.kind == "f" and largest <= 1:
         return np.round(grey * 255).astype(np.uint8)
-    bits = next(depth for depth in _DEPTHS if largest < 2**depth)
+    bits = next((d for d in _DEPTHS if largest < 2**d), int(largest).bit_length())
     return (grey.astype(np.int64) >> (bits - 8)).astype(np.uint8)
 
 

@@ -118,8 +118,8 @@ def read_video(path: Path, allow_broken: bool = False) -> Iterator[np.ndarray]:
                 "came before)"
             ) from None
         logger.warning("%s ends in an error (%s); it is taken as it is", path, error.strerror)
-    if announced is None:
-        return
+    if announced is None or not received.frames:
+        raise ValueError(f"{path} holds no frame that can be decoded; copy it again")
     missing, words = received.missing(announced)
     problem = ""
     if missing > TOLERANCE + 0.5:
