@@ -177,7 +177,10 @@ def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
     """The frame size and so on that a checkpoint of ours was validated with."""
     settings: Any = checkpoint.extra.get("args")
     if isinstance(settings, dict) and "eval" in settings:
-        return config_from_dict(EvalConfig, settings["eval"])
+        try:
+            return config_from_dict(EvalConfig, settings["eval"])
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path} has no proper settings: {error}") from None
     return None
 
 
