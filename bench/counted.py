@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import kernels
 from bench import record
 from bench.msda_calls import Inputs, MSDACall, ours
 
@@ -115,18 +117,27 @@ def compared(launch: CountedLaunch, predicted: Counts | str, measured: Counts | 
 
 def predictions(capability: int, results: Path = RESULTS) -> dict[str, Counts] | str:
     """Launch -> counts of the newest record that has this capability; or a sentence why not."""
-    newest: tuple[str, dict[str, Counts]] | None = None
+    newest: dict[str, Any] | None = None
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["extra"].get("predictions", {}).get(str(capability))
-        if found and (newest is None or content["date"] > newest[0]):
-            newest = content["date"], found
+        has_it = str(capability) in content["extra"].get("predictions", {})
+        if has_it and (newest is None or content["date"] > newest["date"]):
+            newest = content
+    command = f"run python -m bench.counted --predict {capability}"
     if newest is None:
-        return (
-            f"nothing is predicted for sm_{capability}: run python -m bench.counted --predict "
-            f"{capability}"
-        )
-    return newest[1]
+        return f"nothing is predicted for sm_{capability}: {command}"
+    if newest["extra"].get("kernels") != kernels_digest():
+        return f"the prediction of {newest['date'][:10]} is of other kernels: {command}"
+    return newest["extra"]["predictions"][str(capability)]
+
+
+def kernels_digest() -> str:
+    """Of the package's sources: a prediction is of the kernels that it was made with."""
+    folder = Path(kernels.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def predict(capabilities: Sequence[int]) -> dict[str, dict[str, Counts]]:
@@ -251,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.predict:
         facts = record.machine(torch.device("cpu"))
-        made = record.new_record("emulated", facts, [], predictions=predict(options.predict))
+        found = predict(options.predict)
+        digest = kernels_digest()
+        made = record.new_record("emulated", facts, [], predictions=found, kernels=digest)
         name = record.default_path(made).name
         print(record.write(made, RESULTS / name))
         return 0

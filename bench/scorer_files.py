@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from seqformer.evaluation.rle import read_runs
+from seqformer.annotations.run_lengths import read_runs
 
 HEIGHT, WIDTH = 720, 1280
 NUM_VIDEOS, NUM_FRAMES, NUM_CLASSES = 302, 8107, 40

@@ -61,18 +61,20 @@ def use_backend(name: Backend) -> Iterator[None]:
         _backend = before
 
 
-def is_reference_chosen(*tensors: Tensor | None) -> bool:
+def is_reference_chosen(first: Tensor, *others: Tensor | None) -> bool:
     """Whether the plain PyTorch definition answers, by rule: it was asked for; or the tensors are
     float64 on a GPU, which the kernels do not compute in; or on a device with no kernels."""
     if _backend == "reference":
         return True
-    given = [t for t in tensors if t is not None]
-    device = given[0].device
-    if facts().is_gpu(device):
-        if _backend == "triton":
-            return False
-        return not is_triton_installed() or any(t.dtype == torch.float64 for t in given)
-    return _backend == "auto" and device.type != "cpu"
+    device = first.device
+    if not facts().is_gpu(device):
+        return _backend == "auto" and device.type != "cpu"
+    if _backend == "triton":
+        return False
+    for tensor in (first, *others):
+        if tensor is not None and tensor.dtype == torch.float64:
+            return True
+    return not is_triton_installed()
 
 
 def kernel_implementation(tensor: Tensor) -> Implementation:

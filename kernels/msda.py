@@ -39,8 +39,9 @@ def ms_deform_attn(
         spatial_shapes: L pairs (height, width), host integers; their areas sum to S, in the order
             of the tokens. A tensor is converted, which waits for a GPU if it lies there.
         sampling_locations: [B, Q, M, L, P, 2], (x, y) over the whole level, 0..1 from border to
-            border (pixel position = location * size - 0.5); outside reads zero. Any float dtype,
-            but half precision moves points by up to 0.1 cells; autocast changes nothing here.
+            border (pixel position = location * size - 0.5); outside reads zero, and so do
+            coordinates that are not finite, with a gradient of zero. Any float dtype, but half
+            precision moves points by up to 0.1 cells; autocast changes nothing here.
         attention_weights: [B, Q, M, L, P], already normalised over L*P; any float dtype.
 
     Returns: [B, Q, M*D], contiguous, in value's dtype; differentiable once in all three tensors. On

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Shapes = Sequence[tuple[int, int]]
+FAR = 1e4
+"""In widths of a level: outside of any."""
 
 
 def ms_deform_attn(
@@ -20,6 +22,9 @@ def ms_deform_attn(
     """`grid_sample` on each level, then the weighted sum (Deformable DETR, eq. 3)."""
     B, _, M, D = value.shape
     Q = sampling_locations.shape[1]
+    # What is no number reads zero as what is far outside does, and has no gradient.
+    is_placed = sampling_locations.abs() < FAR
+    sampling_locations = sampling_locations.where(is_placed, FAR)
     grid = (2 * sampling_locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # [B*M, L, Q, P, 2]
     weights = attention_weights.permute(0, 2, 3, 1, 4).flatten(0, 1)  # [B*M, L, Q, P]
     compute = torch.promote_types(value.dtype, sampling_locations.dtype)

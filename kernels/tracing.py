@@ -25,9 +25,17 @@ def is_watched(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return True
-    return not all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
+    # Plain loops: a generator costs a call for each tensor.
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and type(tensor) not in _PLAIN:
+            return True
+    return False
 
 
 def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether autograd must record a call with these inputs."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False

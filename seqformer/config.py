@@ -7,9 +7,11 @@ refused here, in words, before anything starts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from seqformer.config_data import AugmentConfig, DataConfig
 
@@ -60,6 +62,9 @@ class ModelConfig:
     """Largest stochastic depth rate of Swin, linear over its blocks (published: t/s 0.2, l 0.3)."""
 
     def __post_init__(self) -> None:
+        for name in ("hidden_dim", "num_heads", "num_points", "ffn_dim", "mask_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
@@ -193,6 +198,9 @@ class TrainConfig:
     """Train new class heads instead of those in `weights`; without, the file must fit exactly."""
     backbone_weights: Path | None = None
     """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
+    from_scratch: bool = False
+    """Begin with a backbone of random weights, and train all of it. Without, a run on a backbone
+    that is published with ImageNet weights needs --weights or --backbone-weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     parallel: Literal["ddp", "fsdp", "hsdp", "none"] = "ddp"
@@ -302,8 +310,12 @@ def config_to_dict(config: Any) -> dict:
 def config_from_dict(cls: type, state: dict) -> Any:
     """Inverse of `config_to_dict` for a config of known class.
 
-    Raises: ValueError naming fields that the class does not have.
+    Raises: ValueError naming fields that the class does not have, or whose value is of another
+        kind.
     """
+    if not isinstance(state, dict):
+        raise ValueError(f"{cls.__name__} is to be made of {state!r:.40}, which is no table")
+    hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(state) - set(known))
     if unknown:
@@ -313,13 +325,37 @@ def config_from_dict(cls: type, state: dict) -> Any:
         kind = _NESTED.get((cls.__name__, name))
         if kind is not None:
             value = config_from_dict(kind, value)
-        elif isinstance(value, list):
-            is_path = "Path" in str(known[name].type)
-            value = tuple(Path(v) if is_path else v for v in value)
-        elif isinstance(value, str) and "Path" in str(known[name].type):
-            value = Path(value)
+        else:
+            value = _as_held(value, "Path" in str(known[name].type))
+        if kind is None and not _is_of(value, hints[name]):
+            raise ValueError(f"{cls.__name__}.{name} is {value!r:.60}; needed is {hints[name]}")
         values[name] = value
     return cls(**values)
+
+
+def _as_held(value: Any, is_path: bool) -> Any:
+    """Lists of JSON become tuples, and texts paths where the field holds such."""
+    if isinstance(value, list):
+        return tuple(_as_held(one, is_path) for one in value)
+    return Path(value) if is_path and isinstance(value, str) else value
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in arguments)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, a) for a in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_is_of(v, arguments[0]) for v in value)
+        return len(value) == len(arguments) and all(map(_is_of, value, arguments))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
 
 
 _NESTED = {

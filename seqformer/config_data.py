@@ -78,6 +78,15 @@ class DataConfig:
     """Decoding processes per training process; 0 decodes in the training process."""
     cache_frames: bool = False
     """Keep decoded frames and masks in memory (small sets only)."""
+    presence: Literal["mask", "box"] = "mask"
+    """What decides whether an instance is in a frame. mask: its mask has pixels; a missing or
+    unusable box is made from it, and a box without a mask left out. box: as published, its box has
+    an area, whatever the mask says."""
+    upright: bool = False
+    """Turn frames as their EXIF orientation says; by default they are read as they are stored, as
+    published, and the first with another orientation is named."""
+    allow_outside: bool = False
+    """Let file names of the annotation files lead out of the image folders."""
     max_broken_share: float = 0.01
     """Broken files and annotations are skipped with a warning. A process stops the run when they
     are more than this share of the clips it drew, counted as at least 1000 (or one per item)."""

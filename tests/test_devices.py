@@ -8,6 +8,7 @@ import torch
 
 from seqformer.devices import HostCopy, device_of, to_device
 from seqformer.inference.network import FrameNetwork
+from seqformer.inference.predictor import choose_device
 from tests.inference.small_model import film, small_model
 
 
@@ -41,6 +42,13 @@ def test_more_processes_than_gpus(monkeypatch):
     machine(monkeypatch, 2)
     with pytest.raises(ValueError, match="local rank 2 has no GPU: this machine has 2"):
         device_of("cuda", 2)
+
+
+def test_a_predictor_for_a_gpu_that_is_not_there(monkeypatch):
+    machine(monkeypatch, 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"device cuda:2 was asked for .* has 2 GPU\(s\)"):
+        choose_device("cuda:2")
 
 
 class Machine:

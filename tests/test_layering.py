@@ -16,12 +16,14 @@ ALLOWED = {
     "seqformer/config_data.py": set(),
     "seqformer/determinism.py": set(),
     "seqformer/devices.py": set(),
+    "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
-    "seqformer/evaluation": set(),
-    "seqformer/data": {"structures", "boxes", "config"},
-    "seqformer/model": {"_kernels", "structures", "config"},
+    "seqformer/annotations": {"safe_files"},
+    "seqformer/evaluation": {"annotations", "safe_files"},
+    "seqformer/data": {"structures", "boxes", "config", "annotations", "safe_files"},
+    "seqformer/model": {"_kernels", "structures", "config", "safe_files"},
     "seqformer/criterion": {"structures", "boxes", "config", "devices", "model.masks"},
-    "seqformer/report": {"data", "evaluation"},
+    "seqformer/report": {"data", "evaluation", "annotations", "safe_files"},
     "seqformer/inference": {
         "model",
         "data",
@@ -32,8 +34,17 @@ ALLOWED = {
         "devices",
         "evaluation",
         "report",
+        "annotations",
+        "safe_files",
     },
-    "seqformer/tools": {"data", "evaluation", "report", "inference.results"},
+    "seqformer/tools": {
+        "data",
+        "evaluation",
+        "report",
+        "inference.results",
+        "annotations",
+        "safe_files",
+    },
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""
 

@@ -9,6 +9,7 @@ processes of a machine do. Masks, the bulk of it, stay in the file and are read 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import tempfile
@@ -21,6 +22,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from seqformer.data.segmentation import Segmentation, unpack_segmentation
+from seqformer.safe_files import open_regular
 
 
 class Arrays(NamedTuple):
@@ -30,7 +32,7 @@ class Arrays(NamedTuple):
     """
 
     video_ids: np.ndarray
-    """[V] int64"""
+    """[V] uint64"""
     sizes: np.ndarray
     """[V, 2] int32, (height, width)"""
     frame_starts: np.ndarray
@@ -42,9 +44,9 @@ class Arrays(NamedTuple):
     instance_starts: np.ndarray
     """[V + 1] int64: instances of a video"""
     annotation_ids: np.ndarray
-    """[A] int64"""
+    """[A] uint64"""
     category_ids: np.ndarray
-    """[A] int64"""
+    """[A] uint64"""
     is_crowd: np.ndarray
     """[A] bool"""
     entry_starts: np.ndarray
@@ -217,18 +219,17 @@ class ArenaBuilder:
         annotation_id: int,
         category_id: int,
         is_crowd: bool,
-        boxes_xyxy: np.ndarray,
-        packed: list[bytes],
     ) -> None:
-        """An instance of the video at position `video`: L boxes and L packed segmentations."""
+        """An instance of the video at position `video`.
+
+        Its L boxes and L packed segmentations are put into `boxes` and `packed` at the end.
+        """
         self.instances.append((video, annotation_id, category_id, is_crowd))
-        self.boxes.append(boxes_xyxy)
-        self.packed.append(packed)
 
     def build(self, extra: dict[str, Any]) -> Arena:
         """Everything so far; instances in the order of their videos, then of the file."""
-        videos = np.array(self.videos, np.int64).reshape(-1, 4)
-        instances = np.array(self.instances, np.int64).reshape(-1, 4)
+        videos = np.array(self.videos, np.uint64).reshape(-1, 4)
+        instances = np.array(self.instances, np.uint64).reshape(-1, 4)
         order = np.argsort(instances[:, 0], kind="stable")
         instances = instances[order]
         packed = [entry for i in order for entry in self.packed[i]]
@@ -239,7 +240,9 @@ class ArenaBuilder:
             frame_starts=_starts(videos[:, 3]),
             name_starts=_starts([len(name) for name in self.names]),
             names=np.frombuffer(b"".join(self.names), np.uint8),
-            instance_starts=_starts(np.bincount(instances[:, 0], minlength=len(videos))),
+            instance_starts=_starts(
+                np.bincount(instances[:, 0].astype(np.int64), minlength=len(videos))
+            ),
             annotation_ids=instances[:, 1].copy(),
             category_ids=instances[:, 2].copy(),
             is_crowd=instances[:, 3].astype(bool),
@@ -278,22 +281,55 @@ def open_arena(path: Path) -> Arena:
 
     Raises: OSError or ValueError when it is missing or not such a file.
     """
-    with path.open("rb") as file:
+    try:
+        arena = _map(path)
+        _check_ranges(arena.arrays, path.stat().st_size)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a complete annotation cache ({error}); delete it, it is made again"
+        ) from None
+    return arena
+
+
+def _map(path: Path) -> Arena:
+    with open_regular(path, "annotation cache") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if length > path.stat().st_size:
-            raise ValueError(f"{path} is not a complete annotation cache; delete it")
+            raise ValueError("it is cut off")
         header = json.loads(file.read(length))
     start = 8 + length
     arrays = {}
     for name in Arrays._fields:
-        dtype = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
         entry = header[name]
+        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
         first, last = entry["data_offsets"]
-        arrays[name] = np.zeros(entry["shape"], dtype[entry["dtype"]])
         if last > first:
-            arrays[name] = np.memmap(
-                path, dtype[entry["dtype"]], "r", start + first, tuple(entry["shape"])
-            ).view(np.ndarray)
+            arrays[name] = np.memmap(path, dtype, "r", start + first, shape).view(np.ndarray)
+        elif math.prod(shape):
+            raise ValueError(f"its {name} are missing")
+        else:
+            arrays[name] = np.zeros(shape, dtype)
     arrays["is_crowd"] = arrays["is_crowd"].view(bool)
     segmentations = FilePart(path, start + header["segmentations"]["data_offsets"][0])
     return Arena(Arrays(**arrays), segmentations, json.loads(header["__metadata__"]["extra"]))
+
+
+_DTYPES = {"I64": np.int64, "U64": np.uint64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
+
+
+def _check_ranges(arrays: Arrays, num_bytes: int) -> None:
+    """Raises: ValueError unless every range lies in what it is a range of."""
+    for starts, owners, owned in (
+        (arrays.frame_starts, len(arrays.video_ids), len(arrays.name_starts) - 1),
+        (arrays.name_starts, None, len(arrays.names)),
+        (arrays.instance_starts, len(arrays.video_ids), len(arrays.annotation_ids)),
+        (arrays.entry_starts, len(arrays.annotation_ids), len(arrays.boxes_xyxy)),
+        (arrays.segmentation_starts, len(arrays.boxes_xyxy), None),
+    ):
+        is_sound = starts.ndim == 1 and starts.size and starts[0] == 0
+        if not is_sound or (np.diff(starts) < 0).any():
+            raise ValueError("its ranges are not in order")
+        if owners not in (None, len(starts) - 1) or owned not in (None, int(starts[-1])):
+            raise ValueError("its ranges are not those of its entries")
+    if arrays.segmentation_starts[-1] > num_bytes or arrays.sizes.min(initial=1) < 1:
+        raise ValueError("its masks or sizes are not whole")

@@ -17,12 +17,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from seqformer.data.arena import Arena, open_arena, save_arena
+from seqformer.safe_files import check_regular
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_CACHED = 4_000_000
 """Bytes; what is smaller parses at once and weighs nothing."""
-_VERSION = 1
+_VERSION = 2
 """Of the arrays; another one makes the file anew."""
 
 
@@ -40,9 +41,7 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
 
     Raises: FileNotFoundError when `path` is missing; whatever `parse` raises.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist; check the path")
-    status = path.stat()
+    status = check_regular(path, "annotation file")
     if status.st_size < SMALLEST_CACHED:
         return parse()
     if folder is None:
@@ -52,7 +51,11 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
     state = _digest(f"{_VERSION} {status.st_size} {status.st_mtime_ns}")
     file = folder / f"{name}-{state}.safetensors"
     if file.is_file():
-        return open_arena(file)
+        try:
+            return open_arena(file)
+        except ValueError as error:
+            logger.warning("%s", error)
+            file.unlink(missing_ok=True)
     try:
         with _lock(folder / f"{name}.lock"):
             if not file.is_file():  # else another process was faster

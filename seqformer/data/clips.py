@@ -22,6 +22,7 @@ from seqformer.data.pseudo_clips import pseudo_video
 from seqformer.data.sampling import ItemKey, item_generator, sample_frames
 from seqformer.data.transforms import Clip, augment, to_tensors
 from seqformer.data.ytvis import AnnotationSet
+from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap, ClipTargets
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class VideoClips:
         self.labels = _labels(annotations, classes)
         if self.arrays.is_crowd.all():
             raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
-        _check_images(annotations, images)
+        _check_images(annotations, images, config.allow_outside)
         self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -130,7 +131,13 @@ class VideoClips:
         return self._packed(number, instances, frames), [images[f] for f in frames]
 
     def _image(self, number: int, frame: int) -> np.ndarray:
-        return read_video_frame(self.images, self.annotations.videos[number], frame)
+        return read_video_frame(
+            self.images,
+            self.annotations.videos[number],
+            frame,
+            upright=self.config.upright,
+            allow_outside=self.config.allow_outside,
+        )
 
     def _packed(self, number: int, instances: np.ndarray, frames: Sequence[int]) -> PackedMasks:
         video = self.annotations.videos[number]
@@ -153,14 +160,14 @@ class StillClips:
         self, annotations: AnnotationSet, images: Path, classes: ClassMap, config: DataConfig
     ) -> None:
         """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
-        self.source, self.images = annotations.path, images
+        self.source, self.images, self.config = annotations.path, images, config
         self.annotations = annotations
         self.arrays = annotations.arena.arrays
         self.labels = _labels(annotations, classes)
         self.num_frames = config.num_frames
         # Colours have been changed already.
         self.augment = config.augment.without_colours()
-        _check_images(annotations, images, most=100)
+        _check_images(annotations, images, config.allow_outside, most=100)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -172,7 +179,13 @@ class StillClips:
         instances = np.arange(*self.arrays.instance_starts[item : item + 2])
         packed = packed_masks(self.annotations, instances, [0], image.height, image.width)
         frames, boxes, masks = pseudo_video(
-            read_video_frame(self.images, image, 0),
+            read_video_frame(
+                self.images,
+                image,
+                0,
+                upright=self.config.upright,
+                allow_outside=self.config.allow_outside,
+            ),
             ClipMasks.of(packed).decode()[:, 0],
             self.num_frames,
             rng,
@@ -263,19 +276,37 @@ def _labels(annotations: AnnotationSet, classes: ClassMap) -> np.ndarray:
     return np.array([index_of[int(i)] for i in ids], np.int64)[inverse]
 
 
-def _check_images(annotations: AnnotationSet, images: Path, most: int | None = None) -> None:
-    """Find wrong paths before the first epoch: the folder and the first frame of the videos."""
+def _check_images(
+    annotations: AnnotationSet, images: Path, allow_outside: bool, most: int | None = None
+) -> None:
+    """Find wrong paths before the first epoch: the folder, file names that lead out of it, and the
+    first frame of the videos."""
     if not images.is_dir():
         raise FileNotFoundError(
             f"image folder {images} does not exist; set it to the folder that the file names in "
             f"{annotations.path} are relative to (--data.train-images, --data.coco-images)"
         )
     videos = annotations.videos
+    if not allow_outside:
+        _check_names(annotations, images)
     for number in range(len(videos) if most is None else min(most, len(videos))):
         path = images / videos[number].file_name(0)
-        if not path.is_file():
+        if path.exists():
+            check_regular(path, "frame")
+        else:
             raise FileNotFoundError(
                 f"frame {path} of video {videos[number].id} does not exist; give the folder that "
                 f"the file names in {annotations.path} are relative to (--data.train-images, "
                 "--data.coco-images)"
             )
+
+
+def _check_names(annotations: AnnotationSet, images: Path) -> None:
+    """Raises: ValueError for a file name that leads out of the folder."""
+    arrays = annotations.arena.arrays
+    starts = arrays.name_starts[:-1][np.diff(arrays.name_starts) > 0]
+    if b".." not in arrays.names.tobytes() and not (arrays.names[starts] == ord("/")).any():
+        return
+    for video in annotations.videos:
+        for name in video.file_names:
+            inside(images, name)

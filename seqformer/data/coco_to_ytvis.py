@@ -20,8 +20,10 @@ import orjson
 import tyro
 from tqdm import tqdm
 
+from seqformer.annotations.rules import get_id, get_object, is_crowd
+from seqformer.data.coco import read_categories
 from seqformer.data.coco_categories import Edition, coco_to_ytvis, target_categories
-from seqformer.data.ytvis import get_integer, get_value, read_categories, read_json
+from seqformer.data.ytvis import read_json
 
 PROGRAM = "coco_to_ytvis"
 
@@ -70,19 +72,21 @@ def convert(
         )
     images = {}
     for number, image in enumerate(content["images"]):
-        images[get_integer(image, "id", f"{path}: image number {number}")] = image
+        where = f"{path}: image number {number}"
+        images[get_id(get_object(image, where), "id", where)] = image
     kept, used = [], set()
     for number, annotation in enumerate(
         tqdm(content["annotations"], "annotations", unit_scale=True, disable=not show_progress)
     ):
         where = f"{path}: annotation number {number}"
-        category_id = mapping.get(get_integer(annotation, "category_id", where))
-        if category_id is None or annotation.get("iscrowd"):
+        category_id = mapping.get(get_id(get_object(annotation, where), "category_id", where))
+        if category_id is None or is_crowd(annotation.get("iscrowd"), where):
             continue
-        image_id = get_integer(annotation, "image_id", where)
+        image_id = get_id(annotation, "image_id", where)
         if image_id not in images:
             raise ValueError(f"{where} belongs to image {image_id}, which the file does not list")
-        get_value(annotation, "segmentation", where)
+        if annotation.get("segmentation") is None:
+            raise ValueError(f"{where} has no 'segmentation', and masks are what is trained on")
         kept.append({**annotation, "category_id": category_id})
         used.add(image_id)
     if not kept:

@@ -195,7 +195,9 @@ def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
     files = [config.train_annotations, *config.more_annotations]
-    videos = [load_annotation_file(f, True, config.annotation_cache) for f in files]
+    videos = [
+        load_annotation_file(f, True, config.annotation_cache, config.presence) for f in files
+    ]
     classes = build_class_map(videos, config.class_layout)
     folders = [config.train_images, *config.more_images]
     sets: list[ClipSet] = [
@@ -204,7 +206,10 @@ def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
     ]
     if config.coco_annotations is not None and config.coco_images is not None:
         still = load_coco_file(
-            config.coco_annotations, config.coco_categories, config.annotation_cache
+            config.coco_annotations,
+            config.coco_categories,
+            config.annotation_cache,
+            config.presence,
         )
         check_still_categories(still, classes)
         sets.append(StillClips(still, config.coco_images, classes, config))

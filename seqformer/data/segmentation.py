@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import orjson
-from pycocotools import mask as coco_mask
+
+from seqformer.annotations.polygons import rasterise_polygons
 
 Segmentation = str | np.ndarray | list[list[float]] | None
 """Compressed runs, plain runs [R], polygons, or None where the instance is absent."""
@@ -106,8 +107,7 @@ def mask_runs(
     Raises: ValueError saying what is wrong with them.
     """
     if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        segmentation = rle["counts"].decode("ascii")
+        segmentation = rasterise_polygons(segmentation, height, width)
     runs = _parse_runs(segmentation) if isinstance(segmentation, str) else segmentation
     if runs.size and runs.min() < 0:
         raise ValueError("has a negative run length")

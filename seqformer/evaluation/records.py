@@ -8,21 +8,18 @@ that share an id.)
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import orjson
-
-from seqformer.evaluation.rle import InvalidMaskError
-from seqformer.evaluation.run_lists import compress_run_lists
-from seqformer.evaluation.track_iou import Size, Track, build_tracks, is_size, mean_areas
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.json_file import read_json_file
+from seqformer.annotations.masks import Size
+from seqformer.annotations.reader import AnnotationEntry, read_file
+from seqformer.annotations.rules import get_id, get_number, kind
+from seqformer.evaluation.track_iou import Track, build_tracks, mean_areas
 
 logger = logging.getLogger(__name__)
 
@@ -70,51 +67,55 @@ class GroundTruth:
     videos: dict[int, Size | None]
     categories: dict[int, str]
     instances: list[Instance]
+    lengths: dict[int, int]
+    """Frames by video id, where the file lists them."""
 
 
 def read_ground_truth(source: str | Path | Parsed | dict[str, Any]) -> GroundTruth:
-    """Read YouTube-VIS annotations. A file without "annotations" has no instances (and warns)."""
+    """Read YouTube-VIS annotations. A file without "annotations" has no instances (and warns).
+
+    Raises: ValueError as `annotations.reader`.
+    """
     name, content = _load(source, "annotations")
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{name} holds {_kind(content)}, not the YouTube-VIS annotation object with videos, "
-            "categories and annotations; pass the annotation file here and the results separately"
-        )
-    videos = {}
-    for where, video in _entries(content, "videos", name):
-        size = video.get("height"), video.get("width")
-        videos[_integer(video, "id", where)] = size if is_size(*size) else None
-    categories = {}
-    for where, category in _entries(content, "categories", name):
-        category_id = _integer(category, "id", where)
-        categories[category_id] = str(category.get("name", category_id))
-    if content.get("annotations") is None:  # missing, or null as in the public validation file
+    file = read_file(name, content)
+    videos = {video.id: video.size for video in file.videos.values()}
+    if file.entries is None:  # missing, or null as in the public validation file
         logger.warning(
             "%s has no annotations (the public validation file has none): all metrics are -1", name
         )
-        return GroundTruth(videos, categories, [])
-
-    instances, num_unlisted = [], 0
-    for index, (where, entry) in enumerate(_entries(content, "annotations", name)):
-        video_id = _integer(entry, "video_id", where)
-        category_id = _integer(entry, "category_id", where)
-        if video_id not in videos or category_id not in categories:
-            num_unlisted += 1
-            continue
-        annotation_id = _integer(entry, "id", where) if "id" in entry else index
-        is_crowd = entry.get("iscrowd", 0)
-        if type(is_crowd) not in (int, bool):
-            raise ValueError(f"{where}: iscrowd is {is_crowd!r:.40}; needed is 0 or 1")
-        area = _mean_area(entry["areas"], where) if "areas" in entry else None
-        frames = _frames(entry, where)
+    instances = []
+    for entry in file.instances():
+        video = file.videos[entry.video_id]
+        _check_sizes(entry, video.size)
         instances.append(
-            Instance(where, annotation_id, video_id, category_id, frames, bool(is_crowd), area)
+            Instance(
+                entry.where,
+                entry.number,
+                entry.video_id,
+                entry.category_id,
+                entry.segmentations,
+                entry.is_crowd,
+                entry.area,
+            )
         )
-    if num_unlisted:
-        logger.warning("%s: %d annotations of unlisted videos or categories", name, num_unlisted)
-    if len({instance.number for instance in instances}) < len(instances):
-        logger.warning("%s repeats annotation ids; each annotation counts by itself", name)
-    return GroundTruth(videos, categories, instances)
+    for sentence in file.notes.sentences():
+        logger.warning("%s", sentence)
+    lengths = {v.id: len(v.file_names) for v in file.videos.values() if v.file_names is not None}
+    return GroundTruth(videos, file.categories, instances, lengths)
+
+
+def _check_sizes(entry: AnnotationEntry, size: Size | None) -> None:
+    """Raises: ValueError when a mask has another size than its video."""
+    if size is None:
+        return
+    expected = [*size]
+    both = expected, size
+    for frame, mask in enumerate(entry.segmentations):
+        if type(mask) is dict and mask and mask.get("size") not in both:
+            raise ValueError(
+                f"{entry.where}: the mask of frame {frame} has size {mask.get('size')!r:.40} but "
+                f"its video has {expected} (height, width)"
+            )
 
 
 def read_results(source: str | Path | Parsed | list[Any], truth: GroundTruth) -> list[Result]:
@@ -122,23 +123,28 @@ def read_results(source: str | Path | Parsed | list[Any], truth: GroundTruth) ->
     name, content = _load(source, "results")
     if not isinstance(content, list):
         raise ValueError(
-            f"{name} holds {_kind(content)}, not a list; results are a list with one object "
+            f"{name} holds {kind(content)}, not a list; results are a list with one object "
             '{"video_id", "category_id", "score", "segmentations"} per predicted instance'
         )
     results, unlisted = [], set()
     for index, entry in enumerate(content):
         where = f"{name}, entry {index}"
         if not isinstance(entry, dict):
-            raise ValueError(f"{where} is {_kind(entry)}; a result is an object")
-        video_id = _integer(entry, "video_id", where)
-        category_id = _integer(entry, "category_id", where)
+            raise ValueError(f"{where} is {kind(entry)}; a result is an object")
+        video_id = get_id(entry, "video_id", where)
+        category_id = get_id(entry, "category_id", where)
         if video_id not in truth.videos:
             raise ValueError(
                 f"{where} is for video {video_id}, which the annotation file does not list; "
                 "score the results against the annotations of the videos they were made from"
             )
-        score = _finite(entry.get("score"), "score", where)
-        frames = _frames(entry, where)
+        score = get_number(entry.get("score"), "score", where)
+        frames = entry.get("segmentations")
+        if not isinstance(frames, list):
+            raise ValueError(
+                f'{where} needs a list "segmentations" with a mask or null for every frame, '
+                f"got {kind(frames)}"
+            )
         if category_id in truth.categories:
             results.append(Result(where, index, video_id, category_id, frames, score))
         else:
@@ -211,111 +217,5 @@ def _load(source: Any, argument: str) -> tuple[str, Any]:
     if not isinstance(source, str | Path):
         return argument, source
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument} file {path} does not exist; check the path")
-    try:
-        if path.suffix == ".zip":
-            return str(path), _parse(_read_submission(path))
-        if argument == "annotations":
-            return str(path), _parse(compress_run_lists(_read_text(path)))
-        return str(path), _parse_file(path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not complete JSON ({error}); write the file again, or unpack it first"
-        ) from None
-
-
-def _parse(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # NaN and huge numbers: what is wrong with them is said later
-        return json.loads(text)
-
-
-def _parse_file(path: Path) -> Any:
-    """The JSON of a file, without a copy of its bytes in memory."""
-    if not path.stat().st_size:
-        raise ValueError("it is empty")
-    with (
-        path.open("rb") as file,
-        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
-        memoryview(content) as view,
-    ):
-        try:
-            return orjson.loads(view)
-        except orjson.JSONDecodeError:
-            return json.loads(str(view, "utf-8"))
-
-
-def _read_text(path: Path) -> str:
-    """The file as text, without a copy of its bytes in memory."""
-    if not path.stat().st_size:
-        return ""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        return str(content, "utf-8")
-
-
-def _read_submission(path: Path) -> str:
-    """The `results.json` of a zip as the benchmark server takes it."""
-    import zipfile  # slow to import, and rarely needed
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return str(archive.read("results.json"), "utf-8")
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"no zip with a results.json at its top level: {error}") from None
-
-
-def _entries(content: dict, key: str, name: str) -> Iterator[tuple[str, dict]]:
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise ValueError(f'{name} needs a list "{key}", got {_kind(entries)}')
-    for index, entry in enumerate(entries):
-        where = f"{name}, {key} entry {index}"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where} is {_kind(entry)}; needed is an object")
-        yield where, entry
-
-
-def _integer(entry: dict, key: str, where: str) -> int:
-    if key not in entry:
-        raise ValueError(f'{where} has no "{key}"; needed is an integer')
-    if type(entry[key]) is not int:
-        raise ValueError(f"{where}: {key} is {entry[key]!r:.40}; needed is an integer")
-    return entry[key]
-
-
-def _finite(value: Any, key: str, where: str) -> float:
-    if value is None:
-        raise ValueError(f'{where} has no "{key}"; needed is a number')
-    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{where}: {key} is {value!r:.40}; needed is a finite number")
-    return float(value)
-
-
-def _frames(entry: dict, where: str) -> list[Any]:
-    frames = entry.get("segmentations")
-    if not isinstance(frames, list):
-        raise ValueError(
-            f'{where} needs a list "segmentations" with a mask or null for every frame, '
-            f"got {_kind(frames)}"
-        )
-    return frames
-
-
-def _mean_area(areas: Any, where: str) -> float:
-    if not isinstance(areas, list):
-        raise ValueError(f"{where}: areas is {_kind(areas)}; needed is a list, one per frame")
-    for area in areas:
-        if area is not None:
-            _finite(area, "an entry of areas", where)
-    occupied = [area for area in areas if area]
-    return float(np.mean(occupied)) if occupied else 0.0
-
-
-def _kind(value: Any) -> str:
-    """A JSON value in words."""
-    if value is None:
-        return "nothing"
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
-    return kinds.get(type(value), f"{value!r:.40}")
+    is_truth = argument == "annotations"
+    return str(path), read_json_file(path, f"{argument} file", compress_lists=is_truth)

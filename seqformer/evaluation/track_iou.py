@@ -12,22 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from seqformer.evaluation.rle import (
-    MAX_PIXELS,
-    InvalidMaskError,
-    compress_runs,
-    rasterise_polygons,
-    read_areas,
-    read_runs,
-)
-
-Size = tuple[int, int]
-"""(height, width)."""
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.masks import Size, blank_text, parse_mask
+from seqformer.annotations.run_lengths import MAX_PIXELS, read_areas, read_runs
 
 
 @dataclass(frozen=True)
@@ -71,48 +64,6 @@ class Track:
         return self.area / max(1, np.count_nonzero(self.areas))
 
 
-def parse_mask(segmentation: Any, canvas: Size | None) -> tuple[Size | None, str]:
-    """One entry of `segmentations` as the size of the mask, None if absent, and compressed text.
-
-    Args:
-        segmentation: None, [], a compressed or uncompressed RLE dict, or a list of polygons.
-        canvas: what polygons are drawn on; None if the video does not tell.
-    Raises: InvalidMaskError saying what the entry is instead.
-    """
-    if type(segmentation) is dict:
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if type(size) not in (list, tuple) or len(size) != 2 or not is_size(*size):
-            raise InvalidMaskError(f"has size {size!r:.40}; needed are two positive integers")
-        if type(counts) is str and counts:
-            return (size[0], size[1]), counts
-        if type(counts) is bytes:
-            counts = counts.decode("latin-1")
-        elif type(counts) is list:
-            counts = compress_runs(counts) if counts else ""
-        elif type(counts) is not str:
-            raise InvalidMaskError(f"has counts {counts!r:.40}; needed is the text of a COCO RLE")
-        return (size[0], size[1]), counts or _blank_text(*size)
-    if segmentation is None or segmentation == []:
-        return None, ""
-    if type(segmentation) is not list:
-        raise InvalidMaskError(
-            f"is {segmentation!r:.40}; needed is null or an RLE "
-            '{"size": [height, width], "counts": "..."}'
-        )
-    if canvas is None:
-        raise InvalidMaskError(
-            "is made of polygons, but its video has no height and width to draw them on"
-        )
-    return canvas, rasterise_polygons(segmentation, *canvas)
-
-
-def is_size(height: Any, width: Any) -> bool:
-    """Whether these are the sides of an image."""
-    return (
-        type(height) is int is type(width) and height > 0 < width and height * width <= MAX_PIXELS
-    )
-
-
 def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[Track]:
     """Read and check several instances of a video: N lists with one entry per frame.
 
@@ -147,7 +98,7 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
         different = set(track_sizes) - {None}
         # An absent frame is as long as the others: equal frames of two tracks then lie level.
         usual = next(iter(different), (1, 1))
-        blank = _blank_text(*usual)
+        blank = blank_text(*usual)
         sizes.append(track_sizes)
         common_sizes.append(usual if len(different) == 1 else None)
         texts += [text or blank for text in track_texts]
@@ -188,23 +139,41 @@ def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[
 
     Raises: InvalidMaskError as `build_tracks`.
     """
-    means = []
+    texts: list[str] = []
+    pixels: list[int] = []
+    ends = [0]
     for number, frames in enumerate(segmentations):
-        try:
-            masks = [parse_mask(segmentation, canvas) for segmentation in frames]
-            present = [(size, text) for size, text in masks if size is not None]
-            texts = [text for _, text in present]
-            areas = read_areas(texts, [height * width for (height, width), _ in present])
-        except InvalidMaskError as error:
-            raise InvalidMaskError(f"of one of its frames {error}", number) from None
-        means.append(int(areas.sum()) / max(1, np.count_nonzero(areas)))
-    return means
-
-
-@cache
-def _blank_text(height: int, width: int) -> str:
-    """A mask without ones."""
-    return compress_runs([height * width])
+        size: Size | None = None
+        same_size: list[int] = []
+        for frame, segmentation in enumerate(frames):
+            if segmentation is None:
+                continue
+            if (
+                size is None
+                or type(segmentation) is not dict
+                or segmentation.get("size") != same_size
+                or type(text := segmentation.get("counts")) is not str
+                or not text
+            ):
+                try:
+                    size, text = parse_mask(segmentation, canvas)
+                except InvalidMaskError as error:
+                    raise InvalidMaskError(f"of frame {frame} {error}", number) from None
+                same_size = list(size or ())
+                if size is None:
+                    continue
+            texts.append(text)
+            pixels.append(size[0] * size[1])
+        ends.append(len(texts))
+    try:
+        areas = read_areas(texts, pixels)
+    except InvalidMaskError as error:
+        number = int(np.searchsorted(ends, error.position, "right")) - 1
+        raise InvalidMaskError(f"of one of its frames {error}", number) from None
+    return [
+        int(own.sum()) / max(1, np.count_nonzero(own))
+        for own in (areas[start:stop] for start, stop in pairwise(ends))
+    ]
 
 
 def track_ious(results: Sequence[Track], truths: Sequence[Track], floor: float = 0.0) -> np.ndarray:

@@ -14,10 +14,11 @@ from functools import cached_property
 
 import numpy as np
 
+from seqformer.annotations.masks import Size
 from seqformer.evaluation.average_precision import MAX_RESULTS
 from seqformer.evaluation.matching import Matches, match
 from seqformer.evaluation.records import GroundTruth, Instance, Result, group_by, read_tracks
-from seqformer.evaluation.track_iou import Size, Track, frame_intersections, track_ious
+from seqformer.evaluation.track_iou import Track, frame_intersections, track_ious
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class VideoOverlaps:
     @cached_property
     def result_classes(self) -> np.ndarray:
         """[D]."""
-        return np.array([result.category_id for result in self.results], np.int64)
+        return np.array([result.category_id for result in self.results], np.uint64)
 
     @cached_property
     def instance_classes(self) -> np.ndarray:
         """[G]."""
-        return np.array([instance.category_id for instance in self.instances], np.int64)
+        return np.array([instance.category_id for instance in self.instances], np.uint64)
 
     @cached_property
     def is_crowd(self) -> np.ndarray:

@@ -24,6 +24,7 @@ from seqformer.evaluation.average_precision import (
     accumulate,
     summarise,
 )
+from seqformer.evaluation.differences import Differences
 from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match
 from seqformer.evaluation.records import (
     GroundTruth,
@@ -98,9 +99,11 @@ def evaluate(
     )
     floor = float(IOU_THRESHOLDS.min())  # smaller IoUs match nothing
     matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
-    for group in _read_groups(truth, predictions):
+    differences = Differences()
+    for group in _read_groups(truth, predictions, differences):
         scores = np.array([result.score for result in group.results])
         matched[group.category_id].append((scores, group.match(floor)))
+    differences.tell()
 
     category_ids = sorted(truth.categories)
     shape = (len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES), len(MAX_RESULTS))
@@ -178,8 +181,15 @@ class _Group:
         )
 
 
-def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
-    """Read the masks video by video, in ascending order of video id."""
+def _read_groups(
+    truth: GroundTruth, results: list[Result], differences: Differences | None = None
+) -> Iterator[_Group]:
+    """Read the masks video by video, in ascending order of video id.
+
+    Args:
+        differences: gets what of the results does not fit its video.
+    """
+    differences = differences or Differences()
     instances_of = group_by(truth.instances, "video_id")
     results_of = group_by(sorted(results, key=lambda result: -result.score), "video_id")
     for video_id in sorted(instances_of.keys() | results_of.keys()):
@@ -195,13 +205,26 @@ def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
         tracks = iter(read_tracks(records, truth.videos[video_id]))
         instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
         result_tracks = {k: list(islice(tracks, len(some))) for k, some in compared.items()}
+        own_instances = instances_of.get(video_id, [])
+        differences.see_lengths(
+            results_of.get(video_id, []), own_instances, truth.lengths.get(video_id)
+        )
+        canvas = truth.videos[video_id] or next(
+            (track.size for some in instance_tracks.values() for track in some if track.size), None
+        )
+        for k, some in compared.items():
+            differences.see_sizes(some, result_tracks[k], canvas)
+        alone = {k: some for k, some in best.items() if k not in instances}
+        records = [record for some in alone.values() for record in some]
+        means = iter(read_mean_areas(records, truth.videos[video_id]))
+        mean_areas = {k: list(islice(means, len(some))) for k, some in alone.items()}
         for category_id in sorted(instances.keys() | best.keys()):
             ranked_results = best.get(category_id, [])
             of_results = result_tracks.get(category_id, [])
             if category_id in instances:
                 areas = [track.mean_area() for track in of_results]
             else:
-                areas = read_mean_areas(ranked_results, truth.videos[video_id])
+                areas = mean_areas[category_id]
             yield _Group(
                 video_id,
                 category_id,

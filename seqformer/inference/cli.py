@@ -23,6 +23,7 @@ from seqformer.inference.scoring import (
     refuse_without_ground_truth,
     score,
 )
+from seqformer.safe_files import check_regular
 
 if TYPE_CHECKING:
     from seqformer.inference.sources import VideoSource
@@ -73,6 +74,14 @@ class EvalOptions:
     """Draw the ground truth of the annotation file beside the results, in the same colours."""
     visualize_fps: float | None = None
     """Frames per second of drawn videos; by default that of the video file, 6 for images."""
+    upright: bool = False
+    """Turn still frames as their EXIF orientation says; by default they are read as they are
+    stored, as published, and the first with another orientation is named. Videos always are."""
+    allow_broken: bool = False
+    """Take video files that break off or have damaged frames as they are, with a warning, instead
+    of counting them as failed."""
+    allow_outside: bool = False
+    """Let file names of the annotation file lead out of the folder --images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     fresh: bool = False
@@ -272,9 +281,10 @@ def draw_and_score(options: EvalOptions) -> int:
     draw = _drawer(options, class_names(categories, None))
     by_video: dict[Any, Entries] = {source.video_id: [] for source in sources}
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("video_id") not in by_video:
+        video_id = entry.get("video_id") if isinstance(entry, dict) else None
+        if type(video_id) is not int or video_id not in by_video:
             raise ValueError(f"{options.results} has results of videos that are not there")
-        by_video[entry["video_id"]].append(entry)
+        by_video[video_id].append(entry)
     for source in sources:
         try:
             draw(source, by_video[source.video_id])
@@ -295,7 +305,8 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
     if not options.images.exists():
         raise FileNotFoundError(f"--images {options.images} does not exist; check the path")
     if options.annotations is None:
-        return find_videos(options.images), {}, False
+        changes = {"upright": options.upright, "allow_broken": options.allow_broken}
+        return [replace(s, **changes) for s in find_videos(options.images)], {}, False
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} must be a folder when --annotations is given")
     is_scored = has_ground_truth(options.annotations)
@@ -307,13 +318,14 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
     if not listed.videos:
         raise ValueError(f"{options.annotations} lists no videos; there is nothing to do")
     categories = {int(c["id"]): str(c["name"]) for c in listed.categories}
-    return listed_videos(listed, options.images), categories, is_scored
+    sources = listed_videos(listed, options.images, options.allow_outside)
+    return [replace(s, upright=options.upright) for s in sources], categories, is_scored
 
 
 def _check_files(*paths: Path | None) -> None:
     for path in paths:
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist or is not a file; check the path")
+        if path is not None:
+            check_regular(path)
 
 
 def check_writable_outputs(options: EvalOptions) -> None:

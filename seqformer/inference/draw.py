@@ -79,7 +79,7 @@ def tracks_from_entries(entries: Iterable[Mapping[str, Any]]) -> list[DrawnTrack
             if not all(m is None or isinstance(m["counts"], str) for m in track.segmentations):
                 raise TypeError("masks must be compressed run lengths")
             build_tracks([list(track.segmentations)], None)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"a result of video {entry.get('video_id')} has no proper score, category_id or "
                 f"segmentations ({error})"

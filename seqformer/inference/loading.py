@@ -11,17 +11,15 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqformer.data.frames import read_frame
 from seqformer.inference.frames import check_frame, resize_frame
 from seqformer.inference.processes import serve_parent
-from seqformer.inference.sources import VideoSource, read_video
+from seqformer.inference.sources import VideoSource
 
 Resized = tuple[np.ndarray, tuple[int, int]]
 """A frame of network size, and the (height, width) it had."""
@@ -37,9 +35,8 @@ class _Unit:
     """Consecutive frames of the video at position `video`, or all of a video file."""
 
     video: int
-    paths: tuple[Path, ...]
     first: int
-    is_video_file: bool
+    source: VideoSource
 
 
 class FrameLoader:
@@ -138,7 +135,8 @@ def _units(sources: Sequence[VideoSource]) -> list[_Unit]:
         step = max(1, len(source.paths)) if source.is_video_file else UNIT_FRAMES
         for first in range(0, max(1, len(source.paths)), step):
             paths = source.paths[first : first + step]
-            units.append(_Unit(video, paths, first, source.is_video_file))
+            own = replace(source, paths=paths)
+            units.append(_Unit(video, first, own))
     return units
 
 
@@ -146,7 +144,7 @@ def _decode(units: list[_Unit], short_side: int, messages) -> None:
     """A worker: lists of frames, then None or an error as (name, text), for every unit."""
     serve_parent()
     for unit in units:
-        frames = read_video(unit.paths[0]) if unit.is_video_file else map(read_frame, unit.paths)
+        frames = unit.source.frames()
         batch: list[Resized] = []
         try:
             for index, frame in enumerate(frames, start=unit.first):

@@ -177,14 +177,25 @@ def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
     """The frame size and so on that a checkpoint of ours was validated with."""
     settings: Any = checkpoint.extra.get("args")
     if isinstance(settings, dict) and "eval" in settings:
-        return config_from_dict(EvalConfig, settings["eval"])
+        try:
+            return config_from_dict(EvalConfig, settings["eval"])
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path} has no proper settings: {error}") from None
     return None
 
 
 def choose_device(name: DeviceName | str | torch.device) -> torch.device:
-    """auto takes the GPU where there is one. Raises: ValueError when "cuda" has none."""
+    """auto takes the GPU where there is one; "cuda:1" need not be the current one.
+
+    Raises: ValueError when there is no GPU, or none of this number.
+    """
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
     if device.type == "cuda" and not has_gpu:
         raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} was asked for but this machine has {torch.cuda.device_count()} "
+            "GPU(s); the first is cuda:0"
+        )
     return device

@@ -11,7 +11,6 @@ import glob
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from seqformer.annotations.json_file import read_json_file
 
 if TYPE_CHECKING:
     from seqformer.inference.draw import Colours
@@ -173,19 +174,7 @@ def load_results(path: Path) -> list[dict[str, Any]]:
 
     Raises: FileNotFoundError; ValueError when it is not a list of results.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"results file {path} does not exist; check the path")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read("results.json")
-        else:
-            text = path.read_bytes()
-        content = json.loads(text)
-    except KeyError:
-        raise ValueError(f"{path} is a zip without a results.json at its top level") from None
-    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a complete results file ({error})") from None
+    content = read_json_file(path, "results file")
     if not isinstance(content, list):
         raise ValueError(f"{path} must hold a list of results, not {type(content).__name__}")
     return content

@@ -94,7 +94,13 @@ def run_settings(
 ) -> dict[str, Any]:
     """What decides the results: a run may only be continued where all of it is equal."""
     weights_digest = _digest(weights)
-    videos = [(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]) for s in sources]
+    videos = [
+        (
+            *(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]),
+            *(name for name in ("upright", "allow_broken") if getattr(s, name)),
+        )
+        for s in sources
+    ]
     return {
         "format": 2,
         "weights": str(weights),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqformer.inference.results import write_json
+from seqformer.safe_files import read_regular
 
 if TYPE_CHECKING:
     from seqformer.inference.cli import EvalOptions
@@ -28,9 +29,7 @@ def has_ground_truth(annotations: Path) -> bool:
     Looks for the key without parsing the file, which scoring will do.
     Raises: FileNotFoundError.
     """
-    if not annotations.is_file():
-        raise FileNotFoundError(f"annotation file {annotations} does not exist; check the path")
-    return _ANNOTATIONS.search(annotations.read_bytes()) is not None
+    return _ANNOTATIONS.search(read_regular(annotations, "annotation file")) is not None
 
 
 def refuse_without_ground_truth(annotations: Path, wanted: Mapping[str, Path | None]) -> None:
@@ -64,8 +63,9 @@ def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
         write_json(options.metrics, metrics.to_dict())
         logger.info("metrics in %s", options.metrics)
     if options.report is not None:
-        from seqformer.report import write_report
+        from seqformer.report import ReportOptions, write_report
 
         results = options.results or options.output  # both hold these entries
         assert results is not None
-        write_report(options.annotations, results, options.report, options.images)
+        shown = ReportOptions(upright=options.upright, allow_outside=options.allow_outside)
+        write_report(options.annotations, results, options.report, options.images, shown)

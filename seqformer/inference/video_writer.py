@@ -16,19 +16,29 @@ DEFAULT_FPS = 6.0
 """YouTube-VIS keeps every fifth frame of 30 per second."""
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = DEFAULT_FPS) -> None:
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float = DEFAULT_FPS,
+    *,
+    as_pictures: bool = False,
+) -> None:
     """Write uint8 RGB frames of one size as mp4, webm or GIF; without suffix, as PNGs in a folder.
 
     mp4 is H.264 where PyAV has that encoder, else MPEG-4; webm is VP9. An odd width or height gets
     one more column or row, which these formats want. The file appears at `path` when it is
     complete; PNGs are added to the folder one by one. Frames are taken one at a time.
 
+    Args:
+        as_pictures: write PNGs in a folder, whatever the name ends in.
+
     Raises: ValueError on another suffix, a rate that is not positive, no frames, or frames of
         different sizes.
     """
     path = Path(path)
     writers = {".mp4": _write_mp4, ".webm": _write_webm, ".gif": _write_gif}
-    if path.suffix and path.suffix.lower() not in writers:
+    as_pictures = as_pictures or not path.suffix
+    if not as_pictures and path.suffix.lower() not in writers:
         raise ValueError(
             f"cannot write {path}: the name must end in .mp4, .webm or .gif, or be a folder"
         )
@@ -40,7 +50,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = DEF
         raise ValueError(f"{path} would have no frames")
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = _of_one_size(path, itertools.chain([first], frames))
-    if not path.suffix:
+    if as_pictures:
         _write_pngs(path, frames)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

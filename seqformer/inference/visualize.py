@@ -46,6 +46,11 @@ def result_drawer(
         else:
             objects = tracks_from_ground_truth(videos[source.video_id])
             frames = side_by_side(source.frames(), objects, tracks, names, min_score)
-        write_video(folder / f"{source.name}{suffix}", frames, fps or source.fps() or DEFAULT_FPS)
+        write_video(
+            folder / f"{source.name}{suffix}",
+            frames,
+            fps or source.fps() or DEFAULT_FPS,
+            as_pictures=video_format == "png",
+        )
 
     return draw

@@ -1,47 +1,41 @@
 """Weights from files: released checkpoints, our own, safetensors, and ImageNet backbones.
 
-Nothing in a file is ever executed: torch files are read with `weights_only=True`, and the harmless
-plain classes that released files carry beside the tensors are admitted by name.
+`weight_files.py` reads the files; here it is decided which model they are of, and every key and
+shape is accounted for before anything of that size is built.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import json
-import pathlib
-import pickle
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.api import CheckpointException
 
 from ..config import ModelConfig, config_from_dict, config_to_dict
 from ..structures import ClassMap
 from .backbone import BACKBONES
 from .convert import (
+    from_own_names,
     identify_backbone,
     identify_config,
     num_classes,
     published_name,
     to_published,
-    with_box_head_aliases,
 )
 from .seqformer import SeqFormer
+from .weight_files import read_weights, safetensors_bytes
 
-_PLAIN_CLASSES = [
-    argparse.Namespace,
-    collections.Counter,
-    collections.OrderedDict,
-    collections.defaultdict,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-]
+logger = logging.getLogger(__name__)
+
+_READ_FROM_SHAPES = (
+    *("backbone", "hidden_dim", "num_queries", "num_levels", "ffn_dim", "mask_dim"),
+    *("num_encoder_layers", "num_decoder_layers"),
+)
+"""Fields of the settings that the weights themselves tell."""
 
 
 @dataclass
@@ -54,6 +48,7 @@ class Checkpoint:
         num_classes: K of its class heads; None when it has none.
         classes: class names and category ids, in our own files.
         model_config: in our own files, and for released ones as read from keys and shapes.
+        knows_heads: whether the file tells its number of heads, which no shape does.
         extra: everything else in the file (optimiser, epoch, ...), plain types.
     """
 
@@ -62,6 +57,7 @@ class Checkpoint:
     num_classes: int | None
     classes: ClassMap | None
     model_config: ModelConfig | None
+    knows_heads: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,37 +87,68 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         weights, holds other objects than tensors and plain data, or non-finite numbers.
     """
     path = Path(path)
-    content = _read(path)
-    state = content.pop("model", None)
-    if state is None:
-        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-        state, content = tensors, {k: v for k, v in content.items() if k not in tensors}
-    if not isinstance(state, dict) or not state:
-        raise ValueError(
-            f"{path} holds no weights: expected {{'model': state dict}}, found keys "
-            f"{sorted(content)[:8]}"
-        )
-    state = {str(k).removeprefix("module."): v for k, v in state.items()}
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{path}: weight {key} is a {type(value).__name__}, not a tensor")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(
-                f"{path}: weight {key} holds NaN or infinite numbers; the run that wrote it "
-                "diverged, use an earlier checkpoint"
-            )
+    state, content = read_weights(path)
+    state = from_own_names(state)
     classes = content.get("classes")
-    config = content.get("model_config")
+    config, knows_heads = _model_config(path, state, content)
     return Checkpoint(
         path=path,
         state=state,
         num_classes=num_classes(state),
-        classes=None if classes is None else ClassMap.from_dict(classes),
-        model_config=(
-            identify_config(state) if config is None else config_from_dict(ModelConfig, config)
-        ),
+        classes=None if classes is None else _class_map(path, classes),
+        model_config=config,
+        knows_heads=knows_heads,
         extra=content,
     )
+
+
+def _model_config(
+    path: Path, state: dict[str, Tensor], content: dict[str, Any]
+) -> tuple[ModelConfig | None, bool]:
+    """The settings that a file names or its shapes tell, and whether its number of heads is known.
+
+    Raises: ValueError when what it names is not what its shapes tell.
+    """
+    try:
+        shapes, classes = identify_config(state), num_classes(state)
+    except (ArithmeticError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} has weights of impossible shapes ({error})") from None
+    if shapes is None:
+        return None, False
+    if "model_config" not in content:
+        heads = getattr(content.get("args"), "nheads", None)  # of the published trainer
+        if type(heads) is not int:
+            return shapes, False
+        samples = shapes.num_heads * shapes.num_points
+        if heads < 1 or samples % heads or shapes.hidden_dim % heads:
+            raise ValueError(
+                f"{path} says that it has {heads} heads, which does not fit its shapes"
+            )
+        return replace(shapes, num_heads=heads, num_points=samples // heads), True
+    try:
+        config = config_from_dict(ModelConfig, content["model_config"])
+    except ValueError as error:
+        raise ValueError(f"{path} has no proper model settings: {error}") from None
+    samples = shapes.num_heads * shapes.num_points
+    differing = [
+        f"{name} {getattr(config, name)} (its weights: {getattr(shapes, name)})"
+        for name in _READ_FROM_SHAPES
+        if getattr(config, name) != getattr(shapes, name)
+    ]
+    if classes is not None and config.num_classes != classes:
+        differing.append(f"num_classes {config.num_classes} (its class heads: {classes})")
+    if config.num_heads * config.num_points != samples:
+        differing.append(f"num_heads x num_points {config.num_heads} x {config.num_points}")
+    if differing:
+        raise ValueError(f"{path} is inconsistent, its settings say {', '.join(differing)}")
+    return config, True
+
+
+def _class_map(path: Path, classes: Any) -> ClassMap:
+    try:
+        return ClassMap.from_dict(classes)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} has no proper class map ({error!r:.80})") from None
 
 
 def load_weights(
@@ -145,7 +172,7 @@ def load_weights(
     if drop_class_heads:
         given = {k: v for k, v in given.items() if not k.startswith("detr.class_embed.")}
         wanted = {k: v for k, v in wanted.items() if not k.startswith("detr.class_embed.")}
-    problems = _mismatch(wanted, given)
+    problems = _mismatch(wanted, given) or _other_heads(model, checkpoint)
     if problems:
         raise ValueError(
             f"{checkpoint.path} does not fit the model ({model.config.backbone}, "
@@ -181,26 +208,46 @@ def model_from_checkpoint(
         )
     if checkpoint.num_classes is None:
         raise ValueError(f"{path} has no class heads; train before using it for inference")
-    if checkpoint.num_classes != config.num_classes:
-        raise ValueError(
-            f"{path} is inconsistent: its class heads have {checkpoint.num_classes} outputs, its "
-            f"settings say {config.num_classes}"
-        )
-    model = SeqFormer(replace(config, dropout=0.0, drop_path=0.0))
+    if not checkpoint.knows_heads:
+        _assume_heads(path, config)
+    config = replace(config, dropout=0.0, drop_path=0.0)
+    with torch.device("meta"):  # no memory: the file may claim any size
+        problems = _mismatch(to_published(SeqFormer(config)), checkpoint.state)
+    if problems:
+        raise ValueError(f"{path} does not hold a whole model: {problems}")
+    model = SeqFormer(config)
     load_weights(model, checkpoint)
     return model.eval(), checkpoint
 
 
+def _assume_heads(path: str | Path, config: ModelConfig) -> None:
+    """Say that the published number of heads is taken. Raises: ValueError where it cannot be."""
+    published = ModelConfig()
+    if (config.num_heads, config.num_points) != (published.num_heads, published.num_points):
+        raise ValueError(
+            f"{path} does not tell its number of attention heads, and its shapes fit "
+            f"{config.num_heads * config.num_points} heads times points in several ways; build the "
+            "model with its sizes and use load_weights, or save it with save_safetensors, which "
+            "keeps them"
+        )
+    if config.hidden_dim != published.hidden_dim:
+        logger.warning(
+            "%s does not tell its number of attention heads; the published %d, with %d points, are "
+            "assumed",
+            path,
+            config.num_heads,
+            config.num_points,
+        )
+
+
 def save_safetensors(path: str | Path, model: SeqFormer, classes: ClassMap) -> None:
     """Write weights, settings and class map as one safetensors file under the published names."""
-    from safetensors.torch import save_file  # building a model takes no more than torch
-
     state = {k: v.cpu().contiguous().clone() for k, v in to_published(model).items()}
     metadata = {
         "model_config": json.dumps(config_to_dict(model.config)),
         "classes": json.dumps(classes.to_dict()),
     }
-    save_file(state, str(path), metadata=metadata)
+    Path(path).write_bytes(safetensors_bytes(state, metadata))
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
@@ -212,9 +259,7 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     Raises: FileNotFoundError; ValueError listing what does not fit and which backbone would.
     """
     path = Path(path)
-    content = _read(path)
-    state = content.get("model", content.get("state_dict", content))
-    state = {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    state, _ = read_weights(path)
     given = {
         k: v
         for k, v in state.items()
@@ -238,69 +283,6 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     model.backbone.load_state_dict(given, strict=False)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            known = ("model_config", "classes", "args")
-            extra = {k: json.loads(metadata[k]) for k in known if k in metadata}
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        return {"model": state, **extra}
-    try:
-        with torch.serialization.safe_globals(_PLAIN_CLASSES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds objects that are not weights, or is corrupt; it was not executed "
-            f"({_first_sentence(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a readable checkpoint, it may be cut off: {_first_sentence(error)}; "
-            "download or copy it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return dict(content)
-
-
-def _read_folder(path: Path) -> dict[str, Any]:
-    """The weights in a checkpoint folder of a training run, without its optimiser."""
-    if not (path / "run.json").is_file():
-        raise ValueError(
-            f"{path} is not a checkpoint folder, it has no run.json; give a weights file, or a "
-            "folder like RUN/checkpoints/step_00001000"
-        )
-    try:
-        run = json.loads((path / "run.json").read_text())
-        described = FileSystemReader(path).read_metadata().state_dict_metadata
-        state = {
-            key: torch.empty(value.size, dtype=value.properties.dtype)
-            for key, value in described.items()
-            if key.startswith("model.")
-        }
-        dcp.load(state, checkpoint_id=path, no_dist=True)
-    except (json.JSONDecodeError, OSError, RuntimeError, CheckpointException) as error:
-        raise ValueError(
-            f"{path} is not a readable checkpoint: {_first_sentence(error)}; copy it again"
-        ) from error
-    state = {key.removeprefix("model."): value for key, value in state.items()}
-    return {"model": with_box_head_aliases(state), **run}
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).split("\n")[0][:200]
-
-
 def _mismatch(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
     """ "" when keys and shapes agree, else what does not, shortened."""
     missing = [k for k in wanted if k not in given]
@@ -318,10 +300,24 @@ def _mismatch(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
     return "; ".join(parts)
 
 
+def _other_heads(model: SeqFormer, checkpoint: Checkpoint) -> str:
+    """ "" unless the file has other heads than the model, which no shape shows."""
+    config = checkpoint.model_config
+    if config is None or not checkpoint.knows_heads:
+        return ""
+    own = model.config
+    if (config.num_heads, config.num_points) == (own.num_heads, own.num_points):
+        return ""
+    return (
+        f"it has {config.num_heads} heads and {config.num_points} points, the model "
+        f"{own.num_heads} and {own.num_points}"
+    )
+
+
 def _advice(model: SeqFormer, checkpoint: Checkpoint) -> str:
     config = checkpoint.model_config
     if config is None:
-        return "The file holds no SeqFormer weights"
+        return f"Its names are not those of a SeqFormer ({', '.join(list(checkpoint.state)[:3])})"
     if config.backbone != model.config.backbone:
         return f"The file would fit backbone {config.backbone}"
     if checkpoint.num_classes is None:

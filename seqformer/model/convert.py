@@ -40,6 +40,13 @@ def to_published(model: nn.Module) -> dict[str, Tensor]:
     return with_box_head_aliases(state)
 
 
+def from_own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a `SeqFormer` itself -> published names; any other is given back."""
+    if "query_embed.weight" not in state or any(key.startswith("detr.") for key in state):
+        return state
+    return with_box_head_aliases({published_name(k): v.detach() for k, v in state.items()})
+
+
 def with_box_head_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Published names, each box head once -> each under both of its published names."""
     ordered = {}
@@ -60,7 +67,9 @@ def identify_config(state: dict[str, Tensor]) -> ModelConfig | None:
     """The model that a published state dict belongs to, read from its keys and shapes.
 
     Heads and points cannot be told from shapes: the published 8 heads (and 4 points) are assumed
-    where they fit. None when the state is no SeqFormer at all.
+    where they fit; callers must say so. None when the state is no SeqFormer at all.
+
+    Raises: ValueError, IndexError or ZeroDivisionError for shapes that no such model has.
     """
     backbone = identify_backbone(state)
     query = state.get("detr.query_embed.weight")
@@ -120,4 +129,4 @@ def identify_backbone(
 
 
 def _count(state: dict[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(m.group(1)) for k in state if (m := re.match(pattern, k))), default=-1)
+    return len({m.group(1) for k in state if (m := re.match(pattern, k))})

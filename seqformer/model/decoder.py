@@ -106,7 +106,8 @@ class DecoderLayer(nn.Module):
         attended = self.self_attn(instance, query_position)
         instance = self.norm2(instance + self._drop(attended))
         # The time weights sum to one, so projecting the pooled samples equals pooling the
-        # projected ones, at a T-th of the work.
+        # projected ones, at a T-th of the work. The sums are float32 even in a half model.
+        pooled = fed_to(self.cross_attn.output_proj, pooled)
         instance = self.norm1(instance + self._drop(self.cross_attn.output_proj(pooled)))
         return self.ffn(instance)
 

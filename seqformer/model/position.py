@@ -31,8 +31,8 @@ def sine_position(padding_mask: Tensor, channels: int) -> Tensor:
     """
     valid = ~padding_mask
     # Counted in integers: a GPU adds floats up in no fixed order.
-    y = valid.cumsum(1, dtype=torch.int32).float()
-    x = valid.cumsum(2, dtype=torch.int32).float()
+    y = valid.cumsum(1, dtype=torch.int32)
+    x = valid.cumsum(2, dtype=torch.int32)
     scale, eps = 2 * math.pi, 1e-6
     y = (y - 0.5) / (y[:, -1:, :] + eps) * scale
     x = (x - 0.5) / (x[:, :, -1:] + eps) * scale

@@ -222,6 +222,12 @@ class SeqFormer(nn.Module):
                 f"images must be normalised floats, got {images.dtype}; divide by 255, subtract "
                 "the mean and divide by the deviation first"
             )
+        own = next(self.backbone.parameters()).dtype
+        if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(
+                f"images are {images.dtype} but the model's weights {own}; convert one of them, "
+                "or use autocast"
+            )
         B, _, _, H, W = images.shape
         if padding_mask is not None and (
             list(padding_mask.shape) != [B, H, W] or padding_mask.dtype != torch.bool

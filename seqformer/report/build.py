@@ -22,6 +22,7 @@ from seqformer.evaluation.records import load_json
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.report.content import mean_curves, overview, video_name, video_row, video_tracks
 from seqformer.report.pictures import encode_frames
+from seqformer.safe_files import inside
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class ReportOptions:
     """Bootstrap resamples of the videos behind the confidence intervals."""
     seed: int = 0
     """Seed of the bootstrap."""
+    upright: bool = False
+    """Turn frames as their EXIF orientation says, as eval.py --upright does."""
+    allow_outside: bool = False
+    """Let file names of the annotation file lead out of the image folder."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_bytes", 200_000), ("max_videos", 0), ("max_frames", 1)):
@@ -101,7 +106,7 @@ def write_report(
     content = overview(analysis, evaluate(annotations, results))
     file_names = _file_names(annotations.content)
     if images is not None:
-        _check_images(file_names, images)
+        _check_images(file_names, images, options.allow_outside)
     shown = _choose(analysis.videos, options.max_videos)
     videos, rows = _videos(analysis, shown, file_names, options)
     content |= {
@@ -141,9 +146,12 @@ def _file_names(content: dict[str, Any]) -> dict[int, list[str]]:
     }
 
 
-def _check_images(file_names: dict[int, list[str]], images: Path) -> None:
-    """Refuse a folder that holds the first frame of no video."""
-    first = [images / names[0] for names in file_names.values() if names]
+def _check_images(file_names: dict[int, list[str]], images: Path, allow_outside: bool) -> None:
+    """Refuse a folder that holds the first frame of no video, and names that lead out of it."""
+    first = []
+    for names in file_names.values():
+        paths = [inside(images, name, allow_outside=allow_outside) for name in names]
+        first += paths[:1]
     if first and not any(path.is_file() for path in first):
         raise FileNotFoundError(
             f"frame {first[0]} does not exist, nor does that of any other video; the image folder "
@@ -233,5 +241,6 @@ def _add_frames(
     rest = options.max_bytes - len(render(content, videos).encode("utf-8"))
     per_frame = len(',""')
     budget = rest - per_frame * sum(map(len, paths)) - len(',"frames":[]') * len(videos)
-    for video, frames in zip(videos.values(), encode_frames(paths, max(0, budget)), strict=True):
+    encoded = encode_frames(paths, max(0, budget), options.upright)
+    for video, frames in zip(videos.values(), encoded, strict=True):
         video["frames"] = frames

@@ -12,8 +12,9 @@ from functools import cache
 
 import numpy as np
 
-from seqformer.evaluation.rle import compress_runs
-from seqformer.evaluation.track_iou import Size, Track
+from seqformer.annotations.masks import Size
+from seqformer.annotations.run_lengths import compress_runs
+from seqformer.evaluation.track_iou import Track
 
 MAX_SIDE = 448
 """Longer side of the grid in pixels; smaller videos keep theirs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -44,11 +44,14 @@ LADDER = (
 shows more than a smaller one of the same bytes."""
 NUM_SAMPLES = 16
 MAX_WARNINGS = 10
+Read = Callable[[Path], Image.Image]
 SAFETY = 0.95
 """Share of the budget that the estimate may fill."""
 
 
-def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[str | None]]:
+def encode_frames(
+    videos: Sequence[Sequence[Path]], budget: int, upright: bool = False
+) -> list[list[str | None]]:
     """The frames of all videos as `data:` addresses, at most `budget` characters in all.
 
     A frame that cannot be read is None, and named in a warning.
@@ -56,15 +59,17 @@ def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[st
     Args:
         videos: per video the image files.
         budget: characters; if it is too small even for the lowest quality, no frame is shown.
+        upright: see `read_frame`.
     """
     frames = [path for video in videos for path in video]
     if not frames:
         return [[] for _ in videos]
     problems: dict[Path, str] = {}
-    start = _first_rung(frames, budget)
+    read = partial(_read, upright=upright)
+    start = _first_rung(frames, budget, read)
     with ThreadPoolExecutor() as pool:  # Pillow works outside of the interpreter lock
         for side, quality in LADDER[start:]:
-            encode = partial(_encode, side=side, quality=quality, problems=problems)
+            encode = partial(_encode, read=read, side=side, quality=quality, problems=problems)
             encoded = list(pool.map(encode, frames))
             total = sum(len(text) for text in encoded if text)
             if total <= budget:
@@ -81,13 +86,13 @@ def encode_frames(videos: Sequence[Sequence[Path]], budget: int) -> list[list[st
     return [[next(remaining) for _ in video] for video in videos]
 
 
-def _first_rung(frames: Sequence[Path], budget: int) -> int:
+def _first_rung(frames: Sequence[Path], budget: int, read: Read) -> int:
     """The best quality at which a sample of the frames says that all will fit."""
     places = np.unique(np.linspace(0, len(frames) - 1, NUM_SAMPLES).astype(int))
     sample = []
     for place in places:
         with suppress(OSError, ValueError):  # said when its turn comes
-            sample.append(_read(frames[place]))
+            sample.append(read(frames[place]))
     if not sample:
         return 0
     for rung, (side, quality) in enumerate(LADDER):
@@ -97,16 +102,18 @@ def _first_rung(frames: Sequence[Path], budget: int) -> int:
     return len(LADDER) - 1
 
 
-def _encode(path: Path, side: int, quality: int, problems: dict[Path, str]) -> str | None:
+def _encode(
+    path: Path, read: Read, side: int, quality: int, problems: dict[Path, str]
+) -> str | None:
     try:
-        return _to_text(_read(path), side, quality)
+        return _to_text(read(path), side, quality)
     except (OSError, ValueError) as error:
         problems[path] = str(error)
         return None
 
 
-def _read(path: Path) -> Image.Image:
-    return Image.fromarray(read_frame(path))
+def _read(path: Path, upright: bool) -> Image.Image:
+    return Image.fromarray(read_frame(path, upright=upright))
 
 
 def _to_text(picture: Image.Image, side: int, quality: int) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from seqformer.evaluation.records import load_json
 from seqformer.inference.results import write_json
+
+logger = logging.getLogger(__name__)
 
 Content = dict[str, Any]
 """An annotation file: videos, categories, annotations and whatever else it holds."""
@@ -69,6 +74,10 @@ def write_content(path: Path, content: Any) -> None:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
+    try:  # NaN, which not every program reads, becomes null
+        content = orjson.loads(orjson.dumps(content))
+    except (TypeError, ValueError):
+        logger.debug("%s is written as it is", path)  # numbers beyond 64 bits
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)

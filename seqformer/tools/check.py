@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.annotations.rules import is_id
+from seqformer.data.ytvis import arena_of
+from seqformer.evaluation.records import Parsed, read_ground_truth
 from seqformer.tools.annotation_json import Content, read_content, write_content
 from seqformer.tools.check_annotations import check_annotations, mask_sizes
 from seqformer.tools.check_videos import check_categories, check_videos
 from seqformer.tools.command import run
-from seqformer.tools.findings import Findings
+from seqformer.tools.findings import ERRORS, Findings
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +42,17 @@ class Options:
     """Write all findings here, as JSON."""
     limit: int = 10
     """Lines printed for each kind of problem."""
+    allow_outside: bool = False
+    """File names may lead out of the folder of images."""
     strict: bool = False
     """Warnings, too, give exit code 1."""
 
 
 def check(
-    content: Content, images: Path | None = None, decode: bool = False
+    content: Content,
+    images: Path | None = None,
+    decode: bool = False,
+    allow_outside: bool = False,
 ) -> tuple[Findings, Content]:
     """Find what is wrong with an annotation file.
 
@@ -52,19 +60,21 @@ def check(
         content: from `read_content`; it is not changed.
         images: folder of the frames; None not to look at them.
         decode: decode them, instead of reading their headers.
+        allow_outside: file names may lead out of the folder of images.
 
     Returns: the findings, and a mended copy. Other keys of the file are kept.
     """
     findings = Findings()
-    categories = check_categories(content, findings)
-    videos = check_videos(content, mask_sizes(content), images, decode, findings)
+    categories, of_categories = check_categories(content, findings)
+    sizes = mask_sizes(content)
+    videos, of_videos = check_videos(content, sizes, images, decode, findings, allow_outside)
     listed = {
-        entry["id"]
-        for entry in content["videos"]
-        if isinstance(entry, dict) and type(entry.get("id")) is int
+        *videos,
+        *(e["id"] for e in content["videos"] if isinstance(e, dict) and is_id(e.get("id"))),
     }
     category_ids = {category["id"] for category in categories}
-    annotations = check_annotations(content, videos, listed, category_ids, findings)
+    references = {"video_id": (of_videos, listed), "category_id": (of_categories, category_ids)}
+    annotations = check_annotations(content, videos, references, findings)
     if annotations:
         used = {entry["category_id"] for entry in annotations}
         for category in categories:
@@ -81,7 +91,21 @@ def check(
         "categories": categories,
         "annotations": annotations,
     }
+    if not any(item.kind in ERRORS for item in findings.items):
+        problem = refusal(content)
+        if problem:
+            findings.add("refused", "the file", problem, "")
     return findings, mended
+
+
+def refusal(content: Content) -> str:
+    """What training or scoring would say against a file; "" if both take it."""
+    try:
+        arena_of("it", content)
+        read_ground_truth(Parsed("it", content))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def check_file(options: Options) -> int:
@@ -93,7 +117,7 @@ def check_file(options: Options) -> int:
     if options.limit < 0:
         raise ValueError(f"--limit must be 0 or more, got {options.limit}")
     content = read_content(options.annotations)
-    findings, mended = check(content, options.images, options.decode)
+    findings, mended = check(content, options.images, options.decode, options.allow_outside)
     sys.stdout.write(findings.text(options.limit) + "\n")
     if options.output is not None:
         write_content(options.output, findings.to_list())
@@ -107,6 +131,10 @@ def check_file(options: Options) -> int:
             len(mended["annotations"]),
             len(content["annotations"]),
         )
+        problem = refusal(mended)
+        if problem:
+            logger.error("%s cannot be used even so: %s", options.fix, problem)
+            return 1
     failed = len(findings.items) if options.strict else findings.num_errors
     return 1 if failed else 0
 

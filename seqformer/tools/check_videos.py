@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from seqformer.data.frames import read_frame
-from seqformer.evaluation.track_iou import Size, is_size
+from seqformer.annotations.masks import Size, is_size
+from seqformer.annotations.rules import get_file_names, get_name, is_id
+from seqformer.data.frames import decode_picture
+from seqformer.data.pictures import open_picture, orientation
+from seqformer.safe_files import inside
 from seqformer.tools.findings import Findings
+from seqformer.tools.references import Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class CheckedVideo:
     """Frames before mending: the length of the lists in its annotations."""
     kept: list[int]
     """Which of these frames stay."""
+    listed_size: Size | None
+    """(height, width) as the file has it; None where that is no size."""
 
 
 def objects(content: dict[str, Any], key: str, findings: Findings) -> list[tuple[str, dict]]:
@@ -43,27 +47,44 @@ def objects(content: dict[str, Any], key: str, findings: Findings) -> list[tuple
     return found
 
 
-def check_categories(content: dict[str, Any], findings: Findings) -> list[dict[str, Any]]:
-    """The categories that stay: those with an id of their own."""
+def check_categories(content: dict[str, Any], findings: Findings) -> tuple[list[dict], Ids]:
+    """The categories that stay, each with an id of its own, and how to refer to them."""
     kept: dict[int, dict[str, Any]] = {}
     names: Counter[str] = Counter()
-    for where, entry in objects(content, "categories", findings):
-        number = entry.get("id")
-        if type(number) is not int:
-            findings.add("bad-id", where, f"has id {number!r:.40}", "removed")
+    entries = objects(content, "categories", findings)
+    ids = Ids(entry.get("id") for _, entry in entries)
+    if not content["categories"]:
+        findings.add("nothing-listed", "categories", "has no entry", "")
+    for where, entry in entries:
+        checked = _with_sound_id(where, entry, ids, findings)
+        if checked is None:
             continue
+        entry, number = checked, checked["id"]
         if number in kept:
             findings.add("duplicate-id", where, "has the id of an earlier category", "removed")
             continue
-        name = entry.get("name")
-        if not isinstance(name, str) or not name:
-            findings.add("bad-id", where, "has no name", f'named "class {number}"')
-            entry = {**entry, "name": f"class {number}"}
-        names[entry["name"]] += 1
-        if names[entry["name"]] > 1:
+        name = get_name(entry, number)
+        if entry.get("name") != name:
+            findings.add("no-name", where, f"has name {entry.get('name')!r:.40}", f'named "{name}"')
+            entry = {**entry, "name": name}
+        names[name] += 1
+        if names[name] > 1:
             findings.add("duplicate-name", where, f"is called {name!r} like an earlier one", "")
         kept[number] = entry
-    return list(kept.values())
+    return list(kept.values()), ids
+
+
+def _with_sound_id(
+    where: str, entry: dict[str, Any], ids: Ids, findings: Findings
+) -> dict[str, Any] | None:
+    """The entry, with a new id where its own is none; None if nothing can refer to it."""
+    number = entry.get("id")
+    if is_id(number):
+        return entry
+    new = ids.renumber(number)
+    fix = "removed" if new is None else f"given the id {new}, and so are references to it"
+    findings.add("bad-id", where, f"has id {number!r:.40}", fix)
+    return None if new is None else {**entry, "id": new}
 
 
 def check_videos(
@@ -72,8 +93,9 @@ def check_videos(
     images: Path | None,
     decode: bool,
     findings: Findings,
-) -> dict[int, CheckedVideo]:
-    """The videos that stay, by id, in the order of the file.
+    allow_outside: bool = False,
+) -> tuple[dict[int, CheckedVideo], Ids]:
+    """The videos that stay, by id, in the order of the file, and how to refer to them.
 
     Args:
         mask_sizes: by video id, (height, width) of its run-length masks.
@@ -81,21 +103,30 @@ def check_videos(
         decode: read whole frames, not only their headers.
     """
     candidates: dict[int, tuple[str, dict[str, Any]]] = {}
-    for where, entry in objects(content, "videos", findings):
-        number = entry.get("id")
-        if type(number) is not int:
-            findings.add("bad-id", where, f"has id {number!r:.40}", "removed")
-        elif number in candidates:
+    content_id: dict[int, Any] = {}
+    entries = objects(content, "videos", findings)
+    ids = Ids(entry.get("id") for _, entry in entries)
+    if not content["videos"]:
+        findings.add("nothing-listed", "videos", "has no entry", "")
+    for where, entry in entries:
+        checked_entry = _with_sound_id(where, entry, ids, findings)
+        if checked_entry is None:
+            continue
+        value, entry, number = entry.get("id"), checked_entry, checked_entry["id"]
+        if number in candidates:
             problem = "has the id of an earlier video, which its annotations are taken to be of"
             findings.add("duplicate-id", where, problem, "removed")
         elif not _has_names(entry):
             findings.add("no-frames", where, "has no list of file names", "removed")
         else:
+            if not allow_outside:
+                _check_names(where, entry, images, findings)
             candidates[number] = where, entry
+            content_id[number] = value
     sizes_of = {}
     if images is not None:
         paths = [[images / n for n in e["file_names"]] for _, e in candidates.values()]
-        sizes_of = dict(zip(candidates, _read_sizes(paths, decode), strict=True))
+        sizes_of = dict(zip(candidates, _read_sizes(paths, decode, findings), strict=True))
     checked = {}
     for number, (where, entry) in candidates.items():
         names = entry["file_names"]
@@ -114,7 +145,7 @@ def check_videos(
             problem = f"{names[t]} does not exist" if result == "" else f"{names[t]}: {result}"
             findings.add(kind, f"{where}, frame {t}", problem, "frame removed from the video")
         on_disk = {found[t] for t in kept} if images is not None else set()
-        masks = mask_sizes.get(number, set())
+        masks = mask_sizes.get(str(content_id[number]), set())
         size = _settle_size(where, listed, size, on_disk, masks, findings)
         if size is not None and images is not None:
             for t in [t for t in kept if found[t] != size]:
@@ -135,13 +166,28 @@ def check_videos(
             changed |= {"file_names": [names[t] for t in kept]}
         if "length" in entry:
             changed |= {"length": len(kept)}
-        checked[number] = CheckedVideo({**entry, **changed}, size, len(names), kept)
-    return checked
+        checked[number] = CheckedVideo(
+            {**entry, **changed}, size, len(names), kept, listed if is_size(*listed) else None
+        )
+    return checked, ids
 
 
 def _has_names(entry: dict[str, Any]) -> bool:
-    names = entry.get("file_names")
-    return isinstance(names, list) and bool(names) and all(isinstance(n, str) for n in names)
+    try:
+        return get_file_names(entry, "") is not None
+    except ValueError:
+        return False
+
+
+def _check_names(
+    where: str, entry: dict[str, Any], images: Path | None, findings: Findings
+) -> None:
+    for name in entry["file_names"]:
+        try:
+            inside(images or Path("."), name)
+        except ValueError as error:
+            findings.add("leaves-folder", where, str(error), "")
+            return
 
 
 def _settle_size(
@@ -154,20 +200,20 @@ def _settle_size(
 ) -> Size | None:
     """(height, width) that the video is to have; None if it has to go."""
     only = next(iter(on_disk)) if len(on_disk) == 1 else None
-    if only is None and len(masks) == 1 and not on_disk:
-        only = next(iter(masks))
-    agrees_with_masks = only is not None and masks <= {only}
+    if only is None and masks and not on_disk:
+        only = max(masks, key=lambda one: one[0] * one[1])
+    shapes = masks | ({size} if size else set())
     if size is None:
-        if agrees_with_masks:
-            fix = f"set to {_text(only)}, the size of its frames and masks"
+        if only is None:
+            fix = "video removed: its frames and masks do not tell its size"
         else:
-            fix = "video removed: its frames and masks do not tell one size"
+            fix = f"set to {_text(only)}, the size of its {'frames' if on_disk else 'masks'}"
         findings.add("bad-size", where, f"has height and width {listed!r:.60}", fix)
-        return only if agrees_with_masks else None
+        return only
     if not on_disk or size in on_disk:
         return size
-    if agrees_with_masks and masks:
-        fix = f"set to {_text(only)}, the size of its frames and masks"
+    if only is not None and (only in masks or all(_same_shape(only, one) for one in shapes)):
+        fix = f"set to {_text(only)}, the size of its frames; its masks are scaled"
         findings.add("frame-size", where, f"is listed with {_text(size)} pixels", fix)
         return only
     problem = f"has no frame of the listed {_text(size)} pixels (e.g. {_text(min(on_disk))})"
@@ -175,23 +221,42 @@ def _settle_size(
     return None
 
 
-def _read_sizes(videos: Sequence[Sequence[Path]], decode: bool) -> list[list[Size | str]]:
-    """(height, width) of every frame, "" where there is no file, else what is wrong with it."""
+def _same_shape(one: Size, other: Size) -> bool:
+    """Whether one is the other at another scale, but for rounding to whole pixels."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
+def _read_sizes(
+    videos: Sequence[Sequence[Path]], decode: bool, findings: Findings
+) -> list[list[Size | str]]:
+    """(height, width) of every frame, "" where there is no file, else what is wrong with it.
+
+    A frame with an EXIF orientation becomes a finding, once per video.
+    """
+    turned: dict[Path, int] = {}
 
     def read(path: Path) -> Size | str:
-        if not path.is_file():
-            return ""
         try:
-            if decode:
-                return read_frame(path).shape[:2]
-            with Image.open(path) as image:
+            with open_picture(path) as (image, data):
+                if (number := orientation(image)) != 1:
+                    turned[path] = number
+                if decode:
+                    return decode_picture(image, data).shape[:2]
                 return image.height, image.width
-        except (UnidentifiedImageError, ValueError, OSError) as error:
-            return "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        except FileNotFoundError:
+            return ""
+        except (ValueError, OSError) as error:
+            return str(error)
 
     with ThreadPoolExecutor() as pool:
         found = pool.map(read, [path for paths in videos for path in paths], chunksize=64)
-        return [[next(found) for _ in paths] for paths in videos]
+        sizes = [[next(found) for _ in paths] for paths in videos]
+    for paths in videos:
+        first = next((path for path in paths if path in turned), None)
+        if first is not None:
+            problem = f"has the EXIF orientation {turned[first]}"
+            findings.add("turned-frame", str(first), problem, "")
+    return sizes
 
 
 def _text(size: Size) -> str:

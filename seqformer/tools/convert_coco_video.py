@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.masks import is_size, parse_mask
+from seqformer.annotations.rules import is_crowd
+from seqformer.annotations.run_lengths import read_runs
 from seqformer.evaluation.records import load_json
-from seqformer.evaluation.rle import InvalidMaskError, read_runs
-from seqformer.evaluation.track_iou import is_size, parse_mask
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import TrackBuilder
 
@@ -86,8 +88,13 @@ def from_coco_video(path: Path) -> Content:
                         track_id,
                         video_id,
                     )
-                is_crowd = any(entry.get("iscrowd") for _, entry in entries)
-                video.finish(track_id, classes.most_common(1)[0][0], is_crowd)
+                crowds = [is_crowd(entry.get("iscrowd"), where) for where, entry in entries]
+                if any(crowds) and not all(crowds):
+                    logger.warning(
+                        "instance %d of video %d is a crowd in %d of %d frames, so it is none",
+                        *(track_id, video_id, sum(crowds), len(crowds)),
+                    )
+                video.finish(track_id, classes.most_common(1)[0][0], all(crowds))
     return builder.content(f"converted from {path.name}")
 
 

@@ -5,13 +5,13 @@ In both, every folder of PNG files is a video, and every number in them an insta
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from seqformer.annotations.json_file import read_json_file
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import (
     TrackBuilder,
@@ -39,7 +39,8 @@ def from_palette(
 ) -> Content:
     """DAVIS, YouTube-VOS and the like: the palette index of a pixel is its instance, 0 the ground.
 
-    Index 255 is left out; in a grey image of 0 and 255 alone (DAVIS 2016) it is the only instance.
+    Index 255 is void and left out; where all images are grey and hold 0 and 255 alone (DAVIS 2016)
+    it is the only instance.
 
     Args:
         masks: folder with a folder of PNG files per video; frames without a mask are not listed.
@@ -58,13 +59,14 @@ def from_palette(
     ids = {name: i for i, name in enumerate(sorted(own_names), start=1)}
     ids.setdefault(category, len(ids) + 1)
     builder = TrackBuilder([{"id": i, "name": name} for name, i in ids.items()])
+    is_binary = _is_binary(path for _, paths in folders for path in paths)
     for folder, paths in folders:
         names, video = image_names(folder, paths, images), None
         for t, path in enumerate(paths):
-            numbers, mode = read_labels(path)
+            numbers, _ = read_labels(path)
             video = video or builder.add_video(names, numbers.shape)
             check_size(numbers, video.size, path)
-            if mode == "L" and set(np.unique(numbers).tolist()) <= {0, VOID}:
+            if is_binary:
                 numbers = (numbers > 0).astype(numbers.dtype)
             video.add_labels(t, numbers, ignored=(VOID,))
         assert video is not None
@@ -76,6 +78,15 @@ def from_palette(
     ):
         del builder.categories[-1]  # everything has a name of its own
     return builder.content("converted from palette masks")
+
+
+def _is_binary(paths: Iterable[Path]) -> bool:
+    """Whether all masks are grey images of 0 and 255. Reads up to the first that is not."""
+    for path in paths:
+        numbers, mode = read_labels(path)
+        if mode != "L" or not ((numbers == 0) | (numbers == VOID)).all():
+            return False
+    return True
 
 
 def from_mots(masks: Path, images: Path | None, classes: Mapping[int, str]) -> Content:
@@ -118,12 +129,7 @@ def read_labels_file(path: Path | None) -> dict[str, dict[str, str]]:
     """Class names: {"video": {"1": "person"}}. Raises: FileNotFoundError, ValueError."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise FileNotFoundError(f"labels file {path} does not exist; check the path")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    labels = read_json_file(path, "labels file")
     is_sound = isinstance(labels, dict) and all(
         isinstance(of_video, dict) and all(isinstance(name, str) for name in of_video.values())
         for of_video in labels.values()

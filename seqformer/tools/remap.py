@@ -8,7 +8,6 @@ category, the third goes with its annotations. Categories that are not named sta
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqformer.annotations.json_file import read_json_file
 from seqformer.tools.annotation_json import Content, read_content, read_sound_content, write_content
 from seqformer.tools.command import run
 
@@ -101,12 +101,7 @@ def read_names(path: Path | None) -> dict[str, str | None]:
     """The names file. Raises: FileNotFoundError; ValueError when it is no such object."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise FileNotFoundError(f"names file {path} does not exist; check the path")
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    names = read_json_file(path, "names file")
     if not isinstance(names, dict) or not all(
         name is None or (isinstance(name, str) and name) for name in names.values()
     ):

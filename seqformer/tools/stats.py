@@ -74,7 +74,7 @@ def measure(path: Path) -> Measures:
         lengths=np.array([video.length for video in listed.videos]),
         frame_sizes=Counter((video.height, video.width) for video in listed.videos),
         video=np.array([place[i.video_id] for i in instances], np.int64),
-        category_ids=np.array([i.category_id for i in instances], np.int64),
+        category_ids=np.array([i.category_id for i in instances], np.uint64),
         num_visible=np.array(visible, np.int64),
         shares=np.array(shares, np.float64),
         centres=_centres(listed),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
-from seqformer.evaluation.track_iou import Size
+from seqformer.annotations.masks import Size
+from seqformer.data.pictures import open_picture
 from seqformer.tools.annotation_json import Content
 
 logger = logging.getLogger(__name__)
@@ -166,13 +166,8 @@ def read_labels(path: Path) -> tuple[np.ndarray, str]:
 
     Raises: ValueError when the file is no such image.
     """
-    try:
-        with Image.open(path) as image:
-            labels, mode = np.array(image), image.mode
-    except UnidentifiedImageError:
-        raise ValueError(f"mask {path} is not an image; copy it again") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"mask {path} cannot be decoded ({error}); copy it again") from None
+    with open_picture(path, "mask") as (image, _):
+        labels, mode = np.array(image), image.mode
     if labels.ndim != 2:
         raise ValueError(
             f"mask {path} has colours ({mode}) instead of one number per pixel; save it as a "

@@ -7,6 +7,7 @@ be kept.
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 
@@ -27,6 +28,11 @@ from seqformer.trainer.parallel import Parallel, Replica, build_replica
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
+SMALL_BACKBONE = "resnet_mini"
+"""Made to be trained from scratch."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,12 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
 
     Raises: ValueError or FileNotFoundError saying what to change.
     """
+    if is_new:
+        check_start(config)
     seed_all(config.seed)
     model = build_model_from_config(config.model)
+    if config.from_scratch:
+        model.backbone.requires_grad_(True)
     if is_new and config.weights is not None:
         load_weights(model, config.weights, drop_class_heads=config.drop_class_heads)
     elif is_new and config.backbone_weights is not None:
@@ -86,6 +96,32 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
         frame_chunk=config.frame_chunk,
     )
     return Assembly(model, precision, replica, optimizer, step)
+
+
+def check_start(config: TrainConfig) -> None:
+    """Make sure that a new run begins with trained weights where the recipe takes them for granted.
+
+    Raises: ValueError saying where weights come from.
+    """
+    backbone = config.model.backbone
+    has_weights = config.weights is not None or config.backbone_weights is not None
+    if config.from_scratch and has_weights:
+        raise ValueError("--from-scratch and weights exclude one another; leave one of them out")
+    if has_weights or backbone == SMALL_BACKBONE:
+        return
+    if not config.from_scratch:
+        raise ValueError(
+            f"a run on {backbone} starts from trained weights: the recipe keeps its first layers "
+            "as ImageNet has made them, and random ones would stay random. Give --weights FILE (a "
+            "released SeqFormer) or --backbone-weights FILE (torchvision's ResNet and ResNeXt "
+            "files, or the official Swin files), or --from-scratch to train all of it"
+        )
+    logger.warning(
+        "%s begins with random weights and all of it is trained; its batch norms, if it has any, "
+        "stay the identity, the learning rates are those of the recipe for trained weights, and "
+        "many times its steps will be needed",
+        backbone,
+    )
 
 
 def seed_all(seed: int, step: int = 0, rank: int = 0) -> None:

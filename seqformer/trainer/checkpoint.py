@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from seqformer.model import published_name
+from seqformer.model.checkpoint_folder import TensorFolderReader
+from seqformer.model.weight_files import RUN_NAME, read_run_settings
 from seqformer.trainer.parallel import Parallel
 
 # One process without a process group is an ordinary case. (The writer's thread warns, so a filter
@@ -31,7 +33,18 @@ from seqformer.trainer.parallel import Parallel
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FOLDER_NAME = "checkpoints"
-RUN_NAME = "run.json"
+_IN_RUN = {
+    "step": int,
+    "steps_per_epoch": int,
+    "global_batch_size": int,
+    "seconds": (int, float),
+    "log_window": list,
+    "skipped_steps": int,
+    "scaler": dict,
+    "args": dict,
+    "classes": dict,
+}
+"""What `run.json` must hold for a run to go on."""
 _INCOMPLETE, _DISCARDED = ".incomplete", ".discarded"
 
 
@@ -65,15 +78,16 @@ def complete_checkpoints(output: Path) -> list[Path]:
 def read_run(path: Path) -> dict[str, Any]:
     """The `run.json` of a checkpoint.
 
-    Raises: ValueError naming the file when it cannot be read.
+    Raises: ValueError naming the file when it cannot be read or lacks something.
     """
-    try:
-        return json.loads((path / RUN_NAME).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path / RUN_NAME} cannot be read ({error}); delete the folder to resume from the "
-            "checkpoint before it"
-        ) from error
+    run = read_run_settings(path)
+    for key, kinds in _IN_RUN.items():
+        if not isinstance(run.get(key), kinds) or isinstance(run[key], bool):
+            raise ValueError(
+                f"{path / RUN_NAME} has no proper {key} ({run.get(key)!r:.40}); delete the folder "
+                "to resume from the checkpoint before it"
+            )
+    return run
 
 
 class Checkpoints:
@@ -171,11 +185,11 @@ class Checkpoints:
         try:
             dcp.load(
                 tensors,
-                checkpoint_id=path,
+                storage_reader=TensorFolderReader(path),
                 process_group=self.parallel.storage,
                 no_dist=self.parallel.world_size == 1,
             )
-        except (CheckpointException, OSError, RuntimeError) as error:
+        except (CheckpointException, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"checkpoint {path} cannot be read ({_reason(error)}); if it is damaged, delete "
                 "the folder to resume from the one before it"

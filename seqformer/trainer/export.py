@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch.distributed.tensor import DTensor
 
 from seqformer.config import EvalConfig, ModelConfig, config_to_dict
 from seqformer.model import load_checkpoint, to_published
+from seqformer.model.weight_files import safetensors_bytes
 from seqformer.structures import ClassMap
 from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Replica
@@ -63,7 +63,7 @@ def _write(
     }
     # Box heads stand in the file twice, as published; safetensors refuses shared memory.
     separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    content = safetensors.torch.save(separate, metadata=metadata)
+    content = safetensors_bytes(separate, metadata)
     write_atomically(path, lambda file: file.write(content))
 
 

@@ -57,6 +57,7 @@ _MAY_CHANGE = {
     "data.coco_images",
     "data.coco_annotations",
     "data.annotation_cache",
+    "data.allow_outside",
     "data.max_broken_share",
     "data.val_images",
     "data.val_annotations",
@@ -115,7 +116,9 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
 
     Raises: ValueError naming each differing setting with both values.
     """
-    now, then = _flat(config_to_dict(config)), _flat(saved["args"])
+    now = _flat(config_to_dict(config))
+    # What an older version did not know was as it is by default.
+    then = _flat(config_to_dict(type(config)())) | _flat(saved["args"])
     differing = [
         f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
         for name in sorted(now.keys() | then.keys())

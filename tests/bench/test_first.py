@@ -12,6 +12,7 @@ import torch
 import kernels
 from bench import counted, first, gpu, record
 from bench.counted import COUNTERS, LAUNCHES, METRICS, compared
+from bench.report.records import load
 from bench.run import Run
 
 CPU = torch.device("cpu")
@@ -103,14 +104,20 @@ def test_predicted_and_counted_side_by_side():
     assert row["missing"] == "ncu is not installed" and row["predicted"] == COUNTS
 
 
-def test_no_prediction_and_a_newer_one(tmp_path):
+def test_no_prediction_and_a_newer_one(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "emulated"
     assert "nothing is predicted for sm_90" in counted.predictions(90, tmp_path)
     for day, factor in ((1, 1.0), (2, 2.0)):
         found = {launch.name: {k: factor * v for k, v in COUNTS.items()} for launch in LAUNCHES}
-        made = record.new_record("emulated", {}, [], predictions={"90": found})
+        made = record.new_record(
+            "emulated", {}, [], predictions={"90": found}, kernels=counted.kernels_digest()
+        )
         record.write(made | {"date": f"2026-11-0{day}T00:00:00Z"}, tmp_path / f"{day}.json")
     assert counted.predictions(90, tmp_path)["attention forward"]["load requests"] == 200.0
     assert "sm_80" in counted.predictions(80, tmp_path)
+    monkeypatch.setattr(counted, "kernels_digest", lambda: "changed since")
+    assert "of 2026-11-02 is of other kernels" in counted.predictions(90, tmp_path)
+    assert load(tmp_path.parent).records == []  # no measurements: the report passes them by
 
 
 def test_counters_of_ncu():

@@ -173,7 +173,7 @@ def test_clip_without_instance_gives_way_to_another(small):
 def test_endless_search_for_an_instance_ends(small, monkeypatch):
     monkeypatch.setattr(clips_module, "MAX_TRIES", 3)
     for annotation in small.content["annotations"]:
-        annotation["bboxes"] = [None] * 6
+        annotation["segmentations"] = [None] * 6
     small.save()
     loader, _ = build_train_loader(config_of(small), seed=0)
     with pytest.raises(ValueError, match=r"instances\.json: 3 clips in a row showed no instance"):
@@ -217,13 +217,13 @@ def test_missing_images_are_found_at_once(small, tmp_path, one_line):
     assert "video 11" in one_line(error.value)
 
 
-def test_broken_mask_names_annotation_and_frame(small, one_line):
+def test_a_broken_mask_is_found_before_the_first_step(small, one_line):
     for annotation in small.content["annotations"]:
         for segmentation in annotation["segmentations"][3:]:
             if isinstance(segmentation["counts"], str):
                 segmentation["counts"] = segmentation["counts"][:-1] + "a"
     small.save()
-    with pytest.raises(ValueError, match=r"annotation [13], frame [345]: the seg") as error:
+    with pytest.raises(ValueError, match=r"annotations entry 0: the mask of frame 3 has") as error:
         batches_of(config_of(small))
     one_line(error.value)
 

@@ -142,31 +142,38 @@ def _set(*path):
         (_set("videos", ...), "has no videos"),
         (_set("categories", ...), "has no categories"),
         (_set("categories", []), "has no categories"),
-        (_set("categories", 0, "name", ...), "category number 0 has no 'name'"),
-        (_set("categories", 0, "id", 3), "two categories with the same id"),
+        (_set("categories", 0, "id", 3), "categories entry 1 has the id 3 of an earlier one"),
         (_set("videos", 0, "file_names", ...), "has no 'file_names'"),
-        (_set("videos", 0, "file_names", []), r"\(id 11\) has no frames"),
+        (_set("videos", 0, "file_names", []), "videos entry 0 has no frames"),
         (_set("videos", 0, "file_names", "a.jpg"), "not a list of names"),
         (_set("videos", 0, "height", 0), "must be positive"),
-        (_set("videos", 0, "height", "48"), "not an integer"),
-        (_set("videos", 1, "id", 11), "two videos with the same id"),
-        (_set("annotations", {"a": 1}), "must be a list"),
-        (_set("annotations", 0, 3), "not a JSON object"),
-        (_set("annotations", 0, "category_id", ...), "annotation 1 has no 'category_id'"),
-        (_set("annotations", 0, "category_id", 4), "category_id 4, which is not among"),
-        (_set("annotations", 0, "video_id", 99), "belongs to video 99"),
-        (_set("annotations", 0, "bboxes", ...), "has no 'bboxes'"),
-        (_set("annotations", 0, "bboxes", 0, [1, 2, 3]), "a box .* which is not"),
-        (_set("annotations", 0, "bboxes", 0, [1, 2, 3, "4"]), "a box .* which is not"),
+        (_set("videos", 0, "height", "48"), "must be positive integers"),
+        (_set("videos", 1, "id", 11), "videos entry 1 has the id 11 of an earlier one"),
+        (_set("annotations", {"a": 1}), 'needs a list "annotations", got an object'),
+        (_set("annotations", 0, 3), "annotations entry 0 is 3; needed is an object"),
+        (_set("annotations", 0, "category_id", ...), 'annotations entry 0 has no "category_id"'),
+        (_set("annotations", 0, "category_id", -4), "category_id is -4; needed is an integer"),
+        (_set("annotations", 0, "video_id", "11"), "video_id is '11'; needed is an integer"),
+        (_set("annotations", 0, "iscrowd", "no"), "iscrowd is 'no'; needed is 0 or 1"),
+        (_set("annotations", 0, "id", 2**64), "entry 0: id is 1.8446744073709552e"),
         (_set("annotations", 0, "segmentations", [None]), "1 segmentations but .* 6 frames"),
         (_set("annotations", 0, "segmentations", [None] * 7), "7 segmentations but .* 6 frames"),
         (_set("annotations", 0, "segmentations", 0, [4, 6, 24, 6, 24, 22]), "not of polygons"),
         (_set("annotations", 0, "segmentations", 0, [[4, 6, 24, 6]]), "not of polygons"),
-        (_set("annotations", 0, "segmentations", 0, [[1e300] * 6]), "no pixel positions"),
-        (_set("annotations", 0, "segmentations", 0, 3), "neither polygons nor"),
-        (_set("annotations", 0, "segmentations", 1, "size", [64, 48]), "frame 1: .* has size"),
-        (_set("annotations", 0, "segmentations", 1, "counts", 5), "neither a text nor"),
-        (_set("annotations", 0, "segmentations", 1, "counts", [1.5]), "neither a text nor"),
+        (_set("annotations", 0, "segmentations", 0, [[1e300] * 6]), "not a pixel position"),
+        (_set("annotations", 0, "segmentations", 0, 3), "frame 0 is 3; needed is null or an RLE"),
+        (
+            _set("annotations", 0, "segmentations", 1, "size", [64, 48]),
+            r"frame 1 has size \[64, 48\] but its video has \[48, 64\]",
+        ),
+        (
+            _set("annotations", 0, "segmentations", 1, "counts", 5),
+            "frame 1 has counts 5; needed is the text",
+        ),
+        (
+            _set("annotations", 0, "segmentations", 1, "counts", [1.5]),
+            "frame 1 has run lengths that are not int",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(small, change, expected, one_line):
@@ -181,11 +188,11 @@ def test_files_that_are_no_annotation_files(tmp_path, one_line):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_annotation_file(path)
     path.write_text('{"videos": [')
-    with pytest.raises(ValueError, match="not valid JSON") as error:
+    with pytest.raises(ValueError, match="not complete JSON") as error:
         load_annotation_file(path)
     one_line(error.value)
     path.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="not complete JSON"):
         load_annotation_file(path)
     path.write_text(json.dumps([{"video_id": 1, "score": 0.5}]))
     with pytest.raises(ValueError, match="results file"):

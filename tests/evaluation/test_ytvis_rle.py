@@ -9,13 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
-from seqformer.evaluation.rle import (
-    InvalidMaskError,
-    compress_runs,
-    rasterise_polygons,
-    read_runs,
-)
-from seqformer.evaluation.run_lists import compress_run_lists
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.polygons import rasterise_polygons
+from seqformer.annotations.run_lengths import compress_runs, read_runs
+from seqformer.annotations.run_lists import compress_run_lists
 
 MASKS = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import re
 import zipfile
 
 import pytest
@@ -59,6 +61,23 @@ def test_missing_areas_come_from_the_masks():
     assert evaluate(truth, [result(FULL)]).to_dict() == evaluate(TRUTH, [result(FULL)]).to_dict()
 
 
+@pytest.mark.parametrize("areas", [9, ["9", 9, 9], [float("nan")] * 3, None])
+def test_areas_that_are_none_come_from_the_masks(areas, caplog):
+    metrics = evaluate(truth_with(areas=areas), [result(FULL)])
+    assert metrics.to_dict() == evaluate(TRUTH, [result(FULL)]).to_dict()
+    assert areas is None or "areas that are no list of numbers" in caplog.text
+
+
+@pytest.mark.parametrize("crowd", [0, False, 0.0, "0", None, [], [0, 0, 0], [0, 1, 0], [None, 0]])
+def test_no_crowd_in_any_spelling(crowd):
+    assert evaluate(truth_with(iscrowd=crowd), [result(FULL)]).stats["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("crowd", [1, True, 1.0, "1", [1, 1, 1], [None, 1, 1]])
+def test_a_crowd_in_any_spelling(crowd):
+    assert evaluate(truth_with(iscrowd=crowd), [result(FULL)]).stats["AP"] == -1
+
+
 def test_missing_id_and_id_zero_match():
     for entry in (without(annotation(FULL), "id"), annotation(FULL, id=0)):
         assert evaluate(problem([entry]), [result(FULL)]).stats["AP"] == pytest.approx(1)
@@ -71,7 +90,7 @@ def test_repeated_ids_count_as_two_instances(caplog):
         metrics = evaluate(truth, [result(FULL), result(other)])
     assert metrics.stats["AP"] == pytest.approx(1)
     assert metrics.per_class[1]["num_instances"] == 2
-    assert "repeats annotation ids" in caplog.text
+    assert "1 annotation ids that occur twice" in caplog.text
 
 
 def test_an_ignore_key_has_no_effect():
@@ -120,6 +139,29 @@ def test_results_of_other_length_and_size():
     assert evaluate(TRUTH, [result(FULL[:1])]).stats["AP"] == pytest.approx(1)
     other_size = [rectangle(2, 3, size=(20, 10))] * 3
     assert evaluate(TRUTH, [result(other_size)]).stats["AP"] == 0
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ([rectangle(2, 3, size=(20, 10))] * 3, "1 results have masks of another size .* 3 frames"),
+        ([*FULL[:1], *[rectangle(1, 1, 2, 2, (5, 10))] * 2], "masks of another size .* 2 frames"),
+        (FULL[:2], "1 results cover fewer frames than their video, in 1 frames"),
+        (FULL * 2, "1 results cover frames that their video lacks, in 3 frames"),
+    ],
+)
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"]])
+def test_frames_that_are_not_compared_are_counted_and_said(masks, words, names, caplog):
+    truth = copy.deepcopy(TRUTH)
+    if names:
+        truth["videos"][0]["file_names"] = names
+    evaluate(truth, [result(masks)])
+    assert re.search(words, caplog.text) and "results, entry 0" in caplog.text
+
+
+def test_results_that_fit_are_scored_without_a_word(caplog):
+    evaluate(TRUTH, [result(FULL), result([None, *FULL[1:]])])
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_a_submission_as_zip(tmp_path):
@@ -188,9 +230,17 @@ BAD_TRUTH = {
         r'annotations entry 0 has no "category_id"',
     ),
     "text id": (truth_with(id="a"), r"annotations entry 0: id is 'a'"),
-    "text crowd": (truth_with(iscrowd="0"), r"annotations entry 0: iscrowd is '0'"),
-    "text area": (truth_with(areas=["9"]), r"annotations entry 0: an entry of areas is '9'"),
-    "areas a number": (truth_with(areas=9), r"annotations entry 0: areas is 9; needed is a list"),
+    "crowd in words": (truth_with(iscrowd="no"), r"annotations entry 0: iscrowd is 'no'"),
+    "crowd of two": (truth_with(iscrowd=2), r"annotations entry 0: iscrowd is 2; needed is 0 or 1"),
+    "negative id": (
+        truth_with(id=-1),
+        r"annotations entry 0: id is -1; needed is an integer from 0",
+    ),
+    "id of 65 bits": (truth_with(id=2**64), r"annotations entry 0: id is 1.8446744073709552e"),
+    "mask of another size": (
+        truth_with(segmentations=[rectangle(2, 3, size=(20, 10))] * 3),
+        r"entry 0: the mask of frame 0 has size \[20, 10\] but its video has \[10, 20\]",
+    ),
     "no masks": (truth_with(segmentations=None), r'entry 0 needs a list "segmentations"'),
     "runs too short": (
         truth_with(segmentations=[{"size": [10, 20], "counts": [100, 99]}]),

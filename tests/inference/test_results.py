@@ -74,13 +74,13 @@ def test_results_are_read_from_json_and_zip(tmp_path):
         archive.write(tmp_path / "results.json", "deep/results.json")
     assert load_results(tmp_path / "results.json") == [{"video_id": 1}]
     assert load_results(tmp_path / "submission.zip") == [{"video_id": 1}]
-    with pytest.raises(ValueError, match="zip without a results"):
+    with pytest.raises(ValueError, match=r"no zip with a results\.json"):
         load_results(tmp_path / "other.zip")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[{", "not a complete"), ("{}", "must hold a list"), ("\xff\xfe", "not a complete")],
+    [("[{", "not complete JSON"), ("{}", "must hold a list"), ("\xff\xfe", "not complete JSON")],
 )
 def test_broken_results_are_refused(tmp_path, content, message):
     path = tmp_path / "results.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import torch
 from torch import Tensor
@@ -88,7 +89,25 @@ def compiled_by(gpu, calls) -> list[dict[str, int]]:
     return counts
 
 
+def function_calls(call) -> int:
+    """Functions, of Python and of C, that a warm call runs through on the host."""
+    call()
+    count = 0
+
+    def seen(frame, event, argument) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
 def main() -> None:
+    from bench.launch_cost import subjects
     from bench.stand_in import standing_in
 
     random.seed(0)
@@ -108,6 +127,8 @@ def main() -> None:
         with standing_in(compiles=False) as gpu:
             calls = [lambda a=a, d=dtype: video(*a, d) for a in videos]
             result[f"inference {name}"] = compiled_by(gpu, calls)
+    with standing_in(compiles=False):
+        result["function calls"] = {s.name: function_calls(s.call) for s in subjects()}
     print(json.dumps(result))
 
 

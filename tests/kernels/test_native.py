@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from kernels import native
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing remembered from before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    quick = ["-O1" if flag == "-O3" else flag for flag in native.FLAGS]
+    monkeypatch.setattr(native, "FLAGS", tuple(quick))
     remembered = (native.library, native._compiler)
     for function in remembered:
         function.cache_clear()
@@ -72,6 +76,112 @@ def test_a_compiler_that_fails_is_named(fresh, monkeypatch, caplog, tmp_path):
     (message,) = [r.getMessage() for r in caplog.records]
     assert "could not compile msda_cpu.c" in message and message.endswith("oops")
     assert not list(fresh.glob("*.so"))
+
+
+MARKED = r"""
+#include <stdlib.h>
+#include <stdio.h>
+__attribute__((constructor)) static void mark(void) { fclose(fopen(getenv("MARKER"), "w")); }
+"""
+
+
+def compiled() -> torch.Tensor:
+    """As if the process had just begun."""
+    native.library.cache_clear()
+    return attention()
+
+
+@pytest.fixture
+def planted(fresh, monkeypatch, tmp_path):
+    """A cache whose library was exchanged for one that leaves a trace when it is loaded."""
+    expected = attention()
+    (file,) = fresh.glob("*.so")
+    (tmp_path / "mark.c").write_text(MARKED)
+    command = ["cc", "-shared", "-fPIC", str(tmp_path / "mark.c"), "-o", str(tmp_path / "mark.so")]
+    subprocess.run(command, check=True)
+    file.unlink()
+    digest = native._content_digest(tmp_path / "mark.so")
+    file = file.with_name(f"{file.stem.rpartition('-')[0]}-{digest}.so")
+    shutil.copy(tmp_path / "mark.so", file)
+    file.chmod(0o700)
+    monkeypatch.setenv("MARKER", str(tmp_path / "loaded"))
+    return file, tmp_path / "loaded", expected
+
+
+@pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("open_to_others", ["file", "folder", "link", "owner", "content"])
+def test_what_somebody_else_may_have_put_there_is_not_loaded(planted, open_to_others, tmp_path):
+    file, marker, expected = planted
+    if open_to_others == "file":
+        file.chmod(0o666)
+    elif open_to_others == "folder":
+        file.parent.chmod(0o777)
+    elif open_to_others == "link":
+        shutil.move(file, tmp_path / "elsewhere.so")
+        file.symlink_to(tmp_path / "elsewhere.so")
+    elif open_to_others == "content":
+        file.write_bytes(file.read_bytes() + b"\0")
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    else:
+        os.chown(file, 12345, -1)
+    torch.testing.assert_close(compiled(), expected)
+    assert not marker.exists()
+    assert not file.parent.stat().st_mode & 0o022 and not file.exists()
+
+
+@pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF", None])
+def test_a_damaged_library_is_made_anew(fresh, damage, caplog):
+    expected = attention()
+    (file,) = fresh.glob("*.so")
+    content = file.read_bytes()
+    file.unlink()  # this process still has it loaded
+    file.write_bytes(content[:5000] if damage is None else damage)
+    file.chmod(0o700)
+    torch.testing.assert_close(compiled(), expected)
+    assert file.stat().st_size > 5000
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_whatever_is_missing_there_is_one_warning(fresh, monkeypatch, caplog, tmp_path):
+    """A library that cannot be loaded wherever it lies, as on a disk mounted noexec."""
+    expected = attention()
+
+    def fail(path: str) -> None:
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(native.ctypes, "CDLL", fail)
+    torch.testing.assert_close(compiled(), expected)
+    native.library("frame_masks", torch.float32)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "plain PyTorch" in warning
+
+
+@pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("missing", ["home", "temporary folder", "room"])
+def test_without_a_place_for_the_library(fresh, missing, monkeypatch, caplog):
+    def fail(*arguments: object, **named: object) -> None:
+        raise (
+            RuntimeError("Could not determine home directory.")
+            if missing == "home"
+            else OSError(28, "No space left on device")
+        )
+
+    expected = attention()
+    shutil.rmtree(fresh)
+    native._temporary_folder.cache_clear()
+    if missing == "home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(native.Path, "home", fail)
+    if missing == "room":
+        monkeypatch.setattr(native.tempfile, "mkstemp", fail)
+    if missing != "home":
+        monkeypatch.setattr(native.tempfile, "mkdtemp", fail)
+    torch.testing.assert_close(compiled(), expected)
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == (missing == "room")
+    native._temporary_folder.cache_clear()
 
 
 @pytest.mark.skipif(native._compiler() is None, reason="no C compiler")

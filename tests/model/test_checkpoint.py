@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from seqformer.config import config_to_dict
 from seqformer.model import (
     build_model,
     load_backbone_weights,
@@ -157,3 +162,128 @@ def test_imagenet_backbone_files(name, tmp_path):
             assert torch.equal(model.backbone.state_dict()[key], value), key
     with pytest.raises(ValueError, match=f"the file fits backbone {name}"):
         load_backbone_weights(small("resnet101"), tmp_path / "imagenet.pth")
+
+
+def own_sizes():
+    return build_model("resnet_mini", num_classes=4, **{**SMALL, "num_heads": 4})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model: model.state_dict(),
+        lambda model: {f"module.{k}": v for k, v in model.state_dict().items()},
+        lambda model: torch.compile(model).state_dict(),
+        lambda model: {"model": {f"_orig_mod.{k}": v for k, v in to_published(model).items()}},
+        lambda model: {
+            "model": {f"module._orig_mod.{k}": v for k, v in model.state_dict().items()}
+        },
+        lambda model: {"state_dict": to_published(model), "epoch": 3},
+        lambda model: {"ema": {"module": model.state_dict(), "decay": 0.99}},
+        lambda model: {"model": {k: v.half() for k, v in model.state_dict().items()}},
+        lambda model: {"ema": model.state_dict(), "optimizer": {"state": {}}},
+    ],
+    ids=[
+        *("own names", "data parallel", "compiled", "compiled, published", "both", "state_dict"),
+        *("nested", "float16", "ema"),
+    ],
+)
+def test_state_dicts_of_any_trainer_load(write, tmp_path):
+    model = own_sizes()
+    torch.save(write(model), tmp_path / "a.pth")
+    fresh = own_sizes()
+    load_weights(fresh, tmp_path / "a.pth")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_of_two_state_dicts_one_is_taken_and_that_is_said(tmp_path, caplog):
+    model = own_sizes()
+    torch.save({"ema": {"a": torch.ones(1)}, "model": model.state_dict()}, tmp_path / "two.pth")
+    load_weights(own_sizes(), tmp_path / "two.pth")
+    assert "those under 'model' are taken" in caplog.text
+
+
+def test_a_number_of_heads_is_not_guessed(tmp_path, caplog):
+    """4 heads of 4 points have the shapes of 8 heads of 2."""
+    model = own_sizes()
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    with pytest.raises(ValueError, match="does not tell its number of attention heads"):
+        model_from_checkpoint(tmp_path / "own.pth")
+    told = {"model": model.state_dict(), "args": argparse.Namespace(nheads=4)}
+    torch.save(told, tmp_path / "told.pth")
+    assert model_from_checkpoint(tmp_path / "told.pth")[0].config == model.config
+    with pytest.raises(ValueError, match="4 heads and 4 points, the model 2 and 8"):
+        other = build_model("resnet_mini", 4, **{**SMALL, "num_heads": 2, "num_points": 8})
+        load_weights(other, tmp_path / "told.pth")
+    torch.save(small().state_dict(), tmp_path / "eight.pth")
+    model_from_checkpoint(tmp_path / "eight.pth")
+    assert "the published 8, with 4 points, are assumed" in caplog.text
+
+
+def test_a_weight_larger_than_its_numbers_is_refused(tmp_path):
+    wide = torch.zeros(1).as_strided((2**20, 2**25), (0, 0))  # 128 TiB of float32
+    torch.save({"model": {"detr.query_embed.weight": wide}}, tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match="the file holds fewer numbers"):
+        load_checkpoint(tmp_path / "wide.pth")
+
+
+def test_settings_that_do_not_fit_the_weights_are_refused_before_anything_is_built(tmp_path):
+    classes = ClassMap((1, 2, 3, 4), ("a", "b", "c", "d"))
+    save_safetensors(tmp_path / "a.safetensors", small(), classes)
+    checkpoint = load_checkpoint(tmp_path / "a.safetensors")
+    config = config_to_dict(small().config)
+    for name, value, words in (
+        ("num_encoder_layers", 10**9, "num_encoder_layers 1000000000"),
+        ("hidden_dim", 2**20, "hidden_dim 1048576"),
+        ("num_classes", 10**12, "num_classes"),
+        ("num_heads", "8", "num_heads is '8'"),
+        ("dropout", float("nan"), "dropout is nan"),
+        ("backbone", ["resnet50"], "backbone"),
+    ):
+        torch.save(
+            {"model": checkpoint.state, "model_config": {**config, name: value}},
+            tmp_path / "b.pth",
+        )
+        with pytest.raises(ValueError, match=words):
+            model_from_checkpoint(tmp_path / "b.pth")
+    state = dict(checkpoint.state)
+    state["detr.query_embed.weight"] = torch.zeros(1, 2**21)  # a model of 2**40 numbers and more
+    torch.save({"model": state}, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="does not hold a whole model"):
+        model_from_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_compressed_file_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    torch.save({"model": {"a": torch.zeros(2**20)}}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    monkeypatch.setenv("SEQFORMER_MAX_UNPACKED_MIB", "2")
+    with pytest.raises(ValueError, match=r"would unpack to 4 MiB.*SEQFORMER_MAX_UNPACKED_MIB"):
+        load_checkpoint(tmp_path / "bomb.pth")
+    monkeypatch.setenv("SEQFORMER_MAX_UNPACKED_MIB", "8")
+    assert load_checkpoint(tmp_path / "bomb.pth").state["a"].numel() == 2**20
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    """The order of metadata differed from process to process."""
+    code = (
+        "import sys, torch\n"
+        "from seqformer.model.weight_files import safetensors_bytes\n"
+        "metadata = {name: name for name in 'model_config classes args a b c d e f'.split()}\n"
+        "tensors = {name: torch.ones(3) for name in ('y', 'x')}\n"
+        "sys.stdout.buffer.write(safetensors_bytes(tensors, metadata))\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+        for _ in range(3)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    (tmp_path / "a.safetensors").write_bytes(runs[0])
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert sorted(file.keys()) == ["x", "y"] and file.metadata()["classes"] == "classes"
+        assert torch.equal(file.get_tensor("x"), torch.ones(3))

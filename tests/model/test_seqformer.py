@@ -235,3 +235,25 @@ def test_the_encoder_holds_nothing_of_its_attention_during_the_feed_forward_bloc
     with torch.inference_mode():
         model(torch.randn(1, 1, 3, 64, 64))
     assert alive == [[False] * 3]
+
+
+@pytest.mark.parametrize("backbone", ["resnet_mini", "swin_t"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.06)])
+def test_a_half_model_runs_both_ways(backbone, dtype, tolerance):
+    torch.manual_seed(0)
+    model = build_model(
+        backbone, num_classes=3, hidden_dim=32, num_heads=4, num_encoder_layers=1,
+        num_decoder_layers=2, num_queries=4, ffn_dim=16, mask_dim=8,
+    ).eval()  # fmt: skip
+    images, padding = torch.randn(1, 2, 3, 48, 64), torch.zeros(1, 48, 64, dtype=torch.bool)
+    padding[:, :, 56:] = True
+    expected = model(images, padding)
+    model.to(dtype)
+    output = model(images.to(dtype), padding)
+    assert output.boxes.dtype == output.class_logits.dtype == dtype
+    assert (output.boxes.float() - expected.boxes).abs().max() < tolerance
+    assert (output.class_logits.float() - expected.class_logits).abs().max() < 10 * tolerance
+    output.total().backward()
+    assert model.query_embed.weight.grad.isfinite().all()
+    with pytest.raises(ValueError, match=r"images are torch\.float32 but the model's weights"):
+        model(images, padding)

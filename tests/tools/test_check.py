@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check, main
@@ -52,6 +53,20 @@ def resize_video(data):
         resave(frame_path(data, t), (WIDTH * 2, HEIGHT * 2))
 
 
+def rename_video(data, number):
+    old = data.content["videos"][0]["id"]
+    data.content["videos"][0]["id"] = number
+    for entry in data.content["annotations"]:
+        if entry["video_id"] == old:
+            entry["video_id"] = number
+
+
+def turn_frame(path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+
+
 def copy_annotation(data, **changes):
     data.content["annotations"].append({**copy.deepcopy(first(data)), **changes})
 
@@ -60,9 +75,14 @@ FAULTS = {
     "annotation is text": (lambda d: d.content["annotations"].append("x"), "not-an-object"),
     "video without id": (lambda d: d.content["videos"][0].pop("id"), "bad-id"),
     "category without id": (lambda d: d.content["categories"].append({"name": "x"}), "bad-id"),
-    "category without name": (lambda d: d.content["categories"][0].pop("name"), "bad-id"),
-    "annotation without id": (lambda d: first(d).pop("id"), "bad-id"),
-    "annotation id twice": (lambda d: copy_annotation(d), "duplicate-id"),
+    "category without name": (lambda d: d.content["categories"][0].pop("name"), "no-name"),
+    "annotation without id": (lambda d: first(d).pop("id"), "no-id"),
+    "annotation id twice": (lambda d: copy_annotation(d), "no-id"),
+    "annotation id is text": (lambda d: first(d).update(id="a"), "bad-id"),
+    "video id is text": (lambda d: rename_video(d, "clip"), "bad-id"),
+    "video id of 65 bits": (lambda d: rename_video(d, 2**64 + 1), "bad-id"),
+    "video id negative": (lambda d: rename_video(d, -4), "bad-id"),
+    "category id is text": (lambda d: first(d).update(category_id="1"), "bad-id"),
     "video id twice": (
         lambda d: d.content["videos"].append(copy.deepcopy(d.content["videos"][0])),
         "duplicate-id",
@@ -85,8 +105,8 @@ FAULTS = {
     "unknown video": (lambda d: first(d).update(video_id=99), "unknown-video"),
     "unknown category": (lambda d: first(d).update(category_id=99), "unknown-category"),
     "masks too few": (lambda d: first(d)["segmentations"].pop(), "list-length"),
-    "boxes too few": (lambda d: first(d)["bboxes"].pop(), "list-length"),
-    "no boxes": (lambda d: first(d).pop("bboxes"), "list-length"),
+    "boxes too few": (lambda d: first(d)["bboxes"].pop(), "bad-box"),
+    "no boxes": (lambda d: first(d).pop("bboxes"), "bad-box"),
     "mask is a number": (lambda d: set_mask(d, 7), "bad-mask"),
     "runs too long": (
         lambda d: set_mask(d, {"size": [HEIGHT, WIDTH], "counts": [0, 9]}),
@@ -125,7 +145,9 @@ FAULTS = {
         "area-mismatch",
     ),
     "no areas": (lambda d: first(d).pop("areas"), "area-mismatch"),
-    "crowd is text": (lambda d: first(d).update(iscrowd="no"), "bad-crowd"),
+    "crowd is a word": (lambda d: first(d).update(iscrowd="no"), "bad-crowd"),
+    "crowd is text": (lambda d: first(d).update(iscrowd="0"), "odd-crowd"),
+    "frame lies on its side": (lambda d: turn_frame(frame_path(d)), "turned-frame"),
     "category unused": (
         lambda d: d.content["categories"].append({"id": 9, "name": "x"}),
         "unused-category",
@@ -137,7 +159,10 @@ FAULTS = {
         "empty-video",
     ),
 }
-UNMENDED = {"duplicate-name", "repeated-frame", "unused-category", "empty-video"}
+UNMENDED = {
+    *("duplicate-name", "repeated-frame", "unused-category", "empty-video"),
+    *("turned-frame", "leaves-folder"),
+}
 
 
 def run(data, *options) -> tuple[int, list[dict]]:
@@ -154,7 +179,52 @@ def test_a_sound_file_is_sound(dataset, capsys):
 
 
 def test_there_is_a_case_for_every_kind():
-    assert {kind for _, kind in FAULTS.values()} == ERRORS.keys() | WARNINGS.keys()
+    elsewhere = {"nothing-listed", "refused", "leaves-folder"}
+    assert {kind for _, kind in FAULTS.values()} | elsewhere == ERRORS.keys() | WARNINGS.keys()
+
+
+def test_what_cannot_be_mended_is_said(dataset, caplog):
+    """A name that leads out of the folder is not guessed at, and no video cannot be made one."""
+    dataset.content["videos"][0]["file_names"] = [f"../{t}.jpg" for t in range(NUM_FRAMES)]
+    findings, _ = check(dataset.content)
+    assert [item.kind for item in findings.items] == ["leaves-folder"]
+    assert not check(dataset.content, allow_outside=True)[0].items
+    dataset.content.update(videos=[], annotations=[])
+    path = dataset.save()
+    mended = dataset.root / "mended.json"
+    assert main(["--annotations", str(path), "--fix", str(mended)]) == 1
+    assert "cannot be used even so" in caplog.text
+
+
+def test_text_ids_are_numbered_and_references_follow(dataset):
+    rename_video(dataset, "clip")
+    for category in dataset.content["categories"]:
+        category["id"] = f"c{category['id']}"
+    for entry in dataset.content["annotations"]:
+        entry["category_id"] = f"c{entry['category_id']}"
+    _, mended = check(copy.deepcopy(dataset.content))
+    assert len(mended["annotations"]) == len(dataset.content["annotations"])
+    assert not check(mended)[0].num_errors
+    names = {category["id"]: category["name"] for category in mended["categories"]}
+    before = {category["id"]: category["name"] for category in dataset.content["categories"]}
+    for old, new in zip(dataset.content["annotations"], mended["annotations"], strict=True):
+        assert before[old["category_id"]] == names[new["category_id"]]
+        assert old["segmentations"] == new["segmentations"]
+
+
+def test_masks_of_another_size_are_scaled_and_too_few_filled_up(dataset):
+    entry = first(dataset)
+    t = visible(entry)
+    half = coco_mask.decode(entry["segmentations"][t])[::2, ::2]
+    entry["segmentations"][t] = rle(half)
+    other = dataset.content["annotations"][-1]
+    other["segmentations"].pop()
+    _, mended = check(copy.deepcopy(dataset.content))
+    scaled = coco_mask.decode(mended["annotations"][0]["segmentations"][t])
+    assert scaled.shape == (HEIGHT, WIDTH)
+    assert np.array_equal(scaled, half.repeat(2, axis=0).repeat(2, axis=1))
+    kept = mended["annotations"][-1]["segmentations"]
+    assert kept == [*other["segmentations"], None]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -203,8 +273,17 @@ def test_size_is_taken_from_frames_and_masks_where_they_agree(dataset):
     assert len(mended["annotations"]) == len(dataset.content["annotations"])
 
 
-def test_masks_that_fit_no_frame_go_with_their_video(dataset):
+def test_masks_of_the_shape_of_the_frames_are_scaled_to_them(dataset):
     resize_video(dataset)
+    _, mended = check(copy.deepcopy(dataset.content), dataset.images)
+    assert (mended["videos"][0]["height"], mended["videos"][0]["width"]) == (2 * HEIGHT, 2 * WIDTH)
+    assert len(mended["annotations"]) == len(dataset.content["annotations"])
+    assert not check(mended, dataset.images)[0].num_errors
+
+
+def test_masks_that_fit_no_frame_go_with_their_video(dataset):
+    for t in range(NUM_FRAMES):
+        resave(frame_path(dataset, t), (WIDTH * 2, HEIGHT * 3))
     _, mended = check(dataset.content, dataset.images)
     assert [v["id"] for v in mended["videos"]] == [2, 3, 4, 5, 6]
     assert all(a["video_id"] != 1 for a in mended["annotations"])
@@ -268,10 +347,10 @@ def test_the_list_is_cut_and_says_so(dataset, capsys):
     for entry in dataset.content["annotations"]:
         entry["category_id"] = 99
     dataset.save()
-    assert main(["--annotations", str(dataset.annotations), "--limit", "2"]) == 1
+    assert main(["--annotations", str(dataset.annotations), "--limit", "2"]) == 0
     out = capsys.readouterr().out
     number = len(dataset.content["annotations"])
-    assert f"error: {number} annotations of unlisted categories (unknown-category)" in out
+    assert f"warning: {number} annotations of unlisted categories, which are left out" in out
     assert f"... and {number - 2} more" in out and out.count("is of category 99 -> removed") == 2
 
 

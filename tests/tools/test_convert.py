@@ -235,7 +235,7 @@ def test_bad_masks(labels, tmp_path, fails):
     images = tmp_path / "images"
     save_frames(images / "bear", 2)
     assert "bear/00002" in fails(main, *command, "--images", images)
-    for text, message in (('{"bear": 3}', "must be like"), ("{", "not valid JSON")):
+    for text, message in (('{"bear": 3}', "must be like"), ("{", "not complete JSON")):
         (tmp_path / "labels.json").write_text(text)
         assert message in fails(main, *command, "--labels", tmp_path / "labels.json")
     (tmp_path / "labels.json").write_text('{"wolf": {"1": "wolf"}}')
@@ -258,3 +258,30 @@ def test_values_of_no_mots_class(labels, tmp_path, fails):
     save_palette(tmp_path / "masks" / "0002", labels)
     message = fails(main, "mots", "--masks", tmp_path / "masks", "--output", tmp_path / "o.json")
     assert "pixels of the value 1, class 0" in message and "--classes" in message
+
+
+def test_void_is_void_in_every_frame(labels, tmp_path):
+    """Grey masks, of which one frame holds nothing but void, and one video nothing else."""
+    labels[1] = 0
+    labels[:, 0, :4] = 255
+    for name, maps in (("bear", labels), ("cat", np.where(labels == 255, labels, 0))):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for t, numbers in enumerate(maps):
+            Image.fromarray(numbers).save(tmp_path / "masks" / name / f"{t}.png")
+    out = tmp_path / "out.json"
+    assert main(["davis", "--masks", str(tmp_path / "masks"), "--output", str(out)]) == 0
+    found = tracks(out)
+    assert {files[0] for files, _, _ in found} == {"bear/0.jpg"}
+    for (_, _, got), number in zip(found, (1, 2, 7), strict=True):
+        assert (got == (labels == number)).all()
+
+
+def test_one_crowd_frame_makes_no_crowd(labels, tmp_path, caplog):
+    content = coco_video(labels)
+    own = [entry for entry in content["annotations"] if entry["instance_id"] == 1]
+    own[0]["iscrowd"], own[1]["iscrowd"] = 1, "0"
+    out = tmp_path / "out.json"
+    source = write(tmp_path / "coco.json", content)
+    assert main(["coco-video", "--annotations", source, "--output", str(out)]) == 0
+    assert [a["iscrowd"] for a in json.loads(out.read_text())["annotations"]] == [0, 0, 1]
+    assert "instance 1 of video 5 is a crowd in 1 of 3 frames, so it is none" in caplog.text

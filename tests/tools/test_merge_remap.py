@@ -126,7 +126,7 @@ def test_remap_refuses(dataset, other, tmp_path, fails):
     assert "no category 'dics'; there are 'cross', 'disc'" in fails(
         remap, *common, "--names", unknown
     )
-    for text, message in (("[1]", "must hold one object"), ("{", "not valid JSON")):
+    for text, message in (("[1]", "must hold one object"), ("{", "not complete JSON")):
         (tmp_path / "bad.json").write_text(text)
         assert message in fails(remap, *common, "--names", tmp_path / "bad.json")
     assert "does not exist" in fails(remap, *common, "--names", tmp_path / "nowhere")

@@ -94,7 +94,7 @@ def test_bad_input(dataset, tmp_path, fails):
     dataset.content["annotations"][0]["segmentations"] = [None]
     dataset.save()
     message = fails(main, *sound)
-    assert "has 1 segmentations" in message and "annotation 1" in message
+    assert "has 1 segmentations" in message and "annotations entry 0" in message
 
 
 def test_plot_of_unknown_kind(dataset, capsys):

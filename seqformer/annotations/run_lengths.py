@@ -3,38 +3,30 @@
 A mask is a column-major list of run lengths that starts with the zeros. COCO writes it as text:
 every length from the fourth on is replaced by its difference to the length two places earlier, and
 each number becomes characters of five bits, lowest first, `chr(48 + bits)`, plus 32 where more
-follow. The C library of pycocotools trusts that text (a cut number makes it read past the end, an
-empty one crashes it), and reading mask by mask costs more than reading: here NumPy reads and
-checks the masks of several tracks at once.
+follow. The C library of pycocotools trusts that text: a cut number makes it read past the end, an
+empty text crashes it, and of a text with a NUL it measures the part before and writes the whole.
+Reading mask by mask costs more than reading: here NumPy reads and checks the masks of several
+tracks at once.
 """
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from seqformer.annotations.errors import InvalidMaskError
 
 MAX_PIXELS = 2**29 - 1
 """So that every difference of two runs fits the largest number that is read."""
 MAX_CHARACTERS = 6
 """Characters of one number: 30 bits with the sign."""
-MAX_COORDINATE = 1e6
-"""Polygon points further out than this are a mistake, and cost the rasteriser gigabytes."""
 
 _CONTINUED = bytes(range(48 + 32, 48 + 64))
 _TOP = bytes((code - 48 + 16) % 32 - 16 & 255 for code in range(256))
 """The last character of a number as int8: five bits, the highest of which is the sign."""
-
-
-class InvalidMaskError(ValueError):
-    """A mask that cannot be read: `position` in the batch, and in words what is wrong with it."""
-
-    def __init__(self, problem: str, position: int = 0) -> None:
-        super().__init__(problem)
-        self.position = position
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +53,21 @@ def read_runs(counts: list[str], pixels: list[int]) -> Runs:
     if not counts:
         return Runs(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(1, np.int64))
     runs = _parse(counts)
-    if runs.zeros.min() < 0 or runs.ones.min() < 0:
-        pair = np.flatnonzero((runs.zeros < 0) | (runs.ones < 0))[0]
+    # Differences are below 2**29, so a sum that leaves the 32 bits was too large or negative
+    # before: as numbers without a sign both are seen.
+    longest = max(runs.zeros.view(np.uint32).max(), runs.ones.view(np.uint32).max())
+    if longest > MAX_PIXELS:
+        is_odd = np.maximum(runs.zeros.view(np.uint32), runs.ones.view(np.uint32)) > MAX_PIXELS
+        pair = int(is_odd.argmax())
         position = int(np.searchsorted(runs.first, pair, "right")) - 1
-        raise InvalidMaskError("has a negative run length", position)
-    totals = runs.areas() + np.add.reduceat(runs.zeros, runs.first[:-1], dtype=np.int32)
+        if min(runs.zeros[pair], runs.ones[pair]) < 0:
+            raise InvalidMaskError("has a negative run length", position)
+        raise InvalidMaskError("has a run longer than any frame", position)
+    first = runs.first[:-1]
+    is_short = int(longest) * 2 * int(np.diff(runs.first).max()) < 2**31
+    number = np.int32 if is_short else np.int64
+    totals = np.add.reduceat(runs.ones, first, dtype=number)
+    totals += np.add.reduceat(runs.zeros, first, dtype=number)
     is_wrong = totals != pixels
     if is_wrong.any():
         position = int(is_wrong.argmax())
@@ -79,24 +81,9 @@ def read_runs(counts: list[str], pixels: list[int]) -> Runs:
 def read_areas(counts: list[str], pixels: list[int]) -> np.ndarray:
     """Pixels of N compressed masks, [N], for masks of which nothing else is needed.
 
-    The C library does this several times faster than the runs are read; what would let it read
-    past the end of a text is refused first. The sum of the runs is not checked.
-    Raises: InvalidMaskError naming the first mask that is not the text of a mask.
+    Raises: InvalidMaskError as `read_runs`.
     """
-    if not counts:
-        return np.zeros(0, np.int64)
-    for position, text in enumerate(counts):
-        if not (text.isascii() and "0" <= text[-1] < "P"):  # from "P" on, a number goes on
-            raise InvalidMaskError("has counts that stop in the middle of a number", position)
-    # The size is not looked at.
-    areas = coco_mask.area([{"size": (1, 1), "counts": text} for text in counts]).astype(np.int64)
-    is_wrong = areas > pixels
-    if is_wrong.any():
-        position = int(is_wrong.argmax())
-        raise InvalidMaskError(
-            f"covers {areas[position]} pixels of {pixels[position]}; its runs are wrong", position
-        )
-    return areas
+    return read_runs(counts, pixels).areas() if counts else np.zeros(0, np.int64)
 
 
 def _parse(counts: list[str]) -> Runs:
@@ -166,22 +153,3 @@ def compress_runs(runs: list[int] | np.ndarray) -> str:
         raise InvalidMaskError(f"has a run length outside 0 to {MAX_PIXELS}")
     # The height and width are only copied into the result.
     return coco_mask.frPyObjects({"size": [1, 1], "counts": runs}, 1, 1)["counts"].decode("ascii")
-
-
-def rasterise_polygons(polygons: list[Any], height: int, width: int) -> str:
-    """The text of the union of polygons [[x0, y0, x1, y1, ...], ...] in pixels.
-
-    Raises: InvalidMaskError when a polygon has fewer than three points or no finite numbers.
-    """
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise InvalidMaskError(
-                "is a list but not of polygons [x0, y0, x1, y1, x2, y2, ...] with three points "
-                "or more"
-            )
-        if not set(map(type, polygon)) <= {int, float}:
-            raise InvalidMaskError("has a polygon with coordinates that are not numbers")
-        if not all(abs(coordinate) <= MAX_COORDINATE for coordinate in polygon):
-            raise InvalidMaskError("has a polygon with a coordinate that is not a pixel position")
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return merged["counts"].decode("ascii")

@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 
-from seqformer.evaluation.rle import InvalidMaskError, compress_runs
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.run_lengths import compress_runs
 
 _LIST_OF_RUNS = re.compile(r'"counts":\s*\[')
 

@@ -1,0 +1,169 @@
+"""Picture files that somebody else made: what they claim is checked before it is decoded."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from seqformer.safe_files import PIXELS_VARIABLE, check_pixels, max_pixels, read_regular
+
+logger = logging.getLogger(__name__)
+
+JPEG_START = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+_TAIL = 64
+"""No coded picture data ends in so many zero bytes. JPEGs whose end was lost in a copy do, and
+would decode."""
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""Behind the start of a scan: what is neither a pixel's byte nor a restart."""
+_ORIENTATION = 0x0112
+_DECODER_ERRORS = (
+    OSError,  # truncated, among others
+    SyntaxError,  # Pillow's word for broken PNG chunks
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+    cv2.error,
+)
+"""What Pillow and OpenCV raise for damaged files of one kind or another."""
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of whole numbers that cameras and programs write into wider ones."""
+_MOST_BITS = 32
+_told: set[Path] = set()
+
+
+@contextmanager
+def open_picture(path: Path, what: str = "frame") -> Iterator[tuple[Image.Image, bytes]]:
+    """A picture whose pixels are not decoded yet, and the bytes of its file.
+
+    What goes wrong with it inside the `with` is said in words, too.
+
+    Args:
+        what: to call it in messages.
+
+    Raises: FileNotFoundError; ValueError naming the file when it is no regular file, no image, cut
+        off, or claims more pixels than the limit.
+    """
+    try:
+        data = read_regular(path, what)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{what} {path} does not exist; check the image folder and the file names"
+        ) from None
+    if not data:
+        raise ValueError(f"{path} is empty, so it is not complete; copy it again")
+    if data.startswith(JPEG_START) and not any(data[-_TAIL:]) and not has_end(data):
+        raise ValueError(f"{path} ends in zeros, so it is not complete; copy it again")
+    most = max_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most  # Pillow has a limit of its own
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            check_pixels(image.height, image.width, str(path))
+            yield image, data
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that Pillow can read; copy it again") from None
+    except Image.DecompressionBombError:  # from twice the limit on, Pillow does not open it
+        raise ValueError(
+            f"{path} says that it has more than {2 * most} pixels, {most} are the most; if that is "
+            f"meant, raise the limit with {PIXELS_VARIABLE}"
+        ) from None
+    except _DECODER_ERRORS as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be decoded ({error}); copy it again") from None
+
+
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG's end marker is there; anything may follow it."""
+    if any(data[-_TAIL:]) and _JPEG_END in data[-_TAIL:]:
+        return True
+    place = 2
+    while 0 <= place <= len(data) - 4 and data[place] == 0xFF:
+        kind = data[place + 1]
+        if kind == 0xD9:
+            return True
+        if kind == 0xFF:  # padding
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == 0xDA:  # a scan goes up to the next marker
+            found = _JPEG_MARKER.search(data, place)
+            place = found.start() if found else -1
+    return place >= 0 and data[place : place + 2] == _JPEG_END
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of a picture, uint8 [H, W, 3]; grey becomes RGB, alpha is dropped.
+
+    Numbers of more than 8 bits are scaled by their range: that of the smallest usual depth (10, 12,
+    14 or 16 bits, from there on any) that holds the picture's largest one; real numbers by 1 where
+    none is larger, else likewise.
+    Raises: ValueError for negative and non-finite numbers.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image)
+        return _to_bytes(grey)[..., None].repeat(3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _to_bytes(grey: np.ndarray) -> np.ndarray:
+    largest = float(grey.max(initial=0))
+    if not grey.min(initial=0) >= 0 or not largest < 2**_MOST_BITS:
+        raise ValueError("it has values that are negative, no numbers or of more than 32 bits")
+    if grey.dtype.kind == "f" and largest <= 1:
+        return np.round(grey * 255).astype(np.uint8)
+    bits = next((d for d in _DEPTHS if largest < 2**d), int(largest).bit_length())
+    return (grey.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a picture, 1..8; 1 (as it is stored) where it does not say."""
+    has_tags = "exif" in image.info or image.format == "TIFF"
+    value = image.getexif().get(_ORIENTATION, 1) if has_tags else 1
+    return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def turn_upright(pixels: np.ndarray, number: int) -> np.ndarray:
+    """What an EXIF orientation asks for. [H, W, 3] -> the same or [W, H, 3]."""
+    if number in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if number in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if number in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def tell_orientation(path: Path, place: Path, number: int) -> None:
+    """Say, once per `place` and process, that a picture is read otherwise than viewers show it."""
+    if place in _told:
+        return
+    _told.add(place)
+    logger.warning(
+        "%s has the EXIF orientation %d and is read as it is stored, not upright as viewers show "
+        "it (as others in %s may be); --upright turns such frames (training: --data.upright), "
+        "which the masks of the annotations must then be, too",
+        path,
+        number,
+        place,
+    )

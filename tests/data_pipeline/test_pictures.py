@@ -1,0 +1,103 @@
+"""Pictures as cameras and programs write them: depth, orientation, and what follows their end."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from seqformer.data.frames import read_frame
+
+RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
+LETTERBOX = np.random.default_rng(0).integers(1, 255, (48, 64, 3), dtype=np.uint8)
+LETTERBOX[:6] = LETTERBOX[-6:] = 0
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "name"),
+    [
+        (65535, np.uint16, "a.png"),
+        (4095, np.uint16, "a.png"),
+        (1023, np.uint16, "a.tif"),
+        (255, np.uint16, "a.png"),
+        (2**31 - 1, np.int32, "a.tif"),
+        (100_000, np.int32, "a.tif"),
+        (1.0, np.float32, "a.tif"),
+        (255.0, np.float32, "a.tif"),
+        (65535.0, np.float32, "a.tif"),
+    ],
+)
+def test_numbers_of_any_depth_fill_the_range_and_are_never_black(largest, dtype, name, tmp_path):
+    Image.fromarray((RAMP * largest).astype(dtype)).save(tmp_path / name)
+    pixels = read_frame(tmp_path / name)
+    assert pixels.shape == (12, 16, 3) and pixels.dtype == np.uint8
+    assert (np.diff(pixels[..., 0].ravel().astype(int)) >= 0).all()
+    assert pixels.max() >= 180 and pixels.min() == 0  # 100,000 is no power of two
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_numbers_that_are_no_brightness_are_refused(bad, tmp_path):
+    values = RAMP.astype(np.float32)
+    values[3, 3] = bad
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded"):
+        read_frame(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("colours", [2, 16, 256])
+def test_palettes_are_looked_up(colours, tmp_path):
+    image = Image.fromarray(LETTERBOX).quantize(colours)
+    image.save(tmp_path / "a.png")
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_frame(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.ppm", "a.png", "a.tga"])
+def test_pictures_that_end_in_zeros_are_complete(name, tmp_path):
+    Image.fromarray(LETTERBOX).save(tmp_path / name)
+    np.testing.assert_array_equal(read_frame(tmp_path / name), LETTERBOX)
+
+
+@pytest.mark.parametrize("after", [bytes(512), bytes(100) + b"tail", b"x" * 5000, b"\xff\xd8" * 99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_anything_may_follow_the_end_of_a_jpeg(after, progressive, tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(LETTERBOX).save(buffer, "JPEG", progressive=progressive)
+    (tmp_path / "whole.jpg").write_bytes(buffer.getvalue())
+    (tmp_path / "longer.jpg").write_bytes(buffer.getvalue() + after)
+    expected = read_frame(tmp_path / "whole.jpg")
+    np.testing.assert_array_equal(read_frame(tmp_path / "longer.jpg"), expected)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("thumbnail", [False, True])
+def test_a_jpeg_whose_end_became_zeros_is_refused(kept, thumbnail, tmp_path):
+    """Also where a small picture inside it has an end of its own."""
+    buffer, small = io.BytesIO(), io.BytesIO()
+    Image.fromarray(LETTERBOX[:8, :8]).save(small, "JPEG")
+    comment = small.getvalue()[:60] + b"\xff\xd9" if thumbnail else b""
+    Image.fromarray(LETTERBOX).save(buffer, "JPEG", comment=comment)
+    data = buffer.getvalue()
+    cut = int(kept * len(data))
+    (tmp_path / "a.jpg").write_bytes(data[:cut] + bytes(len(data) - cut + 100))
+    with pytest.raises(ValueError, match=r"a\.jpg"):
+        read_frame(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_an_orientation_is_followed_if_asked_and_else_said_once(number, name, tmp_path, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    Image.fromarray(LETTERBOX).save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as image:
+        stored, shown = np.asarray(image), np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_frame(tmp_path / name, upright=True), shown)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            np.testing.assert_array_equal(read_frame(tmp_path / name), stored)
+    (message,) = caplog.messages
+    assert f"EXIF orientation {number}" in message and "--upright" in message
