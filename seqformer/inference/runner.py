@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import EvalConfig
 from seqformer.inference.encoding import MaskEncoder
 from seqformer.inference.loading import FrameLoader, Resized
@@ -32,6 +34,22 @@ from seqformer.inference.sources import VideoSource
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
 OnVideo = Callable[[VideoSource, Entries], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video without results, or with results that could not be drawn.
+
+    Attributes:
+        video_id: its number.
+        sentence: which video, and why.
+    """
+
+    video_id: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +132,7 @@ def predict_shared(
     ranks: Ranks,
     helpers: Helpers,
     on_video: OnVideo | None = None,
-) -> tuple[PartialResults | None, list[str]]:
+) -> tuple[PartialResults | None, list[Failure]]:
     """Run the videos that no earlier run has finished, shared among the ranks.
 
     Args:
@@ -122,8 +140,8 @@ def predict_shared(
         settings: the same on every rank.
         on_video: called with the entries of every video on some rank, finished earlier or now.
 
-    Returns: on rank 0 all finished videos and one sentence per video that failed; elsewhere None
-        and the failures.
+    Returns: on rank 0 all finished videos and those that failed; elsewhere None and the failures.
+    Raises: WriteError when results cannot be kept.
     """
     if ranks.is_main:
         partial = PartialResults.continue_all(output, settings, fresh)
@@ -160,10 +178,11 @@ def predict_videos(
     on_video: OnVideo | None = None,
     helpers: Helpers | None = None,
     show_progress: bool = True,
-) -> list[str]:
+) -> list[Failure]:
     """Run videos and record each in `partial` as soon as it is finished.
 
-    Returns: one sentence per video that failed twice.
+    Returns: the videos that failed twice.
+    Raises: WriteError when results cannot be kept.
     """
     if not sources:
         return []
@@ -173,7 +192,7 @@ def predict_videos(
     predictor.encoder = MaskEncoder(helpers.encode_workers)
     progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
     again: list[VideoSource] = []
-    failures: list[str] = []
+    failures: list[Failure] = []
     try:
         with logging_redirect_tqdm(), progress:
             for index, source in enumerate(progress):
@@ -189,7 +208,7 @@ def predict_videos(
             for index, source in enumerate(again):
                 problem = _predict(predictor, source, patient.frames(index), partial)
                 if problem:
-                    failures.append(f"{source}: {problem}")
+                    failures.append(Failure(source.video_id, f"{source}: {problem}"))
                     logger.error("%s", failures[-1])
                 elif on_video:
                     failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
@@ -214,20 +233,16 @@ def predict_videos(
 def _predict(
     predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: PartialResults
 ) -> str | None:
-    """Run and record one video. Returns: what went wrong, or None."""
+    """Run and record one video. Returns: what went wrong with it, or None.
+
+    Raises: WriteError when its results cannot be kept.
+    """
     try:
         prediction = predictor.predict_resized(frames)
-        partial.add(source.video_id, prediction.entries(source.video_id, source.first_file_name))
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened:", exc_info=True)
-        return str(error)
-    except (torch.OutOfMemoryError, MemoryError):
-        if predictor.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return (
-            f"a portion of its frames does not fit into the memory of {predictor.device}; give a "
-            "smaller --chunk-frames or --short-side"
-        )
+        entries = prediction.entries(source.video_id, source.first_file_name)
+    except (ValueError, OSError, RuntimeError, MemoryError, cv2.error) as error:
+        return _problem(error, predictor.device)
+    partial.add(source.video_id, entries)
     if source.listed_size not in (None, prediction.frame_size):
         logger.warning(
             "%s has frames of %s (height, width) but the annotation file says %s; masks have the "
@@ -239,16 +254,32 @@ def _predict(
     return None
 
 
+def _problem(error: Exception, device: torch.device) -> str:
+    """What went wrong with a video. Raises: the error itself if it is none of a video's."""
+    if is_out_of_memory(error):
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return (
+            f"a portion of its frames does not fit into the memory of {device}; give a smaller "
+            "--chunk-frames or --short-side"
+        )
+    if not isinstance(error, (ValueError, OSError)):
+        raise error
+    logger.debug("where it happened:", exc_info=error)
+    return sentence_of(error)
+
+
 def _entries(partial: PartialResults, source: VideoSource) -> Entries:
     return partial.finished[source.video_id]
 
 
-def _draw(on_video: OnVideo, source: VideoSource, entries: Entries) -> str | None:
+def _draw(on_video: OnVideo, source: VideoSource, entries: Entries) -> Failure | None:
     """Returns: what went wrong, or None."""
     try:
         on_video(source, entries)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         logger.debug("where it happened:", exc_info=True)
-        logger.error("%s: results are kept, but drawing failed: %s", source, error)
-        return f"{source}: results are kept, but drawing failed: {error}"
+        sentence = f"{source}: results are kept, but drawing failed: {sentence_of(error)}"
+        logger.error("%s", sentence)
+        return Failure(source.video_id, sentence)
     return None

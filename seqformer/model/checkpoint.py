@@ -282,6 +282,8 @@ def _read_folder(path: Path) -> dict[str, Any]:
         )
     try:
         run = json.loads((path / "run.json").read_text())
+        if not isinstance(run, dict):
+            raise RuntimeError(f"run.json holds {str(run)[:20]!r} instead of a run")
         described = FileSystemReader(path).read_metadata().state_dict_metadata
         state = {
             key: torch.empty(value.size, dtype=value.properties.dtype)

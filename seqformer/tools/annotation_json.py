@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.evaluation.records import load_json
-from seqformer.inference.results import write_json
+from seqformer.files import write_json, writing_to
 
 Content = dict[str, Any]
 """An annotation file: videos, categories, annotations and whatever else it holds."""
@@ -65,15 +65,13 @@ def read_sound_content(path: Path) -> Content:
 def write_content(path: Path, content: Any) -> None:
     """Write JSON; `path` holds either the old or the whole new content at any time.
 
-    Raises: ValueError naming a path that cannot be written.
+    Raises: ValueError or WriteError naming a path that cannot be written.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
-    except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}); choose another name") from None
+    write_json(path, content)
 
 
 def num_frames(video: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, read_content, write_content
 from seqformer.tools.check_annotations import check_annotations, mask_sizes
 from seqformer.tools.check_videos import check_categories, check_videos
@@ -117,4 +118,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("check", main)

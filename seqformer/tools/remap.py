@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, read_content, read_sound_content, write_content
 from seqformer.tools.command import run
 
@@ -151,4 +151,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("remap", main)

@@ -6,45 +6,49 @@ Imports neither torch nor the model, so that `--help` and typing errors answer a
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import tyro
 
+from seqformer.command import Command
 from seqformer.config import DemoConfig, TrainConfig, presets
 
 PROGRAM = "train.py"
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parse and train; what the user can mend ends the program with one sentence."""
+def run(argv: Sequence[str]) -> int:
+    """Parse and train. Returns: the exit code; what the user can mend is one sentence and 1."""
     config = parse(argv)
+    hint = "--resume goes on from the last checkpoint"
+    command = Command(PROGRAM, error_code=1, hint=hint)
+    command.folder = config.output
+    return command.run(lambda: _train(config), _expected)
+
+
+def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-    from seqformer.trainer.bad_steps import NonFiniteLossError
-    from seqformer.trainer.checkpoint import CheckpointError
-    from seqformer.trainer.errors import DataError, SetupError
-    from seqformer.trainer.parallel import LostProcessError, rank_from_environment
+    from seqformer.trainer.parallel import rank_from_environment
     from seqformer.trainer.progress import setup_logging
     from seqformer.trainer.trainer import train
 
     setup_logging(is_main=rank_from_environment() == 0)
-    try:
-        if isinstance(config, DemoConfig):
-            from seqformer.trainer.demo import run_demo
+    if isinstance(config, DemoConfig):
+        from seqformer.trainer.demo import run_demo
 
-            run_demo(config)
-        else:
-            train(config)
-    except (SetupError, NonFiniteLossError, DataError, CheckpointError) as error:
-        fail(str(error))
-    except LostProcessError as error:
-        # Threads may still wait for the lost process; nothing of this one is worth waiting for.
-        print(f"{PROGRAM}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-    except KeyboardInterrupt:
-        fail(f"interrupted; continue with --resume if {config.output} has a checkpoint", code=130)
+        run_demo(config)
+    else:
+        train(config)
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Errors whose message is written for the user."""
+    from seqformer.distributed import LostProcessError
+    from seqformer.trainer.bad_steps import NonFiniteLossError
+    from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
+
+    return SetupError, NonFiniteLossError, DataError, MemoryShortageError, LostProcessError
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:

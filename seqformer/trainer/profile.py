@@ -10,6 +10,8 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from seqformer.files import replacing, write_text, writing_to
+
 logger = logging.getLogger(__name__)
 
 WARM_UP, ACTIVE = 3, 3
@@ -85,9 +87,11 @@ class StepProfiler:
         return time.perf_counter()
 
     def _write(self, finished: profile) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         trace = self._folder / f"trace_rank{self._rank}.json"
-        finished.export_chrome_trace(str(trace))
+        with writing_to(trace):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with replacing(trace) as temporary:
+            finished.export_chrome_trace(str(temporary))
         on_gpu = self._device.type == "cuda"
         averages = finished.key_averages()
         found = {event.key: event for event in averages if event.key in PHASES}
@@ -111,5 +115,5 @@ class StepProfiler:
         )
         head = "\n".join(lines)
         text = f"Mean of {ACTIVE} steps, {where}\n\n{head}\n\n{table}\n"
-        (self._folder / f"table_rank{self._rank}.txt").write_text(text)
+        write_text(self._folder / f"table_rank{self._rank}.txt", text)
         logger.info("profile of %d steps in %s\n%s", ACTIVE, self._folder, head)

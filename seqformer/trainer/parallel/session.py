@@ -20,13 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqformer.devices import device_of
+from seqformer.distributed import LostProcessError, communication_errors
 from seqformer.trainer.parallel.meeting import Rendezvous, meet
 
 logger = logging.getLogger(__name__)
-
-
-class LostProcessError(RuntimeError):
-    """Another process of the run ended, or did not answer in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,29 +84,6 @@ class Parallel:
         """Wait for every process."""
         if self.world_size > 1:
             dist.barrier(group=self.control)
-
-
-@contextmanager
-def communication_errors() -> Iterator[None]:
-    """Inside, the failure of a collective becomes a LostProcessError.
-
-    torch has no type of its own for gloo's failures, so they are told by their text.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        known = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
-        if isinstance(error, LostProcessError) or not (
-            isinstance(error, dist.DistError) or any(word in text for word in known)
-        ):
-            raise
-        hung = "imed out" in text or "timeout" in text
-        happened = "did not answer in time" if hung else "ended"
-        raise LostProcessError(
-            f"another process of this run {happened}; its own message says why "
-            f"({text.splitlines()[0][:160]})"
-        ) from error
 
 
 def rank_from_environment() -> int:
