@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from bench.case import Case
+from seqformer.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
@@ -195,7 +196,7 @@ def write(record: dict[str, Any], path: Path | None = None, results: Path = RESU
         commit = (record["machine"]["commit"] or "unknown")[:7]
         path = device_folder(record["machine"], results) / f"{stamp}-{commit}-{record['part']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return path
 
 

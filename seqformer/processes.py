@@ -40,15 +40,16 @@ def hear_sigterm() -> None:
 
 
 def exit_with_parent() -> None:
-    """Call first in a helper process: it ends when its parent does.
+    """Call first in a helper process: it ends when its parent does, and is deaf as said above.
 
     On Linux the system sees to it, even where the process hangs or is stopped. It acts when the
     *thread* that started the process ends, so start helpers from one that stays.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # where a server forked it, it is not deaf
     parent = parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":
+    if sys.platform == "linux" and os.getppid() == parent.pid:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent.pid:  # it ended before the line above
             os._exit(1)
