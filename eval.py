@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from seqformer.command import exit_with
 
-from seqformer.inference.cli import main
+
+def main() -> int:
+    """Returns: the exit code."""
+    from seqformer.inference.cli import main as evaluate
+
+    return evaluate()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("eval.py", main)

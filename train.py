@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from seqformer.trainer.cli import run
+from seqformer.command import exit_with
+
+
+def main() -> int:
+    """Returns: the exit code."""
+    from seqformer.trainer.cli import run
+
+    return run(sys.argv[1:])
+
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    exit_with("train.py", main)

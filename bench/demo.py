@@ -132,4 +132,6 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    from seqformer.command import exit_with
+
+    exit_with("bench.demo", lambda: main(tyro.cli(Options)))

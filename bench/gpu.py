@@ -260,5 +260,7 @@ def clocks(device: torch.device) -> dict[str, str | None]:
 
 
 if __name__ == "__main__":
+    from seqformer.command import exit_with
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit is an interruption
-    sys.exit(main())
+    exit_with("bench.gpu", main)

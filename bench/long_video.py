@@ -170,4 +170,6 @@ def _line(rows: list[dict[str, Any]], length: int) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    from seqformer.command import exit_with
+
+    exit_with("bench.long_video", lambda: main(tyro.cli(Options)))

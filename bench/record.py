@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from bench.case import Case
+from seqformer.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
@@ -193,9 +194,7 @@ def write(record: dict[str, Any], path: Path | None = None, results: Path = RESU
     ends the program in between leaves the former content."""
     path = default_path(record, results) if path is None else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f".{path.name}.{os.getpid()}")
-    incomplete.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    incomplete.replace(path)
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return path
 
 

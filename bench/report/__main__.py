@@ -7,7 +7,6 @@ python -m bench.report --price H200 3.5      # other prices for the cost of a tr
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from bench.record import RESULTS
 from bench.report import compiled, gpu_status, modelled, readme, regressions, training_cost
 from bench.report.page import PLOTS, Inputs, draw, page
 from bench.report.records import load
+from seqformer.command import Command, exit_with
 
 FOLDER = Path(__file__).parents[1]
 README = FOLDER.parent / "README.md"
@@ -79,12 +79,9 @@ def _write_readme(table: str, gpus: str) -> None:
 
 def command(arguments: Sequence[str] | None = None) -> int:
     """The command line; a damaged record is one sentence and status 1."""
-    try:
-        return main(tyro.cli(Options, args=arguments))
-    except ValueError as error:
-        print(f"bench.report: {error}", file=sys.stderr)
-        return 1
+    options = tyro.cli(Options, args=arguments)
+    return Command("bench.report", error_code=1).run(lambda: main(options))
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    exit_with("bench.report", command)

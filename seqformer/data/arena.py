@@ -12,7 +12,6 @@ import json
 import math
 import os
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from seqformer.data.segmentation import Segmentation, unpack_segmentation
+from seqformer.files import write_bytes
 from seqformer.safe_files import open_regular
 
 
@@ -260,20 +260,11 @@ def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 def save_arena(arena: Arena, path: Path) -> None:
     """Write one safetensors file; it appears under its name only when it is complete.
 
-    Raises: OSError when the folder cannot be written or the disk is full.
+    Raises: WriteError when the folder cannot be written or the disk is full.
     """
     tensors = {**arena.arrays._asdict(), "segmentations": np.frombuffer(arena.segmentations, "u1")}
     tensors["is_crowd"] = tensors["is_crowd"].view(np.uint8)
-    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(save(tensors, metadata={"extra": json.dumps(arena.extra)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_bytes(path, save(tensors, metadata={"extra": json.dumps(arena.extra)}))
 
 
 def open_arena(path: Path) -> Arena:

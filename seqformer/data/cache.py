@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from seqformer.data.arena import Arena, open_arena, save_arena
+from seqformer.processes import serve
 from seqformer.safe_files import check_regular
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ def _parse_apart(path: Path, parse: Callable[[], Arena], file: Path) -> None:
     """Parse and save in a process of its own. Raises: what happened there."""
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_parse_and_save, args=(parse, file, sender))
+    arguments = (f"reading {path}", _parse_and_save, parse, file, sender)
+    process = context.Process(target=serve, args=arguments)
     process.start()
     sender.close()
     try:
@@ -108,8 +110,8 @@ def _parse_apart(path: Path, parse: Callable[[], Arena], file: Path) -> None:
     except EOFError:
         process.join()
         raise ValueError(
-            f"reading {path} ended with exit code {process.exitcode}; if that is -9, the machine "
-            "ran out of memory"
+            f"reading {path} ended with exit code {process.exitcode} (-9: killed by somebody, or "
+            "by the system for lack of memory; -15: asked to stop)"
         ) from None
     process.join()
     if error is not None:
@@ -121,5 +123,7 @@ def _parse_and_save(parse: Callable[[], Arena], file: Path, connection: Connecti
         save_arena(parse(), file)
     except (ValueError, OSError) as error:
         connection.send(error)
+    except MemoryError:
+        connection.send(OSError("memory ran out while annotations were read"))
     else:
         connection.send(None)

@@ -7,11 +7,7 @@ categories (ids and names) of the video set. Crowds are left out, as they are ne
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +17,11 @@ import tyro
 from tqdm import tqdm
 
 from seqformer.annotations.rules import get_id, get_object, is_crowd
+from seqformer.command import Command, exit_with
 from seqformer.data.coco import read_categories
 from seqformer.data.coco_categories import Edition, coco_to_ytvis, target_categories
 from seqformer.data.ytvis import read_json
+from seqformer.files import write_bytes, writing_to
 
 PROGRAM = "coco_to_ytvis"
 
@@ -117,20 +115,6 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ").strip()
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write a JSON file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(orjson.dumps(content))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
 def run(options: Options) -> Path:
     """Convert and write. Returns: the file. Raises: OSError, ValueError."""
     suffix = options.like.stem if options.like else f"ytvis{options.categories}"
@@ -150,7 +134,9 @@ def run(options: Options) -> Path:
             target_categories(options.categories),
         )
     converted = convert(content, options.source, mapping, categories, show_progress=True)
-    write_json(converted, output)
+    with writing_to(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(output, orjson.dumps(converted))
     print(
         f"{output}: {len(converted['annotations'])} instances of {len(set(mapping.values()))} "
         f"categories in {len(converted['images'])} images"
@@ -158,15 +144,15 @@ def run(options: Options) -> Path:
     return output
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command; a mistake ends it with one sentence."""
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns: the exit code; a mistake is one sentence and 1."""
     options = tyro.cli(Options, prog=f"python -m seqformer.data.{PROGRAM}", args=argv)
-    try:
+
+    def act() -> None:
         run(options)
-    except (OSError, ValueError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        sys.exit(1)
+
+    return Command(PROGRAM, error_code=1).run(act)
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(PROGRAM, main)

@@ -13,6 +13,8 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from seqformer.data.synthetic_drawing import SyntheticConfig, draw_video
+from seqformer.files import write_error
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +75,8 @@ def make_synthetic_dataset(
         width: of every frame, in pixels.
 
     Raises: ValueError for impossible arguments, or when `root` holds anything else; nothing is
-        ever overwritten, and an interrupted call leaves no half of a data set behind.
+        ever overwritten, and an interrupted call leaves no half of a data set behind. WriteError
+        when the disk is full.
     """
     config = config or SyntheticConfig()
     sizes = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames}
@@ -89,31 +93,41 @@ def make_synthetic_dataset(
         logger.info("reusing the synthetic data set in %s", root)
         return SyntheticPaths.under(root)
 
+    try:
+        with _draft_of(root) as draft:
+            paths = SyntheticPaths.under(draft)
+            paths.train_annotations.parent.mkdir()
+            splits = [
+                (0, num_train, paths.train_images, paths.train_annotations),
+                (1, num_val, paths.val_images, paths.val_annotations),
+            ]
+            for split, num_videos, images, annotations in splits:
+                content = _write_split(
+                    images, split, num_videos, num_frames, height, width, seed, config
+                )
+                annotations.write_text(json.dumps(content), encoding="utf-8")
+            (draft / STAMP_NAME).write_text(stamp, encoding="utf-8")
+            draft.chmod(0o755)
+            # Another process may have finished the same set meanwhile.
+            if not _is_there(root, stamp):
+                if root.is_dir():
+                    root.rmdir()
+                draft.rename(root)
+    except OSError as error:
+        raise write_error(root, error) from error
+    logger.info("wrote %d + %d synthetic videos to %s", num_train, num_val, root)
+    return SyntheticPaths.under(root)
+
+
+@contextmanager
+def _draft_of(root: Path) -> Iterator[Path]:
+    """A folder beside `root`, which is gone afterwards unless it was renamed."""
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        paths = SyntheticPaths.under(draft)
-        paths.train_annotations.parent.mkdir()
-        splits = [
-            (0, num_train, paths.train_images, paths.train_annotations),
-            (1, num_val, paths.val_images, paths.val_annotations),
-        ]
-        for split, num_videos, images, annotations in splits:
-            content = _write_split(
-                images, split, num_videos, num_frames, height, width, seed, config
-            )
-            annotations.write_text(json.dumps(content), encoding="utf-8")
-        (draft / STAMP_NAME).write_text(stamp, encoding="utf-8")
-        draft.chmod(0o755)
-        # Another process may have finished the same set meanwhile.
-        if not _is_there(root, stamp):
-            if root.is_dir():
-                root.rmdir()
-            draft.rename(root)
+        yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    logger.info("wrote %d + %d synthetic videos to %s", num_train, num_val, root)
-    return SyntheticPaths.under(root)
 
 
 def _stamp(arguments: dict[str, Any]) -> str:

@@ -11,12 +11,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from seqformer.command import Command, sentence_of
 from seqformer.config import BackboneName, EvalConfig
-from seqformer.inference.results import load_results, stored_settings, write_json
+from seqformer.files import locked, make_folder, write_json
+from seqformer.inference.results import load_results, lock_path, stored_settings
 from seqformer.inference.scoring import (
     check_report,
     has_ground_truth,
@@ -26,6 +29,8 @@ from seqformer.inference.scoring import (
 from seqformer.safe_files import check_regular
 
 if TYPE_CHECKING:
+    from seqformer.inference.results import PartialResults
+    from seqformer.inference.runner import Failure
     from seqformer.inference.sources import VideoSource
     from seqformer.structures import ClassMap
 
@@ -138,16 +143,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name in ("PIL", "matplotlib"):
         logging.getLogger(name).setLevel(logging.INFO)
+    hint = "" if options.weights is None else "the same command continues after the last video"
+    return Command("eval.py", hint=hint).run(lambda: _act(options), _expected)
+
+
+def _act(options: EvalOptions) -> int:
     try:
         check_options(options)
         return draw_and_score(options) if options.weights is None else run_weights(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError):
         logger.debug("where it happened:", exc_info=True)
-        sys.stderr.write(f"eval.py: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("eval.py: stopped; the same command continues after the last video\n")
-        return 130
+        raise
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Errors whose message is written for the user, beside those of Python; torch stays unloaded
+    where it is."""
+    if "torch" not in sys.modules:
+        return ()
+    from seqformer.distributed import LostProcessError
+
+    return (LostProcessError,)
 
 
 def parse(arguments: Sequence[str]) -> EvalOptions:
@@ -198,8 +214,10 @@ def check_options(options: EvalOptions) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
     if options.visualize_truth and options.annotations is None:
         raise ValueError("--visualize-truth needs --annotations with ground truth")
-    if options.visualize_fps is not None and not options.visualize_fps > 0:
-        raise ValueError(f"--visualize-fps must be positive, got {options.visualize_fps}")
+    if options.visualize_fps is not None:
+        from seqformer.inference.video_writer import check_fps  # loads codecs
+
+        check_fps(options.visualize_fps, "--visualize-fps")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
         value, least = getattr(options, name), int(name == "threads")
         if value is not None and value < least:
@@ -224,7 +242,11 @@ def run_weights(options: EvalOptions) -> int:
     from seqformer.inference.runner import Helpers, predict_shared, run_settings, settle_choices
     from seqformer.inference.stream import StreamLimits
 
-    with deterministic_algorithms(options.deterministic), join_ranks(options.device) as ranks:
+    with (
+        _own_output(output),
+        deterministic_algorithms(options.deterministic),
+        join_ranks(options.device) as ranks,
+    ):
         if not ranks.is_main:
             logging.getLogger().setLevel(logging.WARNING)
         predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
@@ -244,14 +266,15 @@ def run_weights(options: EvalOptions) -> int:
         )
         if partial is not None:
             partial.close()
+            check_all_there(sources, partial, failures)
             entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
             write_json(output, entries)
+            if not failures:
+                partial.remove()
         ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
     if partial is None:
         return 0  # rank 0 reports
     logger.info("%d results of %d videos in %s", len(entries), len(partial.finished), output)
-    if not failures:
-        partial.remove()
     if is_scored:
         if len(partial.finished) < len(sources):
             logger.warning("failed videos count as videos without results in these metrics")
@@ -261,6 +284,33 @@ def run_weights(options: EvalOptions) -> int:
         sys.stderr.writelines(f"  {failure}\n" for failure in failures)
         return 1
     return 0
+
+
+def _own_output(output: Path) -> AbstractContextManager[None]:
+    """Inside, no other evaluation writes this results file; the ranks share rank 0's lock.
+
+    Raises: InUseError at once when another one does.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return nullcontext()
+    return locked(lock_path(output), f"{output}")
+
+
+def check_all_there(
+    sources: Sequence[VideoSource], partial: PartialResults, failures: Sequence[Failure]
+) -> None:
+    """Every video is finished or has failed, before anything is called done.
+
+    Raises: OSError when that is not so.
+    """
+    failed = {failure.video_id for failure in failures}
+    lost = [s for s in sources if s.video_id not in partial.finished and s.video_id not in failed]
+    if lost:
+        raise OSError(
+            f"{len(lost)} of {len(sources)} videos are neither finished nor failed ({lost[0]}, "
+            f"...): {partial.path} was changed or removed by something else; run the same command "
+            "again"
+        )
 
 
 def draw_and_score(options: EvalOptions) -> int:
@@ -288,8 +338,8 @@ def draw_and_score(options: EvalOptions) -> int:
     for source in sources:
         try:
             draw(source, by_video[source.video_id])
-        except (ValueError, OSError) as error:
-            failures.append(f"{source}: {error}")
+        except (ValueError, OSError, MemoryError) as error:
+            failures.append(f"{source}: {sentence_of(error)}")
     if is_scored:
         score(options, entries)
     sys.stderr.writelines(f"eval.py: not drawn: {failure}\n" for failure in failures)
@@ -331,7 +381,7 @@ def _check_files(*paths: Path | None) -> None:
 def check_writable_outputs(options: EvalOptions) -> None:
     """Make the output folders and try to write there.
 
-    Raises: ValueError naming the folder.
+    Raises: ValueError or WriteError naming the folder.
     """
     folders = {"--visualize": options.visualize, "--report": options.report}
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
@@ -341,15 +391,7 @@ def check_writable_outputs(options: EvalOptions) -> None:
     for flag, folder in folders.items():
         if folder is None:
             continue
-        probe = folder / f".probe-{os.getpid()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ValueError(
-                f"cannot write into {folder} ({error.strerror}); choose another {flag}"
-            ) from None
+        make_folder(folder, flag)
 
 
 def warn_about_categories(categories: Mapping[int, str], classes: ClassMap | None) -> None:

@@ -12,8 +12,14 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from seqformer.inference.processes import serve_parent
 from seqformer.inference.results import RLE, encode_masks
+from seqformer.processes import deaf_children, exit_with_parent, hear_sigterm
+
+_DEAD = (
+    "a process that compresses masks has died (killed by somebody, or by the system for lack of "
+    "memory); the same command continues after the last finished video, --encode-workers 0 needs "
+    "less memory"
+)
 
 
 @dataclass
@@ -43,7 +49,7 @@ class MaskEncoder:
         self._most_running = 4 * workers  # masks in flight take memory
         if workers:
             self._pool = ProcessPoolExecutor(
-                workers, mp_context=get_context("spawn"), initializer=serve_parent
+                workers, mp_context=get_context("spawn"), initializer=_begin
             )
 
     def submit(self, masks: np.ndarray) -> EncodingJob:
@@ -54,7 +60,11 @@ class MaskEncoder:
             return EncodingJob(has_pixels, lambda: encoded)
         if len(self._running) >= self._most_running:
             self._wait(self._running.popleft())
-        future = self._pool.submit(_encode_packed, np.packbits(masks), masks.shape)
+        try:
+            with deaf_children():  # the first calls start the processes
+                future = self._pool.submit(_encode_packed, np.packbits(masks), masks.shape)
+        except BrokenProcessPool:
+            raise OSError(_DEAD) from None
         self._running.append(future)
         return EncodingJob(has_pixels, lambda: self._wait(future))
 
@@ -63,10 +73,7 @@ class MaskEncoder:
         try:
             return future.result()
         except BrokenProcessPool:
-            raise OSError(
-                "a process that compresses masks has died, most likely for lack of memory; the "
-                "same command continues after the last finished video"
-            ) from None
+            raise OSError(_DEAD) from None
         finally:
             self.waited += time.perf_counter() - start
 
@@ -74,6 +81,11 @@ class MaskEncoder:
         """End the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    exit_with_parent()
+    hear_sigterm()  # with which the pool ends the others when one has died
 
 
 def _encode_packed(bits: np.ndarray, shape: tuple[int, ...]) -> list[RLE]:

@@ -15,6 +15,8 @@ from typing import IO
 
 import numpy as np
 
+from seqformer.files import writing_to
+
 
 @dataclass(frozen=True)
 class FrameData:
@@ -156,6 +158,11 @@ class FrameStore:
             self._file = None
 
     def _write(self, data: FrameData) -> _OnDisk:
+        folder = self.folder or Path(tempfile.gettempdir())
+        with writing_to(folder / "temporary file"):
+            return self._write_to_file(data)
+
+    def _write_to_file(self, data: FrameData) -> _OnDisk:
         if self._file is None:
             # Without a name: it is gone whenever the process is.
             self._file = tempfile.TemporaryFile(dir=self.folder, prefix="seqformer-")  # noqa: SIM115

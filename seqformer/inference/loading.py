@@ -1,25 +1,28 @@
 """Decoding frames ahead of the network, in worker processes, in the order the network wants them.
 
 The work is cut into units: some frames of a folder, or a whole video file, which can only be read
-from its start. Unit i belongs to worker i mod W; each worker has a queue that holds a few messages,
-so workers run ahead by a bounded amount of memory, into the next videos too. Needs no torch: the
-workers start fast.
+from its start. Unit i belongs to worker i mod W; each worker keeps a few messages ready, so workers
+run ahead by a bounded amount of memory, into the next videos too. Each has a pipe that it alone
+writes, so its end is seen at once, in the middle of a message too. Needs no torch: the workers
+start fast.
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from seqformer.inference.frames import check_frame, resize_frame
-from seqformer.inference.processes import serve_parent
 from seqformer.inference.sources import VideoSource
+from seqformer.processes import deaf_children, serve
 
 Resized = tuple[np.ndarray, tuple[int, int]]
 """A frame of network size, and the (height, width) it had."""
@@ -27,7 +30,8 @@ UNIT_FRAMES = 16
 """Frames of a unit; a 360p one is 11 MB."""
 MESSAGE_FRAMES = 4
 QUEUED_MESSAGES = 4
-_ERRORS = {"FileNotFoundError": FileNotFoundError, "OSError": OSError, "ValueError": ValueError}
+DEATH_SECONDS = 5.0
+_ERRORS = {kind.__name__: kind for kind in (FileNotFoundError, OSError, ValueError, MemoryError)}
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,13 @@ class FrameLoader:
         self._workers: list[tuple[Any, Any]] = []
         context = get_context("spawn")
         for index in range(min(workers, len(self._units))):
-            messages = context.Queue(QUEUED_MESSAGES)
+            messages, sender = context.Pipe(duplex=False)
             share = self._units[index :: min(workers, len(self._units))]
-            process = context.Process(
-                target=_decode, args=(share, short_side, messages), daemon=True
-            )
-            process.start()
+            arguments = ("a process that decodes frames", _work, share, short_side, sender)
+            process = context.Process(target=serve, args=arguments, daemon=True)
+            with deaf_children():
+                process.start()
+            sender.close()  # now the worker has the only one
             self._workers.append((process, messages))
 
     def frames(self, video: int) -> Iterator[Resized]:
@@ -102,14 +107,14 @@ class FrameLoader:
         process, messages = self._workers[self._next % len(self._workers)]
         while True:
             try:
-                message = messages.get(timeout=0.5)
-            except queue.Empty:
-                if process.is_alive():
-                    continue
+                message = messages.recv()
+            except (EOFError, OSError):
                 self._next += 1
+                process.join(DEATH_SECONDS)
                 raise OSError(
-                    f"a process that decodes frames has died (exit code {process.exitcode}), most "
-                    "likely for lack of memory; give fewer --decode-workers"
+                    f"a process that decodes frames has died (exit code {process.exitcode}); -9 is "
+                    "a kill, by somebody or by the system for lack of memory: then give fewer "
+                    "--decode-workers"
                 ) from None
             if message is None or isinstance(message, tuple):
                 self._next += 1
@@ -122,7 +127,7 @@ class FrameLoader:
     def close(self) -> None:
         """End the workers."""
         for process, _ in self._workers:
-            process.terminate()
+            process.kill()  # they answer nothing else
         for process, messages in self._workers:
             process.join()
             messages.close()
@@ -140,9 +145,31 @@ def _units(sources: Sequence[VideoSource]) -> list[_Unit]:
     return units
 
 
-def _decode(units: list[_Unit], short_side: int, messages) -> None:
-    """A worker: lists of frames, then None or an error as (name, text), for every unit."""
-    serve_parent()
+def _work(units: list[_Unit], short_side: int, pipe: Connection) -> None:
+    """A worker: decodes, while a thread sends what is ready."""
+    ready: queue.Queue[Any] = queue.Queue(QUEUED_MESSAGES)
+    decoder = threading.Thread(target=_decode, args=(units, short_side, ready), daemon=True)
+    decoder.start()
+    while (message := ready.get()) is not _END:
+        if isinstance(message, BaseException):
+            raise message  # a fault of the program
+        pipe.send(message)
+
+
+_END = object()
+
+
+def _decode(units: list[_Unit], short_side: int, ready: queue.Queue[Any]) -> None:
+    """Lists of frames, then None or an error as (name, text), for every unit; then the end."""
+    try:
+        _decode_units(units, short_side, ready)
+    except Exception as error:  # told by the thread that serves the parent
+        ready.put(error)
+    else:
+        ready.put(_END)
+
+
+def _decode_units(units: list[_Unit], short_side: int, messages: queue.Queue[Any]) -> None:
     for unit in units:
         frames = unit.source.frames()
         batch: list[Resized] = []
@@ -153,7 +180,7 @@ def _decode(units: list[_Unit], short_side: int, messages) -> None:
                 if len(batch) == MESSAGE_FRAMES:
                     messages.put(batch)
                     batch = []
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             kind = next(n for n, kind in _ERRORS.items() if isinstance(error, kind))
             messages.put((kind, str(error)))
         else:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from seqformer.devices import device_of
+from seqformer.distributed import communication_errors
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class Ranks:
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        with communication_errors():
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
@@ -49,7 +51,8 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        with communication_errors():
+            dist.all_gather_object(values, value)
         return values
 
 
@@ -66,12 +69,13 @@ def join_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     if world_size > 1:
         # Nothing but small messages goes between the processes, and a rank may wait for the others
         # for as long as their longest videos take.
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
+        with communication_errors():
+            dist.init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield Ranks(rank=rank, world_size=world_size, device=chosen)
     finally:
         torch.set_num_threads(threads)  # a run may have set its own number
-    if world_size > 1:  # not after an exception, which must be heard of first
+    if world_size > 1:  # after an error nothing waits for the others; the process ends
         dist.destroy_process_group()
 
 

@@ -7,19 +7,20 @@ torch, so scoring and drawing existing results start quickly.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.json_file import read_json_file
+from seqformer.files import remove_leftovers, replacing, to_disk, writing_to
 
 if TYPE_CHECKING:
     from seqformer.inference.draw import Colours
@@ -157,18 +158,6 @@ def encode_masks(masks: np.ndarray) -> list[RLE]:
     return [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in encoded]
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that `path` holds either the old or the whole new content, at any time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            _to_disk(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_results(path: Path) -> list[dict[str, Any]]:
     """Read a results file, or the `results.json` inside a zip as the benchmark server takes it.
 
@@ -202,9 +191,8 @@ class PartialResults:
 
         The files of the other ranks are gone afterwards; nothing else may be writing them now.
         """
-        for leftover in output.parent.glob(f".{glob.escape(output.name)}.*tmp"):
-            leftover.unlink()  # of a process that was killed while it wrote
-        paths = partial_paths(output)
+        for path in (output, *(paths := partial_paths(output))):
+            remove_leftovers(path)
         partial = cls(partial_path(output), settings, fresh)
         for path in paths:
             if path != partial.path:
@@ -216,24 +204,27 @@ class PartialResults:
         return partial
 
     def _start(self, settings: dict[str, Any]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps({"settings": settings}) + "\n")
             for video_id, entries in self.finished.items():
                 file.write(_line(video_id, entries))
-            _to_disk(file)
-        temporary.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing_to(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, video_id: int, entries: list[dict[str, Any]]) -> None:
-        """Record a finished video; on return it is on disk."""
-        self._file.write(_line(video_id, entries))
-        _to_disk(self._file)
+        """Record a finished video; on return it is on disk.
+
+        Raises: WriteError when it cannot be; the evaluation then has to end.
+        """
+        with writing_to(self.path):
+            self._file.write(_line(video_id, entries))
+            to_disk(self._file)
         self.finished[video_id] = entries
 
     def close(self) -> None:
         """Stop writing; the file stays."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self._file.close()
 
     def remove(self) -> None:
         """Delete the file: everything in it is in the results file now."""
@@ -244,6 +235,11 @@ class PartialResults:
 def partial_path(output: Path, rank: int = 0) -> Path:
     """Where a rank keeps the finished videos of a run until `output` is written."""
     return output.with_name(f"{output.name}.partial{f'.{rank}' if rank else ''}.jsonl")
+
+
+def lock_path(output: Path) -> Path:
+    """The lock of whoever writes `output`."""
+    return output.with_name(f".{output.name}.lock")
 
 
 def partial_paths(output: Path) -> list[Path]:
@@ -295,8 +291,3 @@ def stored_settings(output: Path) -> dict[str, Any]:
 
 def _line(video_id: int, entries: list[dict[str, Any]]) -> str:
     return json.dumps({"video_id": video_id, "entries": entries}) + "\n"
-
-
-def _to_disk(file: IO[str]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

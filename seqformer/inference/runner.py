@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import EvalConfig
 from seqformer.inference.encoding import MaskEncoder
 from seqformer.inference.loading import FrameLoader, Resized
@@ -33,6 +35,22 @@ from seqformer.inference.sources import VideoSource
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
 OnVideo = Callable[[VideoSource, Entries], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video without results, or with results that could not be drawn.
+
+    Attributes:
+        video_id: its number.
+        sentence: which video, and why.
+    """
+
+    video_id: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +139,7 @@ def predict_shared(
     ranks: Ranks,
     helpers: Helpers,
     on_video: OnVideo | None = None,
-) -> tuple[PartialResults | None, list[str]]:
+) -> tuple[PartialResults | None, list[Failure]]:
     """Run the videos that no earlier run has finished, shared among the ranks.
 
     Args:
@@ -129,8 +147,8 @@ def predict_shared(
         settings: the same on every rank.
         on_video: called with the entries of every video on some rank, finished earlier or now.
 
-    Returns: on rank 0 all finished videos and one sentence per video that failed; elsewhere None
-        and the failures.
+    Returns: on rank 0 all finished videos and those that failed; elsewhere None and the failures.
+    Raises: WriteError when results cannot be kept.
     """
     if ranks.is_main:
         partial = PartialResults.continue_all(output, settings, fresh)
@@ -167,10 +185,11 @@ def predict_videos(
     on_video: OnVideo | None = None,
     helpers: Helpers | None = None,
     show_progress: bool = True,
-) -> list[str]:
+) -> list[Failure]:
     """Run videos and record each in `partial` as soon as it is finished.
 
-    Returns: one sentence per video that failed twice.
+    Returns: the videos that failed twice.
+    Raises: WriteError when results cannot be kept.
     """
     if not sources:
         return []
@@ -180,7 +199,7 @@ def predict_videos(
     predictor.encoder = MaskEncoder(helpers.encode_workers)
     progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
     again: list[tuple[VideoSource, _Problem]] = []
-    failures: list[str] = []
+    failures: list[Failure] = []
     try:
         with logging_redirect_tqdm(), progress:
             for index, source in enumerate(progress):
@@ -197,7 +216,7 @@ def predict_videos(
             for source, problem in again:
                 problem = _predict_again(predictor, source, problem, partial)
                 if problem:
-                    failures.append(f"{source}: {problem.text}")
+                    failures.append(Failure(source.video_id, f"{source}: {problem.text}"))
                     logger.error("%s", failures[-1])
                 elif on_video:
                     failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
@@ -253,23 +272,21 @@ def _predict_again(
 def _predict(
     predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: PartialResults
 ) -> _Problem | None:
-    """Run and record one video. Returns: what went wrong, or None."""
-    is_memory = False
+    """Run and record one video. Returns: what went wrong with it, or None.
+
+    Raises: WriteError when its results cannot be kept.
+    """
+    problem: _Problem | None = None
     try:
         prediction = predictor.predict_resized(frames)
-        partial.add(source.video_id, prediction.entries(source.video_id, source.first_file_name))
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened:", exc_info=True)
-        return _Problem(str(error))
-    except (torch.OutOfMemoryError, MemoryError):
-        is_memory = True  # outside this block, where the traceback keeps no activations alive
-    if is_memory:
-        _free(predictor.device)
-        return _Problem(
-            f"a portion of its frames does not fit into the memory of {predictor.device}; give a "
-            "smaller --chunk-frames or --short-side",
-            is_memory=True,
-        )
+        entries = prediction.entries(source.video_id, source.first_file_name)
+    except (ValueError, OSError, RuntimeError, MemoryError, cv2.error) as error:
+        problem = _problem_of(error, predictor.device)
+    if problem:  # outside that block, where no traceback keeps activations alive
+        if problem.is_memory:
+            _free(predictor.device)
+        return problem
+    partial.add(source.video_id, entries)
     if source.listed_size not in (None, prediction.frame_size):
         logger.warning(
             "%s has frames of %s (height, width) but the annotation file says %s; masks have the "
@@ -279,6 +296,20 @@ def _predict(
             source.listed_size,
         )
     return None
+
+
+def _problem_of(error: Exception, device: torch.device) -> _Problem:
+    """What went wrong with a video. Raises: the error itself if it is none of a video's."""
+    if is_out_of_memory(error):
+        return _Problem(
+            f"a portion of its frames does not fit into the memory of {device}; give a smaller "
+            "--chunk-frames or --short-side",
+            is_memory=True,
+        )
+    if not isinstance(error, (ValueError, OSError)):
+        raise error
+    logger.debug("where it happened:", exc_info=error)
+    return _Problem(sentence_of(error))
 
 
 def _free(device: torch.device) -> None:
@@ -291,12 +322,13 @@ def _entries(partial: PartialResults, source: VideoSource) -> Entries:
     return partial.finished[source.video_id]
 
 
-def _draw(on_video: OnVideo, source: VideoSource, entries: Entries) -> str | None:
+def _draw(on_video: OnVideo, source: VideoSource, entries: Entries) -> Failure | None:
     """Returns: what went wrong, or None."""
     try:
         on_video(source, entries)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         logger.debug("where it happened:", exc_info=True)
-        logger.error("%s: results are kept, but drawing failed: %s", source, error)
-        return f"{source}: results are kept, but drawing failed: {error}"
+        sentence = f"{source}: results are kept, but drawing failed: {sentence_of(error)}"
+        logger.error("%s", sentence)
+        return Failure(source.video_id, sentence)
     return None

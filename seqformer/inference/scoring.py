@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqformer.inference.results import write_json
+from seqformer.files import write_json
 from seqformer.safe_files import read_regular
 
 if TYPE_CHECKING:

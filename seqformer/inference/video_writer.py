@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
 from PIL import Image
 
+from seqformer.files import replacing, write_bytes, writing_to
+
 DEFAULT_FPS = 6.0
 """YouTube-VIS keeps every fifth frame of 30 per second."""
+FPS_RANGE = (0.01, 1000.0)
+"""Frames per second that the formats can say."""
+
+
+def check_fps(fps: float, name: str = "fps") -> None:
+    """Raises: ValueError for a frame rate that no video can have."""
+    low, high = FPS_RANGE
+    if not low <= fps <= high:
+        raise ValueError(
+            f"{name}, the rate of frames per second, must be between {low} and {high:g}, got {fps}"
+        )
 
 
 def write_video(
@@ -32,8 +46,8 @@ def write_video(
     Args:
         as_pictures: write PNGs in a folder, whatever the name ends in.
 
-    Raises: ValueError on another suffix, a rate that is not positive, no frames, or frames of
-        different sizes.
+    Raises: ValueError on another suffix, an impossible rate, no frames, or frames of different
+        sizes; WriteError when the disk is full.
     """
     path = Path(path)
     writers = {".mp4": _write_mp4, ".webm": _write_webm, ".gif": _write_gif}
@@ -42,23 +56,20 @@ def write_video(
         raise ValueError(
             f"cannot write {path}: the name must end in .mp4, .webm or .gif, or be a folder"
         )
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+    check_fps(fps)
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{path} would have no frames")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     frames = _of_one_size(path, itertools.chain([first], frames))
     if as_pictures:
         _write_pngs(path, frames)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writers[path.suffix.lower()](temporary, frames, fps)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Written through Python's file, which never keeps silent about a full disk.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        writers[path.suffix.lower()](file, frames, fps)
 
 
 def _of_one_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -73,20 +84,20 @@ def _of_one_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarra
         yield frame
 
 
-def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def _write_mp4(file: BinaryIO, frames: Iterable[np.ndarray], fps: float) -> None:
     codec, options = "mpeg4", {}
     if "libx264" in av.codecs_available:
         codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
-    _encode(path, frames, fps, "mp4", codec, options, {"movflags": "faststart"})
+    _encode(file, frames, fps, "mp4", codec, options, {"movflags": "faststart"})
 
 
-def _write_webm(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def _write_webm(file: BinaryIO, frames: Iterable[np.ndarray], fps: float) -> None:
     options = {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-    _encode(path, frames, fps, "webm", "libvpx-vp9", options, {})
+    _encode(file, frames, fps, "webm", "libvpx-vp9", options, {})
 
 
 def _encode(
-    path: Path,
+    file: BinaryIO,
     frames: Iterable[np.ndarray],
     fps: float,
     container_format: str,
@@ -94,7 +105,7 @@ def _encode(
     options: dict[str, str],
     container_options: dict[str, str],
 ) -> None:
-    with av.open(str(path), "w", format=container_format, options=container_options) as container:
+    with av.open(file, "w", format=container_format, options=container_options) as container:
         stream = None
         for frame in frames:
             frame = np.pad(frame, [(0, n % 2) for n in frame.shape[:2]] + [(0, 0)], mode="edge")
@@ -110,10 +121,10 @@ def _encode(
         container.mux(stream.encode(None))
 
 
-def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def _write_gif(file: BinaryIO, frames: Iterable[np.ndarray], fps: float) -> None:
     pictures = (Image.fromarray(frame).quantize(256) for frame in frames)
     next(pictures).save(
-        path,
+        file,
         format="GIF",
         save_all=True,
         append_images=pictures,
@@ -123,6 +134,9 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
 
 
 def _write_pngs(folder: Path, frames: Iterable[np.ndarray]) -> None:
-    folder.mkdir(exist_ok=True)
+    with writing_to(folder):
+        folder.mkdir(exist_ok=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{index:05d}.png")
+        picture = io.BytesIO()
+        Image.fromarray(frame).save(picture, "PNG")
+        write_bytes(folder / f"{index:05d}.png", picture.getvalue())

@@ -10,7 +10,7 @@ from seqformer.data.ytvis import load_annotation_file
 from seqformer.inference.compare import side_by_side, tracks_from_ground_truth
 from seqformer.inference.draw import iterate_drawn, tracks_from_entries
 from seqformer.inference.sources import VideoSource
-from seqformer.inference.video_writer import DEFAULT_FPS, write_video
+from seqformer.inference.video_writer import DEFAULT_FPS, FPS_RANGE, write_video
 
 
 def result_drawer(
@@ -49,8 +49,15 @@ def result_drawer(
         write_video(
             folder / f"{source.name}{suffix}",
             frames,
-            fps or source.fps() or DEFAULT_FPS,
+            fps or _fps_of(source),
             as_pictures=video_format == "png",
         )
 
     return draw
+
+
+def _fps_of(source: VideoSource) -> float:
+    """Of a video file that says it; files without a sound clock say impossible rates."""
+    fps = source.fps() or DEFAULT_FPS
+    low, high = FPS_RANGE
+    return fps if low <= fps <= high else DEFAULT_FPS

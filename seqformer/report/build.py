@@ -20,6 +20,7 @@ from markupsafe import Markup
 from seqformer.evaluation.analysis import RESAMPLES, Analysis, VideoSummary, analyse
 from seqformer.evaluation.records import load_json
 from seqformer.evaluation.ytvis_metric import evaluate
+from seqformer.files import write_text, writing_to
 from seqformer.report.content import mean_curves, overview, video_name, video_row, video_tracks
 from seqformer.report.pictures import encode_frames
 from seqformer.safe_files import inside
@@ -81,8 +82,8 @@ def write_report(
             on an empty ground.
 
     Returns: the page.
-    Raises: FileNotFoundError or ValueError naming the file and what is wrong with it. A frame that
-        cannot be read is only warned about.
+    Raises: FileNotFoundError or ValueError naming the file and what is wrong with it; WriteError
+        when the page cannot be written. A frame that cannot be read is only warned about.
     """
     options = options or ReportOptions()
     images = None if images is None else Path(images)
@@ -125,11 +126,12 @@ def write_report(
     if images is not None:
         _add_frames(videos, file_names, images, content, options)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    page.write_text(render(content, videos), encoding="utf-8")
+    with writing_to(page):
+        folder.mkdir(parents=True, exist_ok=True)
     numbers = json.dumps(analysis.to_dict(), indent=1)
-    (folder / "analysis.json").write_text(numbers + "\n", encoding="utf-8")
+    write_text(folder / "analysis.json", numbers + "\n")
+    write_text(page, render(content, videos))
     size = page.stat().st_size
     logger.info("report of %d videos, %.1f MB: %s", len(videos), size / 1e6, page)
     return page

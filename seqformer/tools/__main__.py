@@ -6,6 +6,8 @@ import ast
 import sys
 from pathlib import Path
 
+from seqformer.command import exit_with
+
 
 def main() -> int:
     """Print every command with the first line of its module. Returns: the exit code."""
@@ -20,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("tools", main)

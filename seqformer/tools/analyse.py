@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.command import exit_with
 from seqformer.evaluation import analyse
 from seqformer.evaluation.analysis import RESAMPLES
 from seqformer.evaluation.analysis_table import format_analysis
@@ -60,4 +61,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("analyse", main)

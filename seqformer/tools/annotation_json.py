@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from seqformer.evaluation.records import load_json
-from seqformer.inference.results import write_json
+from seqformer.files import write_json, writing_to
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def read_sound_content(path: Path) -> Content:
 def write_content(path: Path, content: Any) -> None:
     """Write JSON; `path` holds either the old or the whole new content at any time.
 
-    Raises: ValueError naming a path that cannot be written.
+    Raises: ValueError or WriteError naming a path that cannot be written.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
@@ -78,11 +78,9 @@ def write_content(path: Path, content: Any) -> None:
         content = orjson.loads(orjson.dumps(content))
     except (TypeError, ValueError):
         logger.debug("%s is written as it is", path)  # numbers beyond 64 bits
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
-    except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}); choose another name") from None
+    write_json(path, content)
 
 
 def num_frames(video: dict[str, Any]) -> int:

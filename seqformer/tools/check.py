@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqformer.annotations.rules import is_id
+from seqformer.command import exit_with
 from seqformer.data.ytvis import arena_of
 from seqformer.evaluation.records import Parsed, read_ground_truth
 from seqformer.tools.annotation_json import Content, read_content, write_content
@@ -145,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("check", main)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from seqformer.command import Command
+
 Options = TypeVar("Options")
 
 
@@ -32,8 +34,4 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     for noisy in ("PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        return action(parsed)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"{name}: error: {error}\n")
-        return 2
+    return Command(name).run(lambda: action(parsed))

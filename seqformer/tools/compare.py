@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.command import exit_with
 from seqformer.evaluation import analyse, compare
 from seqformer.evaluation.analysis import RESAMPLES
 from seqformer.evaluation.analysis_table import format_comparison
@@ -61,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("compare", main)

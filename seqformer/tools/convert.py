@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, write_content
 from seqformer.tools.command import run
 from seqformer.tools.convert_coco_video import from_coco_video
@@ -97,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("convert", main)

@@ -9,11 +9,11 @@ these are free. Videos and annotations are numbered anew.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, read_sound_content, write_content
 from seqformer.tools.command import run
 
@@ -102,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("merge", main)

@@ -9,13 +9,13 @@ category, the third goes with its annotations. Categories that are not named sta
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.json_file import read_json_file
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, read_content, read_sound_content, write_content
 from seqformer.tools.command import run
 
@@ -146,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("remap", main)

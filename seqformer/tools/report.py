@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from seqformer.command import exit_with
 from seqformer.report import ReportOptions, write_report
 from seqformer.tools.command import run
 
@@ -50,4 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("report", main)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from seqformer.command import exit_with
 from seqformer.tools.annotation_json import Content, read_sound_content, write_content
 from seqformer.tools.command import run
 
@@ -173,4 +173,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("split", main)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from seqformer.command import exit_with
 from seqformer.data.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
 from seqformer.tools.annotation_json import write_content
@@ -191,4 +192,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with("stats", main)

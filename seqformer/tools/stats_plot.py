@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from seqformer.files import write_bytes, writing_to
 from seqformer.tools.stats import Measures
 
 COLOUR = "#3b86c6"
@@ -17,13 +19,17 @@ MAX_CLASSES = 60
 
 
 def plot(measures: Measures, numbers: dict[str, Any], path: Path) -> None:
-    """Write the figure. Raises: ValueError for a file type that cannot be written, or a folder."""
+    """Write the figure.
+
+    Raises: ValueError for a file type that cannot be written, or a folder; WriteError.
+    """
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise ValueError(f"--plot {path} must end in .png, .pdf or .svg")
     if path.is_dir():
         raise ValueError(f"--plot {path} is a folder; give the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(13, 7.5), layout="constrained")
         axes = figure.subplots(2, 3)
@@ -43,7 +49,9 @@ def plot(measures: Measures, numbers: dict[str, Any], path: Path) -> None:
             f"{numbers['videos']} videos, {numbers['frames']} frames, {numbers['instances']} "
             f"instances of {len(numbers['classes'])} classes"
         )
-        figure.savefig(path, dpi=110)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=110)
+    write_bytes(path, picture.getvalue())
 
 
 def _plot_classes(axes: Any, classes: list[dict[str, Any]]) -> None:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqformer.files import append_line
+
 logger = logging.getLogger(__name__)
 
 BAD_STEPS_NAME = "skipped_steps.jsonl"
@@ -75,17 +77,20 @@ class BadSteps:
         self.path, self.limit, self.count = output / BAD_STEPS_NAME, limit, count
         self._is_main, self._scales_loss = is_main, scales_loss
         self._overflows = 0
+        self._overflows_in_all = self._sound = 0
 
     def take_note(self, bad: list[BadStep], num_sound: int) -> None:
         """Count these, seen among `num_sound` others; the same on every process.
 
         Raises: NonFiniteLossError with the last reason when they exceed the limit.
         """
+        self._sound += num_sound
         if num_sound:
             self._overflows = 0
         for step in bad:
             if step.is_loss_finite and self._scales_loss:
                 self._overflows += 1
+                self._overflows_in_all += 1
                 if self._overflows <= MAX_OVERFLOWS:
                     continue
             self.count += 1
@@ -97,9 +102,32 @@ class BadSteps:
                 )
             logger.warning("%s; skipped (%d of at most %d)", step, self.count, self.limit)
 
+    def say_overflows(self, scale: float) -> None:
+        """Between two lines of the log no step has updated anything.
+
+        Args:
+            scale: of the loss, now.
+        """
+        if self._is_main and self._overflows:
+            logger.warning(
+                "the last %d step(s) updated nothing: their fp16 gradients overflowed while the "
+                "loss scale is being found (now %g); after %d in a row this counts as an error",
+                self._overflows,
+                scale,
+                MAX_OVERFLOWS,
+            )
+
+    def say_if_all(self) -> None:
+        """At the end of a run: whether not one of its steps has updated anything."""
+        if self._is_main and self._overflows_in_all and not self._sound:
+            logger.warning(
+                "none of the %d step(s) has updated the weights, because all fp16 gradients "
+                "overflowed; train for more steps, or with --precision bf16 or fp32",
+                self._overflows_in_all,
+            )
+
     def _write(self, step: BadStep) -> None:
         if not self._is_main:
             return
         record = {"step": step.step, "reason": step.reason, "clips": step.clips}
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_line(self.path, json.dumps(record))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seqformer.inference.results import write_json
+from seqformer.files import write_json
+from seqformer.trainer.progress import LOG_NAME, read_log
+
+logger = logging.getLogger(__name__)
 
 _NAME = "best.json"
 
@@ -25,9 +29,25 @@ class BestScore:
 
     @classmethod
     def read(cls, output: Path) -> BestScore:
-        """What an earlier session of the run left."""
+        """What an earlier session of the run left; from its log where the file is damaged."""
         path = output / _NAME
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_bytes())
+            step, ap = content["step"], content["ap"]
+            if content.keys() == {"step", "ap"} and type(step) is int and type(ap) is float:
+                return cls(step, ap)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        logger.warning("%s is damaged; the best validation is taken from %s", path, LOG_NAME)
+        best = cls()
+        for record in read_log(output / LOG_NAME):
+            scores = record.get("validation")
+            ap = scores.get("AP") if isinstance(scores, dict) else None
+            if isinstance(ap, float) and best.improves(ap):
+                best = cls(record["step"], ap)
+        return best
 
     def improves(self, ap: float) -> bool:
         """Whether `ap` is better."""

@@ -9,24 +9,30 @@ it is complete, so whatever has the name can be read.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+import zlib
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from seqformer.distributed import LostProcessError, is_communication_error, lost_process
+from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
 from seqformer.model.checkpoint_folder import TensorFolderReader
 from seqformer.model.weight_files import RUN_NAME, read_run_settings
 from seqformer.trainer.parallel import Parallel
+
+logger = logging.getLogger(__name__)
 
 # One process without a process group is an ordinary case. (The writer's thread warns, so a filter
 # around the call would not do.)
@@ -45,34 +51,86 @@ _IN_RUN = {
     "classes": dict,
 }
 """What `run.json` must hold for a run to go on."""
-_INCOMPLETE, _DISCARDED = ".incomplete", ".discarded"
+_INCOMPLETE, _DISCARDED, _DAMAGED = ".incomplete", ".discarded", ".damaged"
+_PORTION = 1 << 24
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written; the message says which, why, and what is left."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then put it in place in one step.
-
-    Whatever happens while writing, `path` holds either the old content or all of the new.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def checkpoint_folders(output: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, damaged or not; other names are not its own."""
+    folder = output / FOLDER_NAME
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
 
 
 def complete_checkpoints(output: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    folder = output / FOLDER_NAME
-    found = folder.glob("step_*") if folder.is_dir() else ()
-    return sorted(path for path in found if not path.suffix and (path / RUN_NAME).is_file())
+    """Those that say what they are."""
+    return [path for path in checkpoint_folders(output) if (path / RUN_NAME).is_file()]
+
+
+def newest_sound(output: Path, without: tuple[Path, ...] = ()) -> Path:
+    """The newest checkpoint of a run whose files are as they were written.
+
+    Newer ones that are damaged are warned of and put aside under another name, so that they count
+    among the checkpoints no more.
+
+    Args:
+        without: these are not taken, either.
+
+    Raises: ValueError naming the newest one when none is sound; nothing is renamed then.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(checkpoint_folders(output)):
+        if path in without:
+            continue
+        damage = damage_of(path)
+        if damage is None:
+            for other, reason in damaged:
+                aside = _put_aside(other)
+                logger.warning(
+                    "%s is damaged (%s) and is kept as %s; the checkpoint before it, %s, is used",
+                    *(other, reason, aside.name, path.name),
+                )
+            return path
+        damaged.append((path, damage))
+    if not damaged:
+        raise ValueError(f"no other checkpoint in {output / FOLDER_NAME} can be used")
+    path, reason = damaged[0]
+    raise ValueError(
+        f"{path} is damaged ({reason}), and no checkpoint before it is sound; start anew with "
+        "another --output"
+    )
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None where nothing is known to be."""
+    try:
+        files = read_run(path).get("files", {})
+        for name, (size, checksum) in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            if checksum_of(file) != checksum:
+                return f"{name} has changed since it was written"
+    except (ValueError, OSError) as error:
+        return str(error)
+    except (TypeError, AttributeError):
+        return f"{RUN_NAME} has no proper list of files"
+    return None
+
+
+def checksum_of(file: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with file.open("rb") as content:
+        while portion := content.read(_PORTION):
+            checksum = zlib.crc32(portion, checksum)
+    return checksum
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -108,7 +166,7 @@ class Checkpoints:
         self.protected: int | None = None
         self._output = output
         self._writing: threading.Event | None = None  # set when all is done
-        self._failure: CheckpointError | None = None
+        self._failure: CheckpointError | LostProcessError | None = None
         found = complete_checkpoints(output)
         self.last_step = self._step_before = step_of(found[-1]) if found else None
         if parallel.is_main:
@@ -127,28 +185,32 @@ class Checkpoints:
             tensors: nested dicts of tensors or DTensors.
             run: plain JSON types.
 
-        Raises: CheckpointError when the one before could not be written.
+        Raises: CheckpointError when the one before could not be written; LostProcessError when
+            another process ended meanwhile.
         """
         self.wait()
         target = self.path(step)
         incomplete = target.with_name(target.name + _INCOMPLETE)
-        text = json.dumps(run)
+        json.dumps(run)  # what cannot be written is found here, not in the thread
         finished = threading.Event()
 
         def finish(future: Future) -> None:
             error = future.exception()
             try:
                 if error is not None:
-                    raise OSError(_reason(error))
+                    raise error
                 if self.parallel.is_main:
-                    write_atomically(incomplete / RUN_NAME, lambda file: file.write(text.encode()))
+                    files = {
+                        file.name: (file.stat().st_size, checksum_of(file))
+                        for file in sorted(incomplete.iterdir())
+                    }
+                    write_text(incomplete / RUN_NAME, json.dumps({**run, "files": files}))
                     _put_in_place(incomplete, target)
                     self._forget_old()
-            except OSError as problem:
-                self._failure = CheckpointError(
-                    f"the checkpoint of step {step} could not be written to {target} "
-                    f"({problem.strerror or problem})"
-                )
+            except BaseException as problem:  # CheckpointException is no Exception; `wait` tells it
+                self._failure = _failure(step, target, problem)
+                if self.parallel.is_main:
+                    shutil.rmtree(incomplete, ignore_errors=True)
             finally:
                 finished.set()
 
@@ -167,7 +229,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Wait for the write in progress.
 
-        Raises: CheckpointError when it failed.
+        Raises: CheckpointError when it failed; LostProcessError when another process ended.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -236,22 +298,43 @@ def optimizer_tensors(
 def _put_in_place(incomplete: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
-    _sync_folder(incomplete)
+    sync_folder(incomplete)
     os.replace(incomplete, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def _put_aside(path: Path) -> Path:
+    """Give a damaged checkpoint another name. Raises: WriteError."""
+    aside = path.with_name(path.name + _DAMAGED)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        if aside.exists():
+            shutil.rmtree(aside)
+        os.replace(path, aside)
+    except OSError as error:
+        raise write_error(aside, error) from error
+    return aside
+
+
+def _failure(step: int, target: Path, error: BaseException) -> CheckpointError | LostProcessError:
+    """What became of the checkpoint of a step: a full disk, or a process that is gone."""
+    inner = _inner(error)
+    if is_communication_error(error) or is_communication_error(inner):
+        return lost_process(inner)
+    if isinstance(inner, OSError) and inner.errno is not None:
+        reason = str(inner) if isinstance(inner, WriteError) else str(write_error(target, inner))
+    else:
+        reason = f"{target}: {_reason(error)}"
+    return CheckpointError(f"the checkpoint of step {step} could not be written: {reason}")
+
+
+def _inner(error: BaseException) -> BaseException:
+    """The first of the causes that torch.distributed.checkpoint collected."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 def _reason(error: BaseException) -> str:
     """The innermost cause of a failure that torch.distributed.checkpoint collected, in a line."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
+    error = _inner(error)
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)

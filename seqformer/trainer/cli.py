@@ -12,38 +12,43 @@ from typing import NoReturn
 
 import tyro
 
+from seqformer.command import Command
 from seqformer.config import DemoConfig, TrainConfig, presets
 
 PROGRAM = "train.py"
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parse and train; what the user can mend ends the program with one sentence."""
+def run(argv: Sequence[str]) -> int:
+    """Parse and train. Returns: the exit code; what the user can mend is one sentence and 1."""
     config = parse(argv)
+    hint = "--resume goes on from the last checkpoint"
+    command = Command(PROGRAM, error_code=1, hint=hint)
+    command.folder = config.output
+    return command.run(lambda: _train(config), _expected)
+
+
+def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-    from seqformer.trainer.bad_steps import NonFiniteLossError
-    from seqformer.trainer.checkpoint import CheckpointError
-    from seqformer.trainer.ending import end_process, end_with_traceback
-    from seqformer.trainer.errors import DataError, SetupError
-    from seqformer.trainer.parallel import LostProcessError, rank_from_environment
+    from seqformer.trainer.parallel import rank_from_environment
     from seqformer.trainer.progress import setup_logging
     from seqformer.trainer.trainer import train
 
     setup_logging(is_main=rank_from_environment() == 0)
-    try:
-        if isinstance(config, DemoConfig):
-            from seqformer.trainer.demo import run_demo
+    if isinstance(config, DemoConfig):
+        from seqformer.trainer.demo import run_demo
 
-            run_demo(config)
-        else:
-            train(config)
-    except (SetupError, NonFiniteLossError, DataError, CheckpointError, LostProcessError) as error:
-        end_process(f"{PROGRAM}: {error}")
-    except KeyboardInterrupt:
-        text = f"interrupted; continue with --resume if {config.output} has a checkpoint"
-        end_process(f"{PROGRAM}: {text}", 130)
-    except Exception:
-        end_with_traceback()
+        run_demo(config)
+    else:
+        train(config)
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Errors whose message is written for the user."""
+    from seqformer.distributed import LostProcessError
+    from seqformer.trainer.bad_steps import NonFiniteLossError
+    from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
+
+    return SetupError, NonFiniteLossError, DataError, MemoryShortageError, LostProcessError
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:

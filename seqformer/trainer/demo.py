@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,10 +22,12 @@ import torch
 from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.ytvis import load_annotation_file
+from seqformer.files import write_json
 from seqformer.inference.draw import draw_video, tracks_from_entries
-from seqformer.inference.results import load_results, write_json
+from seqformer.inference.results import load_results
 from seqformer.inference.sources import listed_videos
 from seqformer.inference.video_writer import write_video
+from seqformer.processes import deaf_children, serve
 from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors
@@ -35,7 +37,7 @@ from seqformer.trainer.parallel import (
     rank_from_environment,
 )
 from seqformer.trainer.progress import setup_logging
-from seqformer.trainer.run_folder import prepare_output
+from seqformer.trainer.run_folder import own_output, prepare_output
 from seqformer.trainer.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,13 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    with ExitStack() as stack:
+        with setup_errors():  # until the end: the data and the picture lie there, too
+            stack.enter_context(own_output(config, rank_from_environment() == 0))
+        return _run(config, started, launched)
+
+
+def _run(config: DemoConfig, started: float, launched: int) -> dict[str, Any]:
     with setup_errors():
         prepare_output(config)
         processes, threads = choose_processes(
@@ -179,11 +188,14 @@ def _peers(config: DemoConfig, processes: int, threads: int) -> Iterator[dict[st
     context = multiprocessing.get_context("spawn")
     session = {"world_size": processes, "rendezvous": local_rendezvous()}
     peers = [
-        context.Process(target=_peer, args=(config, threads, {**session, "rank": rank}))
+        context.Process(
+            target=serve, args=("train.py", _peer, config, threads, {**session, "rank": rank})
+        )
         for rank in range(1, processes)
     ]
-    for peer in peers:
-        peer.start()
+    with deaf_children():  # a request to stop reaches them through rank 0
+        for peer in peers:
+            peer.start()
     try:
         yield {**session, "rank": 0}
         for peer in peers:
@@ -197,7 +209,7 @@ def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
     setup_logging(is_main=False)
     # Rank 0 sees these too, and says them.
     known = (SetupError, NonFiniteLossError, DataError, CheckpointError, LostProcessError)
-    with suppress(KeyboardInterrupt, *known):
+    with suppress(*known):
         train(config, **session)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from seqformer.command import sentence_of
+
 
 class SetupError(Exception):
     """A run cannot begin; the message says why and what to do about it."""
@@ -12,6 +14,14 @@ class SetupError(Exception):
 
 class DataError(Exception):
     """A clip could not be read in the middle of a run; the message names the file."""
+
+
+class MemoryShortageError(Exception):
+    """A step did not fit into memory; the message says what needs less."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop while it validated."""
 
 
 @contextmanager
@@ -23,20 +33,4 @@ def setup_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise SetupError(str(error)) from error
-
-
-@contextmanager
-def dead_loader_workers() -> Iterator[None]:
-    """Inside, the death of a decoding process, which torch reports wherever training is just then,
-    becomes a DataError."""
-    try:
-        yield
-    except RuntimeError as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        if not first_line.startswith("DataLoader worker"):
-            raise
-        raise DataError(
-            f"a decoding process ended ({first_line.rstrip('. ')}), mostly for lack of memory; "
-            "lower --data.num-workers"
-        ) from error
+        raise SetupError(sentence_of(error)) from error

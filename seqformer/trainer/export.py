@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from seqformer.command import Command, exit_with
 from seqformer.config import EvalConfig, ModelConfig, config_to_dict
+from seqformer.files import write_bytes
 from seqformer.model import load_checkpoint, to_published
 from seqformer.model.weight_files import safetensors_bytes
 from seqformer.structures import ClassMap
-from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Replica
 
 
@@ -63,20 +64,17 @@ def _write(
     }
     # Box heads stand in the file twice, as published; safetensors refuses shared memory.
     separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    content = safetensors_bytes(separate, metadata)
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, safetensors_bytes(separate, metadata))
 
 
-def main() -> None:
-    """The command line."""
+def main() -> int:
+    """The command line. Returns: the exit code."""
     if len(sys.argv) != 3:
         sys.exit("usage: python -m seqformer.trainer.export CHECKPOINT_FOLDER FILE.safetensors")
     checkpoint, path = map(Path, sys.argv[1:])
-    try:
-        export_checkpoint(checkpoint, path)
-    except (ValueError, OSError) as error:
-        sys.exit(f"export: {error}")
+    command = Command("export", error_code=1)
+    return command.run(lambda: export_checkpoint(checkpoint, path))
 
 
 if __name__ == "__main__":
-    main()
+    exit_with("export", main)

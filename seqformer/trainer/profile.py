@@ -14,6 +14,8 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from seqformer.files import replacing, write_text, writing_to
+
 logger = logging.getLogger(__name__)
 
 WARM_UP, ACTIVE = 3, 3
@@ -89,9 +91,11 @@ class StepProfiler:
         return time.perf_counter()
 
     def _write(self, finished: profile) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         trace = self._folder / f"trace_rank{self._rank}.json"
-        finished.export_chrome_trace(str(trace))
+        with writing_to(trace):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with replacing(trace) as temporary:
+            finished.export_chrome_trace(str(temporary))
         on_gpu = self._device.type == "cuda"
         head = "\n".join(table(finished.events(), self._seconds / ACTIVE, ACTIVE, on_gpu))
         averages = finished.key_averages()
@@ -100,7 +104,7 @@ class StepProfiler:
             sort_by="self_device_time_total" if on_gpu else "self_cpu_time_total", row_limit=TOP
         )
         text = f"Mean of {ACTIVE} steps, {where}\n\n{head}\n\n{operators}\n"
-        (self._folder / f"table_rank{self._rank}.txt").write_text(text)
+        write_text(self._folder / f"table_rank{self._rank}.txt", text)
         logger.info("profile of %d steps in %s\n%s", ACTIVE, self._folder, head)
 
 

@@ -5,6 +5,7 @@ Losses stay on the device between two lines of the log; `LossWindow` brings them
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -12,16 +13,18 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seqformer.command import leave_output
+from seqformer.files import append_line, write_bytes, write_text
 from seqformer.trainer.bad_steps import BadStep
-from seqformer.trainer.checkpoint import write_atomically
 from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.tensorboard import Board
 
@@ -165,12 +168,14 @@ class RunLog:
             self._bar.update()
 
     def line(self, record: dict) -> None:
-        """Append one line to log.jsonl; nine digits tell any two float32 numbers apart."""
+        """Append one line to log.jsonl; nine digits tell any two float32 numbers apart.
+
+        Raises: WriteError.
+        """
         if not self.enabled:
             return
         rounded = {k: float(f"{v:.9g}") if isinstance(v, float) else v for k, v in record.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
+        append_line(self.path, json.dumps(rounded))
 
     def training_line(self, record: dict) -> None:
         """One line to log.jsonl and the same, shorter, to the terminal."""
@@ -215,26 +220,45 @@ _SHORT = {
 }
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint, so no step appears twice."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; none where there is no file.
+
+    Lines that are not objects with a step are left out: one that was being written when the run was
+    killed, and what else may have come into the file.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+        return []
+    records = []
+    for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # the line being written when the run was killed
+        except (ValueError, RecursionError):
             continue
-        if record.get("step", 0) <= step:
-            kept.append(line)
-    text = "".join(line + "\n" for line in kept)
-    write_atomically(path, lambda file: file.write(text.encode()))
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+    return records
 
 
-def read_training_lines(path: Path) -> list[dict]:
-    """The training lines of a log.jsonl (those with a loss)."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [r for r in records if "loss" in r]
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget what an interrupted run logged after its last checkpoint, so no step appears twice.
+
+    Raises: WriteError.
+    """
+    if not path.exists():
+        return
+    kept = [record for record in read_log(path) if record["step"] <= step]
+    num_lines = len(path.read_bytes().splitlines())
+    num_later = sum(record["step"] > step for record in read_log(path))
+    if num_lines - num_later - len(kept) > 1:
+        logger.warning(
+            "%s had %d damaged lines, which are left out", path, num_lines - num_later - len(kept)
+        )
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def read_training_lines(path: Path) -> list[dict[str, Any]]:
+    """The training lines of a log.jsonl: those with a loss, a number as everything they name."""
+    return [r for r in read_log(path) if isinstance(r.get("loss"), (int, float))]
 
 
 def memory_gb(device: torch.device) -> float:
@@ -246,7 +270,10 @@ def memory_gb(device: torch.device) -> float:
 
 
 def plot_losses(log_path: Path, png_path: Path) -> None:
-    """The total loss and the last layer's parts over the steps, as a PNG."""
+    """The total loss and the last layer's parts over the steps, as a PNG.
+
+    Raises: WriteError.
+    """
     records = read_training_lines(log_path)
     if not records:
         return
@@ -261,12 +288,17 @@ def plot_losses(log_path: Path, png_path: Path) -> None:
     total.set(title="total loss", xlabel="step", yscale="log")
     for name, short in _SHORT.items():
         if name in records[0]:
-            parts.plot(steps, [r.get(name, math.nan) for r in records], label=short)
+            values = [r.get(name) for r in records]
+            values = [v if isinstance(v, (int, float)) else math.nan for v in values]
+            parts.plot(steps, values, label=short)
     parts.set(title="last decoder layer, unweighted", xlabel="step", yscale="log")
-    parts.legend()
+    if parts.lines:
+        parts.legend()
     for axes in (total, parts):
         axes.grid(alpha=0.3)
-    figure.savefig(png_path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_bytes(png_path, picture.getvalue())
 
 
 def setup_logging(is_main: bool) -> None:
@@ -280,6 +312,21 @@ def setup_logging(is_main: bool) -> None:
 
 
 class _TqdmHandler(logging.Handler):
+    """To standard output as long as somebody takes it: a run does not end with its terminal."""
+
+    is_read = True
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        if not self.is_read:
+            return
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:
+            self.is_read = False
+            leave_output()
+            with suppress(OSError, ValueError):
+                sys.stderr.write(
+                    f"standard output cannot be written any more ({error.strerror}); the run goes "
+                    f"on, and so does its {LOG_NAME}\n"
+                )

@@ -6,11 +6,13 @@ All of it is decided from small files, before anything heavy starts.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from seqformer.config import TrainConfig, config_to_dict
-from seqformer.trainer.checkpoint import FOLDER_NAME, complete_checkpoints
+from seqformer.files import locked, make_folder
+from seqformer.trainer.checkpoint import FOLDER_NAME, checkpoint_folders
 from seqformer.trainer.progress import LOG_NAME
 
 # What may differ between a run and its continuation: where files lie, how long the run is, how
@@ -72,16 +74,31 @@ def is_restart() -> bool:
     return any(int(os.environ.get(name, "0")) > 0 for name in counts)
 
 
+LOCK_NAME = ".lock"
+
+
+def own_output(config: TrainConfig, is_main: bool) -> AbstractContextManager[None]:
+    """Inside, no other run works in the output folder; the ranks of a run share rank 0's lock.
+
+    Raises: InUseError at once when another run does; WriteError when the folder cannot be written.
+    """
+    output = config.output
+    if not is_main or (config.resume and not output.is_dir()):  # which `prepare_output` refuses
+        return nullcontext()
+    make_folder(output, "--output")
+    return locked(output / LOCK_NAME, f"the output folder {output}")
+
+
 def prepare_output(config: TrainConfig) -> Path | None:
     """Make sure the run may write to its output folder.
 
-    Returns: the checkpoint to go on from; None to begin.
+    Returns: the newest checkpoint, where there is one to go on from; None to begin.
     Raises: ValueError when the folder holds another run and it may not be continued;
-        FileNotFoundError when `resume` is on and there is no checkpoint; OSError (in words) when
-        the folder cannot be written.
+        FileNotFoundError when `resume` is on and there is no checkpoint; WriteError when the folder
+        cannot be written.
     """
     output = config.output
-    found = complete_checkpoints(output)
+    found = checkpoint_folders(output)
     if config.resume and not found:
         raise FileNotFoundError(
             f"--resume, but {output / FOLDER_NAME} holds no checkpoint; "
@@ -95,14 +112,7 @@ def prepare_output(config: TrainConfig) -> Path | None:
                 f"{output} already holds a run ({', '.join(traces)}); "
                 "continue it with --resume, or choose another --output"
             )
-    probe = output / f".write_test_{os.getpid()}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = f"cannot write to the output folder {output} ({error.strerror})"
-        raise OSError(f"{reason}; choose another --output") from error
+    make_folder(output, "--output")
     return found[-1] if found else None
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 ask a run to save and end; schedulers send them before taking a node away."""
+"""Signals that ask a run to save and end; schedulers send them before taking a node away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
@@ -25,7 +25,11 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._remember)
+                for number in _SIGNALS
+                if signal.getsignal(number) is not signal.SIG_IGN  # nohup ignores SIGHUP
+            }
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
+from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import TrainConfig, config_to_dict
-from seqformer.data.loader import build_train_loader
+from seqformer.data.loader import DeadWorkerError, build_train_loader
 from seqformer.determinism import deterministic_algorithms
-from seqformer.inference.results import write_json
+from seqformer.files import WriteError, write_json
 from seqformer.structures import ClassMap, ClipBatch
 from seqformer.trainer.assemble import assemble, seed_all
 from seqformer.trainer.bad_steps import BadSteps, NonFiniteLossError
@@ -29,10 +30,16 @@ from seqformer.trainer.checkpoint import (
     CheckpointError,
     Checkpoints,
     model_tensors,
+    newest_sound,
     optimizer_tensors,
     read_run,
 )
-from seqformer.trainer.errors import DataError, dead_loader_workers, setup_errors
+from seqformer.trainer.errors import (
+    DataError,
+    MemoryShortageError,
+    StoppedError,
+    setup_errors,
+)
 from seqformer.trainer.export import export_weights
 from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.optim import apply_schedule
@@ -41,10 +48,19 @@ from seqformer.trainer.parallel import (
     Parallel,
     communication_errors,
     parallel_session,
+    rank_from_environment,
 )
 from seqformer.trainer.profile import StepProfiler
-from seqformer.trainer.progress import LOG_NAME, Clock, LossWindow, RunLog, memory_gb, plot_losses
-from seqformer.trainer.run_folder import check_same_run, prepare_output
+from seqformer.trainer.progress import (
+    LOG_NAME,
+    Clock,
+    LossWindow,
+    RunLog,
+    memory_gb,
+    plot_losses,
+    read_log,
+)
+from seqformer.trainer.run_folder import check_same_run, own_output, prepare_output
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.step import is_finite
 from seqformer.trainer.tensorboard import Board
@@ -64,16 +80,20 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
 
     Returns: the metrics of the last validation; empty without a validation set, when the run was
         asked to stop, and after a memory report or a profile.
-    Raises: SetupError when the run cannot begin; NonFiniteLossError when the loss breaks down;
-        DataError when a clip cannot be read; CheckpointError when the disk is full;
-        LostProcessError when another process ended or hangs.
+    Raises: SetupError when the run cannot begin, or another one is in its folder;
+        NonFiniteLossError when the loss breaks down; DataError when a clip cannot be read;
+        MemoryShortageError when a step does not fit; CheckpointError or WriteError when the disk is
+        full or gone; LostProcessError when another process ended or hangs.
     """
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        with setup_errors():
+        with setup_errors(), communication_errors():
             if config.memory_report:
                 logger.info("%s", memory_report(config))
                 return {}
+            rank = session.get("rank")
+            is_main = (rank_from_environment() if rank is None else rank) == 0
+            stack.enter_context(own_output(config, is_main))
             found = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.deterministic))
             session.setdefault("timeout_minutes", config.timeout_minutes)
@@ -103,14 +123,14 @@ class Trainer:
         Args:
             config: the run.
             parallel: the processes.
-            found: checkpoint to go on from.
+            found: whether there is a checkpoint to go on from: the newest sound one is taken.
             stop: asks the run to end early.
 
         Raises: ValueError or OSError saying what to change.
         """
         self.parallel, self.device = parallel, parallel.device
         self._stop = stop or StopRequest()
-        found = parallel.gather(found)[0]  # of one mind, whatever a shared file system shows
+        found = _of_one_mind(config.output, parallel, found is not None)
         saved = None if found is None else read_run(found)
         if saved is not None:
             check_same_run(config, saved, found)
@@ -150,6 +170,7 @@ class Trainer:
         self.profiler = StepProfiler(
             config.output, self.device, enabled=config.profile, rank=parallel.rank
         )
+        self._was_restored = found is not None
         if found is not None:
             self._restore(found, saved)
 
@@ -157,29 +178,42 @@ class Trainer:
         """Train to the end of the run, then validate. Returns: the metrics; empty without any, and
         when the run was asked to stop."""
         config, is_main = self.config, self.parallel.is_main
-        if is_main:
-            write_json(config.output / "config.json", config_to_dict(config))
-        self.parallel.barrier()
-        self._announce()
-        self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.board)
-        self.clock.start(self.step)
         try:
-            with communication_errors(), dead_loader_workers(), self.profiler:
+            if is_main:
+                write_json(config.output / "config.json", config_to_dict(config))
+            self.parallel.barrier()
+            self._announce()
+            self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.board)
+            self.clock.start(self.step)
+            with closing(self.loader), closing(self.log), communication_errors(), self.profiler:
                 metrics = self._train_to_the_end()
                 self.checkpoints.wait()
+        except StoppedError:
+            self.checkpoints.wait()
+            self._say_stopped()
+            return {}
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}. {self._advice()}") from None
         except DataError as error:
-            raise DataError(f"{error}. {self._keep_progress()}") from error.__cause__
-        except CheckpointError as error:
+            raise DataError(f"{error}. {self._what_to_mend()}") from error.__cause__
+        except (CheckpointError, WriteError) as error:
             raise CheckpointError(f"{error}. {self._where_to_go_on()}") from error
         except LostProcessError as error:
             raise LostProcessError(f"{error}. {self._where_to_go_on()}") from error.__cause__
-        finally:
-            self.log.close()
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryShortageError(
+                f"step {self.step + 1} does not fit into the memory of {self.device} "
+                f"({sentence_of(error)}); a smaller --data.batch-size (the gradients are the same "
+                "with --data.global-batch-size as it is), --frame-chunk, --recompute or "
+                f"--precision bf16 need less. {self._where_to_go_on()}"
+            ) from error
         return metrics
 
     def _train_to_the_end(self) -> dict[str, Any]:
+        if self._was_restored and self.step < self.total_steps and self._is_validation_missing():
+            self._validate()
         while self.step < self.total_steps:
             if not self._train_epoch(*divmod(self.step, self.steps_per_epoch)):
                 return {}
@@ -190,6 +224,7 @@ class Trainer:
         export_weights(weights, self.replica, self.classes, self.config.eval)
         if self.parallel.is_main:
             plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
+            self.bad_steps.say_if_all()
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)
         return metrics
 
@@ -200,19 +235,22 @@ class Trainer:
         batches = iter(self.loader)
         for _ in range(start_step, self.steps_per_epoch):
             seed_all(self.config.seed, self.step, self.parallel.rank)
-            micro_batches = self._next(batches)
+            micro_batches, failure = self._next(batches)
             count = sum(len(t["labels"]) for batch in micro_batches for t in batch.targets)
-            num_instances, asked_to_stop = self.parallel.host_sum(
-                count, self._stop.received is not None
+            num_instances, asked_to_stop, failures = self.parallel.host_sum(
+                count, self._stop.received is not None, failure is not None
             )
-            if asked_to_stop:  # on any process: all of them save
+            if asked_to_stop or failures:  # on any process: all of them save
                 self._save_now()
-                logger.info(
-                    "stopped after step %d as asked (%s); continue with --resume",
-                    self.step,
-                    self._stop.received or "by another process",
-                )
+            if asked_to_stop:
+                self._say_stopped()
                 return False
+            if failure is not None:
+                raise failure
+            if failures:
+                raise LostProcessError(
+                    "another process of this run ended; its own message says why"
+                )
             self._train_on(micro_batches, num_instances)
             if self.profiler.has_seen_enough():
                 return False
@@ -235,16 +273,22 @@ class Trainer:
                 break
         return True
 
-    def _next(self, batches: Iterator[ClipBatch]) -> list[ClipBatch]:
-        """This process's micro-batches of the next step; counts the time spent waiting for them."""
+    def _next(self, batches: Iterator[ClipBatch]) -> tuple[list[ClipBatch], DataError | None]:
+        """This process's micro-batches of the next step, or why there are none; counts the time
+        spent waiting for them."""
         with self.clock.waiting(), record_function("step/data"):
             try:
-                return [next(batches) for _ in range(self.micro_batches)]
-            except (ValueError, OSError) as error:
+                return [next(batches) for _ in range(self.micro_batches)], None
+            except DeadWorkerError as error:
+                failure, cause = DataError(str(error)), error
+            except (ValueError, OSError, EOFError) as error:
                 # From a worker the sentence is the last line of a quoted traceback.
-                last_line = str(error).strip().splitlines()[-1]
+                last_line = (str(error).strip().splitlines() or [repr(error)])[-1]
                 name = f"{type(error).__name__}: "
-                raise DataError(f"step {self.step + 1}: {last_line.removeprefix(name)}") from error
+                failure = DataError(f"step {self.step + 1}: {last_line.removeprefix(name)}")
+                cause = error
+        failure.__cause__ = cause
+        return [], failure
 
     def _train_on(self, micro_batches: list[ClipBatch], num_instances: float) -> None:
         schedule = (self.step, self.steps_per_epoch, self.total_steps)
@@ -310,7 +354,7 @@ class Trainer:
                 f"{found} comes from a run of {saved['steps_per_epoch']} steps per epoch; this "
                 f"data makes {self.steps_per_epoch}. Resume with the same data"
             )
-        self.checkpoints.load(found, self._tensors())
+        found, saved = self._load_newest(found, saved)
         if not is_finite(*(_local(p) for p in self.model.parameters())):
             raise ValueError(f"{found} holds NaN or infinite weights; resume from an earlier one")
         if saved["scaler"] and self.precision.scaler.is_enabled():
@@ -320,11 +364,40 @@ class Trainer:
         self.window.fetched = list(saved["log_window"])
         self.bad_steps.count = saved["skipped_steps"]
 
+    def _load_newest(self, found: Path, saved: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Fill model and optimiser from a checkpoint, or from one before it if it cannot be read.
+
+        Returns: that checkpoint and its `run.json`.
+        Raises: ValueError naming the newest one when none can be read.
+        """
+        refused: dict[Path, str] = {}
+        while True:
+            problem = None
+            try:
+                self.checkpoints.load(found, self._tensors())
+            except ValueError as error:
+                problem = str(error)
+            problems = [text for text in self.parallel.gather(problem) if text is not None]
+            if not problems:
+                break
+            refused[found] = problems[0]
+            try:
+                found = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
+                saved = read_run(found)
+            except ValueError:
+                raise ValueError(next(iter(refused.values()))) from None
+            check_same_run(self.config, saved, found)
+        for path, reason in refused.items():
+            logger.warning("%s is not used: %s", path, reason)
+        self.checkpoints.last_step = saved["step"]
+        return found, saved
+
     def _log_losses(self) -> None:
         """Mean losses since the last line, with learning rates and speed, to log and terminal."""
         means = self.window.take_mean()
         speed = self.clock.lap(self.step, self.total_steps, self.global_batch_size)
-        if not means:  # every step was skipped, which has been said
+        if not means:  # every step was skipped
+            self.bad_steps.say_overflows(self.precision.scaler.get_scale())
             return
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         self.log.training_line(
@@ -346,10 +419,21 @@ class Trainer:
         epoch, rest = divmod(self.step, self.steps_per_epoch)
         return every > 0 and rest == 0 and epoch % every == 0
 
+    def _is_validation_missing(self) -> bool:
+        """Whether the run ended in, or just before, the validation of this step."""
+        missing = False
+        if self.step and self._is_validation_due() and self.parallel.is_main:
+            log = read_log(self.config.output / LOG_NAME)
+            missing = not any("validation" in r and r.get("step") == self.step for r in log)
+        return self.parallel.gather(missing)[0]
+
     def _validate(self) -> dict[str, Any]:
-        """Score the validation set, where there is one; rank 0 writes metrics.json."""
+        """Score the validation set, where there is one; rank 0 writes metrics.json.
+
+        Raises: StoppedError when the run is asked to stop meanwhile.
+        """
         with self.clock.paused():
-            metrics = self.validator.score(self.replica, self.step)
+            metrics = self.validator.score(self.replica, self.step, self._stop)
         self.checkpoints.protected = self.validator.best.step
         if metrics:
             metrics |= {
@@ -394,17 +478,20 @@ class Trainer:
             config.output,
         )
 
-    def _keep_progress(self) -> str:
-        """Save what has been learned, where this process can do so alone; what to do next."""
-        if self.parallel.world_size == 1:
-            self._save_now()
-        self.checkpoints.wait()
-        if self.checkpoints.last_step is None:
+    def _say_stopped(self) -> None:
+        logger.info(
+            "stopped after step %d as asked (%s); continue with --resume",
+            self.step,
+            self._stop.received or "by another process",
+        )
+
+    def _what_to_mend(self) -> str:
+        step = self.checkpoints.last_step
+        if step is None:
             return "No checkpoint had been written yet"
         return (
-            f"{self.checkpoints.path(self.checkpoints.last_step)} holds step "
-            f"{self.checkpoints.last_step}; mend what is broken, or take its video out of the "
-            "annotations, and continue with --resume"
+            f"{self.checkpoints.path(step)} holds step {step}; mend what is broken, or take its "
+            "video out of the annotations, and continue with --resume"
         )
 
     def _where_to_go_on(self) -> str:
@@ -423,6 +510,26 @@ class Trainer:
             "start from them with --weights, --no-drop-class-heads, a smaller --optim.lr and "
             "another --output"
         )
+
+
+def _of_one_mind(
+    output: Path, parallel: Parallel, is_there: bool, without: tuple[Path, ...] = ()
+) -> Path | None:
+    """The newest sound checkpoint as rank 0 sees it, whatever a shared file system shows others.
+
+    Raises: ValueError or OSError, on every process, when there should be one and there is none.
+    """
+    found: Path | None = None
+    problem: str | None = None
+    if parallel.is_main and is_there:
+        try:
+            found = newest_sound(output, without)
+        except (ValueError, OSError) as error:
+            problem = sentence_of(error)
+    found, problem = parallel.gather((found, problem))[0]
+    if problem is not None:
+        raise ValueError(problem)
+    return found
 
 
 def _with_global_batch(config: TrainConfig, size: int) -> TrainConfig:

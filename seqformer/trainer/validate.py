@@ -13,16 +13,20 @@ from typing import Any
 
 from torch import nn
 
+from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.ytvis import load_annotation_file
 from seqformer.evaluation import evaluate, format_table
+from seqformer.files import write_json
 from seqformer.inference import Predictor
-from seqformer.inference.results import load_results, write_json
+from seqformer.inference.results import load_results
 from seqformer.inference.sources import VideoSource, listed_videos
 from seqformer.structures import ClassMap
 from seqformer.trainer.best import BestScore
+from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
 from seqformer.trainer.parallel import Parallel, Replica
+from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.tensorboard import Board
 
 logger = logging.getLogger(__name__)
@@ -79,20 +83,39 @@ class ValidationSet:
         config: EvalConfig,
         parallel: Parallel,
         output: Path,
+        stop: StopRequest | None = None,
     ) -> dict[str, Any]:
         """Write results.json and print the AP table. All processes take part.
 
+        A video that cannot be read is warned of, and counts as one without results.
+
+        Args:
+            stop: looked at between two videos.
+
         Returns: on rank 0 the metrics, plain types, AP in 0..1; empty elsewhere, and where there
             are no instances to score against.
+        Raises: StoppedError on every process when one is asked to stop; nothing is written then.
         """
         logger.info("validating on %d videos", len(self.videos))
         predictor = Predictor(model, classes, config, parallel.device)
-        own = []
+        own: list[tuple[int, list[dict[str, Any]]]] = []
         for index in range(parallel.rank, len(self.videos), parallel.world_size):
+            if stop is not None and stop.received:
+                break
             video = self.videos[index]
-            prediction = predictor.predict(video.frames())
+            try:
+                prediction = predictor.predict(video.frames())
+            except (ValueError, OSError) as error:
+                logger.warning(
+                    "validation counts %s as without results: %s", video, sentence_of(error)
+                )
+                continue
             own.append((index, prediction.entries(video.video_id, video.first_file_name)))
-        shares = parallel.gather(own)
+        is_stopped = stop is not None and stop.received is not None
+        answers = parallel.gather((own, is_stopped))
+        if any(is_stopped for _, is_stopped in answers):
+            raise StoppedError
+        shares = [own for own, _ in answers]
         if not parallel.is_main:
             return {}
         in_order = sorted((part for share in shares for part in share), key=lambda part: part[0])
@@ -130,16 +153,17 @@ class Validator:
         self._set = ValidationSet.from_config(config.data)
         self.best = BestScore.read(config.output)
 
-    def score(self, replica: Replica, step: int) -> dict[str, Any]:
+    def score(self, replica: Replica, step: int, stop: StopRequest | None = None) -> dict[str, Any]:
         """Score the weights of now, and export them if they are the best. All processes take part.
 
         Returns: the metrics on rank 0; empty elsewhere, and where there is nothing to score.
+        Raises: StoppedError on every process when one is asked to stop.
         """
         if self._set is None:
             return {}
         output = self._config.output
         metrics = self._set.score(
-            replica.plain_copy(), self._classes, self._config.eval, self._parallel, output
+            replica.plain_copy(), self._classes, self._config.eval, self._parallel, output, stop
         )
         ap = self._parallel.gather(metrics.get("AP"))[0]
         if ap is None:

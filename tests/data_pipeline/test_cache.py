@@ -102,7 +102,7 @@ def test_without_a_folder_nothing_is_left_behind(small, tmp_path, monkeypatch):
 
 def test_a_reader_that_is_killed_is_said(small, monkeypatch, one_line):
     monkeypatch.setattr(ytvis, "_parse", lambda *arguments: os.kill(os.getpid(), 9))
-    with pytest.raises(ValueError, match=r"exit code -9.*ran out of memory") as error:
+    with pytest.raises(ValueError, match=r"exit code -9.*lack of memory") as error:
         load_annotation_file(small.annotations)
     one_line(error.value)
 

@@ -157,7 +157,7 @@ def test_files_that_cannot_be_written_are_refused(tmp_path):
         write_video(tmp_path / "a.txt", [])
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "a.mp4", [])
-    with pytest.raises(ValueError, match="fps must be positive"):
+    with pytest.raises(ValueError, match="fps, the rate of frames per second, must be between"):
         write_video(tmp_path / "a.mp4", [], fps=0)
     assert not list(tmp_path.iterdir())
 

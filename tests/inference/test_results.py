@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from seqformer.files import write_json
 from seqformer.inference.results import (
     Detection,
     PartialResults,
     VideoPrediction,
     encode_masks,
     load_results,
-    write_json,
 )
 
 SETTINGS = {"weights_sha256": "abc", "short_side": 360}

@@ -37,7 +37,7 @@ def main() -> None:
     )
     known = presets()
     cli.presets = lambda: known | {"mini": ("", tiny_config(sys.argv[1]))}
-    cli.run(["mini", "--output", sys.argv[1]])
+    sys.exit(cli.run(["mini", "--output", sys.argv[1]]))
 
 
 if __name__ == "__main__":

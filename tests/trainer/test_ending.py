@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from seqformer.trainer import ending
+from seqformer.command import UNEXPECTED
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120
@@ -41,25 +41,7 @@ def test_a_failing_process_is_heard_of_though_taking_leave_hangs(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [1, 1]
-    assert "ZeroDivisionError: a planted bug" in errors[1]
-    assert "train.py: another process of this run ended; its own message says why" in errors[0]
-    assert "Traceback" not in errors[0]
-
-
-@pytest.mark.parametrize("code", [1, 130])
-def test_alone_it_ends_as_programs_do(code, monkeypatch, capsys):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("left without cleaning up"))
-    with pytest.raises(SystemExit) as ended:
-        ending.end_process("train.py: a sentence", code)
-    assert ended.value.code == code and capsys.readouterr().err == "train.py: a sentence\n"
-
-
-def test_alone_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(ZeroDivisionError):
-        try:
-            raise ZeroDivisionError
-        except Exception:
-            ending.end_with_traceback()
+    assert [process.returncode for process in processes] == [1, UNEXPECTED]
+    assert "unexpected ZeroDivisionError: a planted bug; the traceback is in" in errors[1]
+    assert "another process of this run ended; its own message says why" in errors[0]
+    assert "Traceback" not in errors[0] + errors[1]

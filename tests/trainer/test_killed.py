@@ -52,7 +52,7 @@ def train_until_killed(words: list[str], output: Path) -> None:
     """`train.py` in a process that a server forks, which imported torch once for all of them."""
     torch.set_num_threads(1)
     with output.with_suffix(".out").open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        run(words)
+        raise SystemExit(run(words))
 
 
 def begin(data, output: Path) -> BaseProcess:

@@ -93,6 +93,9 @@ class TinyLoader:
         self.is_noisy = world_size == self.micro_batches == 1
         self.epoch = self.start_step = 0
 
+    def close(self) -> None:
+        """It has no processes."""
+
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         self.epoch, self.start_step = epoch, start_step
 

@@ -1,14 +1,10 @@
 """Several processes as one trainer: the only package that knows torch.distributed."""
 
+from seqformer.distributed import LostProcessError, communication_errors
+
 from .meeting import Rendezvous, local_rendezvous
 from .replica import Replica, build_replica
-from .session import (
-    LostProcessError,
-    Parallel,
-    communication_errors,
-    parallel_session,
-    rank_from_environment,
-)
+from .session import Parallel, parallel_session, rank_from_environment
 
 __all__ = [
     "LostProcessError",

@@ -20,13 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqformer.devices import device_of
+from seqformer.distributed import communication_errors
 from seqformer.trainer.parallel.meeting import Rendezvous, meet
 
 logger = logging.getLogger(__name__)
-
-
-class LostProcessError(RuntimeError):
-    """Another process of the run ended, or did not answer in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,29 +86,6 @@ class Parallel:
             dist.barrier(group=self.control)
 
 
-@contextmanager
-def communication_errors() -> Iterator[None]:
-    """Inside, the failure of a collective becomes a LostProcessError.
-
-    torch has no type of its own for gloo's failures, so they are told by their text.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        known = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
-        if isinstance(error, LostProcessError) or not (
-            isinstance(error, dist.DistError) or any(word in text for word in known)
-        ):
-            raise
-        hung = "imed out" in text or "timeout" in text
-        happened = "did not answer in time" if hung else "ended"
-        raise LostProcessError(
-            f"another process of this run {happened}; its own message says why "
-            f"({text.splitlines()[0][:160]})"
-        ) from error
-
-
 def rank_from_environment() -> int:
     """This process's rank as torchrun says it; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
@@ -165,5 +139,5 @@ def parallel_session(
         storage=dist.new_group(backend="gloo", timeout=timeout),
     )
     # Not after an exception: NCCL's end waits for everyone, who may wait for this process until the
-    # time limit, and the error would not be heard of before. `ending.py` ends the process.
+    # time limit, and the error would not be heard of before. The command ends the process.
     dist.destroy_process_group()
