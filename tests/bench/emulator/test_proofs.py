@@ -13,7 +13,10 @@ import pytest
 
 from tests.bench.emulator.processes import ROOT, Run, emulate
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="needs triton"),
+    pytest.mark.timeout(1800),  # the first test waits for all proofs, on a machine that may be busy
+]
 
 CAPABILITIES = (75, 90)
 """Without and with bfloat16 arithmetic and vector reductions; the planted faults run on 80."""
@@ -61,6 +64,7 @@ def test_names_that_match_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
 def test_everything_the_model_launches_holds_on_eight_gpus(tmp_path):
     run = emulate(tmp_path)
     assert run.code == 0, run.output
