@@ -124,8 +124,11 @@ static void set(struct machine *m, const struct instruction *i, uint32_t mask) {
         uint##bits##_t result[LANES];                                                       \
         FOR_LANES result[l] = p >> l & 1 ? a[l] : b[l];                                     \
         put##bits(destination(m, i, 0), result, mask);                                      \
-        set_defined(m, i, 0, mask,                                                          \
-                    known & ((p & defined(m, i, 0)) | (~p & defined(m, i, 1))));            \
+        for (int half = 0; half < 2; half++) {                                              \
+            uint32_t chosen = (p & half_defined(m, i, 0, half)) |                           \
+                              (~p & half_defined(m, i, 1, half));                           \
+            set_half_defined(m, i, 0, half, mask, known & chosen);                          \
+        }                                                                                   \
     }                                                                                       \
     static void slct_b##bits(struct machine *m, const struct instruction *i, uint32_t mask) { \
         const uint##bits##_t *a = source(m, i, 0), *b = source(m, i, 1);                    \
@@ -168,9 +171,9 @@ static void testp(struct machine *m, const struct instruction *i, uint32_t mask)
 const struct operation comparison_operations[] = {
     {"setp", setp},
     {"set", set},
-    {"selp.b16", selp_b16, PLAIN, 1},
-    {"selp.b32", selp_b32, PLAIN, 1},
-    {"selp.b64", selp_b64, PLAIN, 1},
+    {"selp.b16", selp_b16, PLAIN, OWN},
+    {"selp.b32", selp_b32, PLAIN, OWN},
+    {"selp.b64", selp_b64, PLAIN, OWN},
     {"slct.b16", slct_b16},
     {"slct.b32", slct_b32},
     {"slct.b64", slct_b64},

@@ -84,25 +84,36 @@ static void arrive(struct machine *m, const struct instruction *i, uint32_t mask
     if (i->mode == WAITS) w->barrier = id;
 }
 
+static void check_operands(struct machine *m, const struct instruction *i, uint32_t mask) {
+    for (int k = 0; k < i->num_sources && !m->is_stopped; k++) {
+        uint32_t missing = mask & ~defined(m, i, k);
+        if (!missing || !(i->needs_defined >> k & 1)) continue;
+        fault_here(m, UNINITIALISED_REGISTER, __builtin_ctz(missing));
+    }
+}
+
 static inline void execute(struct machine *m, const struct instruction *i, uint32_t mask) {
-    uint32_t *known = m->warp->defined, all = ALL_LANES;
-    for (int k = 0; k < i->num_sources; k++) all &= known[i->source_id[k]];
-    if (i->needs_defined && m->checks_initialised && mask & ~all) {
-        for (int k = 0; k < i->num_sources; k++) {
-            uint32_t missing = mask & ~known[i->source_id[k]];
-            if (!missing || !(i->needs_defined >> k & 1)) continue;
-            fault_here(m, UNINITIALISED_REGISTER, __builtin_ctz(missing));
-            if (m->is_stopped) return;
-        }
+    uint32_t low = ALL_LANES, high = ALL_LANES;
+    for (int k = 0; k < i->num_sources; k++) {
+        low &= half_defined(m, i, k, 0);
+        high &= half_defined(m, i, k, 1);
+    }
+    if (i->needs_defined && m->checks_initialised && mask & ~(low & high)) {
+        check_operands(m, i, mask);
+        if (m->is_stopped) return;
     }
     i->run(m, i, mask);
-    if (i->sets_defined) return;
-    for (int k = 0; k < i->num_destinations; k++) set_defined(m, i, k, mask, all);
+    if (i->definedness == OWN) return;
+    if (i->definedness == WHOLE) low = high = low & high;
+    for (int k = 0; k < i->num_destinations; k++) {
+        set_half_defined(m, i, k, 0, mask, low);
+        set_half_defined(m, i, k, 1, mask, high);
+    }
 }
 
 static uint32_t guarded(struct machine *m, const struct instruction *i, uint32_t mask) {
     uint32_t lanes = *(const uint32_t *)(m->warp->registers + i->guard);
-    uint32_t missing = mask & ~m->warp->defined[i->guard_id];
+    uint32_t missing = mask & ~m->warp->defined[2 * i->guard_id];
     if (missing && m->checks_initialised) {
         fault_here(m, UNINITIALISED_REGISTER, __builtin_ctz(missing));
     }
@@ -127,6 +138,7 @@ void run_warp(struct machine *m, int id, int64_t budget) {
         const struct instruction *i = &m->code[m->pc = g->pc];
         uint32_t mask = i->guard < 0 ? g->mask : guarded(m, i, g->mask);
         if (m->is_stopped) return;
+        uint32_t lanes = i->kind == BRANCH ? g->mask : mask;
         switch (i->kind) {
         case PLAIN:
             if (mask) execute(m, i, mask);
@@ -148,7 +160,7 @@ void run_warp(struct machine *m, int id, int64_t budget) {
             g->pc++;
         }
         }
-        tally(m, i, mask);
+        tally(m, i, lanes);
     }
 }
 

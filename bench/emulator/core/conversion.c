@@ -144,12 +144,18 @@ static void cvt_pack(struct machine *m, const struct instruction *i, uint32_t ma
         }
     }
     put32(destination(m, i, 0), result, mask);
+    set_half_defined(m, i, 0, 0, mask, defined(m, i, 1));
+    set_half_defined(m, i, 0, 1, mask, defined(m, i, 0));
 }
 
 /* The frequent ones, without modifiers, as plain loops. */
 LANEWISE(cvt_s64_s32, int64_t, int32_t, put64, a[l])
 LANEWISE(cvt_u64_u32, uint64_t, uint32_t, put64, a[l])
-LANEWISE(cvt_u32_u64, uint32_t, uint64_t, put32, a[l])
+LANEWISE(low_half, uint32_t, uint64_t, put32, a[l])
+static void cvt_u32_u64(struct machine *m, const struct instruction *i, uint32_t mask) {
+    low_half(m, i, mask);
+    set_defined(m, i, 0, mask, half_defined(m, i, 0, 0));
+}
 LANEWISE(cvt_u32_u16, uint32_t, uint16_t, put32, a[l])
 LANEWISE(cvt_s32_s16, int32_t, int16_t, put32, a[l])
 LANEWISE(cvt_u16_u32, uint16_t, uint32_t, put16, a[l])
@@ -176,10 +182,10 @@ LANEWISE(cvt_rmi_f32_f32, uint32_t, float, put32, floored(a[l], i->flags))
 
 const struct operation conversion_operations[] = {
     {"cvt", cvt},
-    {"cvt.pack", cvt_pack},
+    {"cvt.pack", cvt_pack, PLAIN, OWN},
     {"cvt.s64.s32", cvt_s64_s32},
     {"cvt.u64.u32", cvt_u64_u32},
-    {"cvt.u32.u64", cvt_u32_u64},
+    {"cvt.u32.u64", cvt_u32_u64, PLAIN, OWN},
     {"cvt.u32.u16", cvt_u32_u16},
     {"cvt.s32.s16", cvt_s32_s16},
     {"cvt.u16.u32", cvt_u16_u32},

@@ -69,14 +69,14 @@ SIGNS(b16, uint16_t, put16, 0xffffu, 0x8000u)
 SIGNS(b16x2, uint32_t, put32, 0xffffffffu, 0x80008000u)
 
 #define ROWS(name)                                                                       \
-    {#name ".f16", name##_f16}, {#name ".f16x2", name##_f16x2},                          \
-    {#name ".bf16", name##_bf16}, {#name ".bf16x2", name##_bf16x2}
+    {#name ".f16", name##_f16}, {#name ".f16x2", name##_f16x2, PLAIN, HALVES},                          \
+    {#name ".bf16", name##_bf16}, {#name ".bf16x2", name##_bf16x2, PLAIN, HALVES}
 
 const struct operation half_operations[] = {
     ROWS(add), ROWS(sub), ROWS(mul), ROWS(fma), ROWS(min), ROWS(max),
     {"abs.half", abs_b16},
-    {"abs.halfx2", abs_b16x2},
+    {"abs.halfx2", abs_b16x2, PLAIN, HALVES},
     {"neg.half", neg_b16},
-    {"neg.halfx2", neg_b16x2},
+    {"neg.halfx2", neg_b16x2, PLAIN, HALVES},
     {0},
 };

@@ -149,7 +149,7 @@ CARRYING(64, u128)
     {"neg.b" #bits, neg_b##bits}, {"abs.s" #bits, abs_s##bits},
 #define TYPE_ROWS(type, bits)                                                             \
     {"min." #type, min_##type}, {"max." #type, max_##type}, {"sad." #type, sad_##type},   \
-    {"div." #type, div_##type, PLAIN, 1}, {"rem." #type, rem_##type, PLAIN, 1},
+    {"div." #type, div_##type, PLAIN, OWN}, {"rem." #type, rem_##type, PLAIN, OWN},
 #define HIGH_ROWS(type, bits, wide, twice) \
     {"mul.hi." #type, mul_hi_##type}, {"mad.hi." #type, mad_hi_##type},
 #define WIDENING_ROWS(type, bits, wide, twice) \

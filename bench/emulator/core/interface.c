@@ -36,7 +36,7 @@ struct instruction *new_program(const int64_t *rows, int64_t n) {
         const struct operation *o = operation_at(*next++);
         i->run = o->run;
         i->kind = o->kind;
-        i->sets_defined = o->sets_defined;
+        i->definedness = o->definedness;
         int32_t *const fields[] = {
             &i->instruction_class, &i->line, &i->guard, &i->guard_id, &i->guard_is_negated,
             &i->num_destinations, &i->num_sources, (int32_t *)&i->needs_defined,

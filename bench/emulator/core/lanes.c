@@ -120,10 +120,10 @@ static void activemask(struct machine *m, const struct instruction *i, uint32_t 
 }
 
 const struct operation lane_operations[] = {
-    {"shfl", shfl, WARP_EXCHANGE, 1},
-    {"vote", vote, WARP_EXCHANGE, 1},
-    {"match", match, WARP_EXCHANGE, 1},
-    {"redux", redux, WARP_EXCHANGE, 1},
+    {"shfl", shfl, WARP_EXCHANGE, OWN},
+    {"vote", vote, WARP_EXCHANGE, OWN},
+    {"match", match, WARP_EXCHANGE, OWN},
+    {"redux", redux, WARP_EXCHANGE, OWN},
     {"elect", elect, WARP_EXCHANGE},
     {"activemask", activemask},
     {0},

@@ -43,13 +43,13 @@ static void start_warp(struct machine *m, int id) {
     memset(w->ordered, 0, sizeof w->ordered);
     /* all ones are no number in any floating point format */
     memset(w->registers, 0xff, (size_t)m->register_bytes);
-    memset(w->defined, 0, (size_t)m->num_registers * sizeof *w->defined);
-    w->defined[0] = ALL_LANES; /* constants */
+    memset(w->defined, 0, (size_t)m->num_registers * 2 * sizeof *w->defined);
+    w->defined[0] = w->defined[1] = ALL_LANES; /* constants */
     for (int k = 0; k < m->num_specials; k++) {
         const struct special *s = &m->specials[k];
         uint32_t *lanes_of = (uint32_t *)(w->registers + s->place);
         FOR_LANES lanes_of[l] = special_value(m, s->kind, id, l);
-        w->defined[s->register_id] = ALL_LANES;
+        w->defined[2 * s->register_id] = w->defined[2 * s->register_id + 1] = ALL_LANES;
     }
 }
 
@@ -203,7 +203,7 @@ int launch(struct machine *m, const struct geometry *geometry) {
     w[1].defined = m->local_defined = malloc(local);
     for (int k = 0; k < m->num_warps; k++) {
         m->warps[k].registers = aligned_alloc(64, ((size_t)m->register_bytes + 63) / 64 * 64);
-        m->warps[k].defined = malloc((size_t)m->num_registers * sizeof(uint32_t));
+        m->warps[k].defined = malloc((size_t)m->num_registers * 2 * sizeof(uint32_t));
     }
     m->random = (uint64_t)m->seed * 0x9e3779b97f4a7c15ull | 1;
     start_shadows(m, m->num_blocks);

@@ -2,8 +2,8 @@
  *
  * Registers of a warp are arrays of 32 lanes, one after another: 2, 4 or 8 bytes a lane, and one
  * word with a bit a lane for a predicate. Constants have the same form in a pool of their own, so
- * an operand is a place in one of two pools. Beside every register lies a word that says which of
- * its lanes hold a defined value.
+ * an operand is a place in one of two pools. Beside every register lie two words that say in which
+ * lanes its low and its high half hold a defined value: compilers pack a number with nothing.
  */
 #ifndef MACHINE_H
 #define MACHINE_H
@@ -66,7 +66,7 @@ struct instruction {
     int32_t source[MAX_SOURCES], source_id[MAX_SOURCES], source_bits[MAX_SOURCES];
     uint32_t needs_defined; /* a bit a source: an undefined value there is a fault */
     uint32_t negated;       /* a bit a source: a predicate is taken as its opposite */
-    int32_t sets_defined;   /* the operation says itself which lanes it defines */
+    int32_t definedness;    /* how results follow from operands */
     uint32_t flags;
     int32_t rounding, comparison, join, mode; /* mode: what the operation makes of it */
     int32_t space, size, vector;              /* bytes of an element, elements */
@@ -74,12 +74,16 @@ struct instruction {
     int64_t offset;
 };
 
+/* Whether results are defined: whole if all operands are; each half if the operands' are; or the
+ * operation says it itself. */
+enum definedness { WHOLE, HALVES, OWN };
+
 /* An operation by name; the table of instructions (opcodes.py) refers to these names. */
 struct operation {
     const char *name;
     run_function run;
     int32_t kind;
-    int32_t sets_defined;
+    int32_t definedness;
 };
 
 /* What a pointer may reach: one argument's bytes at an address of the emulated machine. */
@@ -192,15 +196,28 @@ static inline uint32_t predicate(struct machine *m, const struct instruction *i,
     return i->negated >> k & 1 ? ~lanes : lanes;
 }
 
+static inline uint32_t half_defined(
+    struct machine *m, const struct instruction *i, int k, int half
+) {
+    return m->warp->defined[2 * i->source_id[k] + half];
+}
+
 static inline uint32_t defined(struct machine *m, const struct instruction *i, int k) {
-    return m->warp->defined[i->source_id[k]];
+    return half_defined(m, i, k, 0) & half_defined(m, i, k, 1);
+}
+
+static inline void set_half_defined(
+    struct machine *m, const struct instruction *i, int k, int half, uint32_t mask, uint32_t lanes
+) {
+    uint32_t *word = &m->warp->defined[2 * i->destination_id[k] + half];
+    *word = (*word & ~mask) | (lanes & mask);
 }
 
 static inline void set_defined(
     struct machine *m, const struct instruction *i, int k, uint32_t mask, uint32_t lanes
 ) {
-    uint32_t *word = &m->warp->defined[i->destination_id[k]];
-    *word = (*word & ~mask) | (lanes & mask);
+    set_half_defined(m, i, k, 0, mask, lanes);
+    set_half_defined(m, i, k, 1, mask, lanes);
 }
 
 static inline void put16(uint16_t *d, const uint16_t *v, uint32_t mask) {

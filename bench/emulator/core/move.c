@@ -20,6 +20,11 @@ static void pack(struct machine *m, const struct instruction *i, uint32_t mask) 
     }
     void *d = destination(m, i, 0);
     FOR_ACTIVE(l, mask) set_lane_bits(d, i->destination_bits[0], l, result[l]);
+    uint32_t halves[2] = {ALL_LANES, ALL_LANES};
+    for (int k = 0; k < i->num_sources; k++) {
+        halves[2 * k / i->num_sources] &= defined(m, i, k);
+    }
+    for (int half = 0; half < 2; half++) set_half_defined(m, i, 0, half, mask, halves[half]);
 }
 
 static void unpack(struct machine *m, const struct instruction *i, uint32_t mask) {
@@ -27,12 +32,14 @@ static void unpack(struct machine *m, const struct instruction *i, uint32_t mask
     const void *a = source(m, i, 0);
     int bits = i->size * 8 / i->num_destinations;
     uint64_t part = ~0ull >> (64 - bits);
+    uint32_t halves[2] = {half_defined(m, i, 0, 0), half_defined(m, i, 0, 1)};
     FOR_LANES whole[l] = lane_bits(a, i->source_bits[0], l);
     for (int k = 0; k < i->num_destinations; k++) {
         void *d = destination(m, i, k);
         FOR_ACTIVE(l, mask) {
             set_lane_bits(d, i->destination_bits[k], l, whole[l] >> (bits * k) & part);
         }
+        set_defined(m, i, k, mask, halves[2 * k / i->num_destinations]);
     }
 }
 
@@ -53,12 +60,12 @@ static void clock_b64(struct machine *m, const struct instruction *i, uint32_t m
 }
 
 const struct operation move_operations[] = {
-    {"mov.b16", mov_b16},
-    {"mov.b32", mov_b32},
-    {"mov.b64", mov_b64},
+    {"mov.b16", mov_b16, PLAIN, HALVES},
+    {"mov.b32", mov_b32, PLAIN, HALVES},
+    {"mov.b64", mov_b64, PLAIN, HALVES},
     {"mov.pred", mov_pred},
-    {"pack", pack},
-    {"unpack", unpack},
+    {"pack", pack, PLAIN, OWN},
+    {"unpack", unpack, PLAIN, OWN},
     {"moves", moves},
     {"clock", clock_b64},
     {0},

@@ -130,7 +130,7 @@ LANEWISE(copysign_f32, uint32_t, uint32_t, put32, (a[l] & 0x80000000u) | (b[l] &
 LANEWISE(copysign_f64, uint64_t, uint64_t, put64, (a[l] & 1ull << 63) | (b[l] & ~(1ull << 63)))
 
 #define BOTH_ROWS(name) {#name ".f32", name##_f32}, {#name ".f64", name##_f64}
-#define ALL_ROWS(name) BOTH_ROWS(name), {#name ".f32x2", name##_f32x2}
+#define ALL_ROWS(name) BOTH_ROWS(name), {#name ".f32x2", name##_f32x2, PLAIN, HALVES}
 
 const struct operation real_operations[] = {
     ALL_ROWS(add), ALL_ROWS(sub), ALL_ROWS(mul), ALL_ROWS(fma),

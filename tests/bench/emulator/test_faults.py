@@ -256,3 +256,27 @@ def test_faults_can_be_collected():
     kinds = [f.kind for f in result.faults]
     assert kinds == ["out of bounds", "out of bounds", "misaligned"]
     assert result.faults[0].count == 1 and result.faults[0].lane == 16
+
+
+@pytest.mark.parametrize(
+    ("pack", "use"),
+    [
+        ("mov.b64 %d2, {%r2, %r3};", "mov.b64 {%r4, _}, %d2;"),
+        ("mov.b64 %d2, {%r2, %r3};", "mul.f32x2 %d3, %d2, %d2; mov.b64 {%r4, _}, %d3;"),
+        ("mov.b64 %d2, {%r2, %r3};", "mov.u64 %d3, %d2; cvt.u32.u64 %r4, %d3;"),
+        ("mov.b32 %r5, {%h2, %h3};", "add.f16x2 %r5, %r5, %r5; mov.b32 {%h4, _}, %r5; {}"),
+        ("cvt.rn.f16x2.f32 %r5, %r3, %r2;", "mov.b32 {%h4, _}, %r5; {}"),
+        ("mov.b64 %d2, {%r2, %r3};", "selp.b64 %d3, %d2, 0, 1; mov.b64 {%r4, _}, %d3;"),
+    ],
+)
+def test_a_number_packed_with_nothing(pack, use):
+    """Half of a register is undefined, as compilers leave it; only what uses that half is wrong."""
+    data = np.zeros(32, np.uint32)
+    use = use.replace("{}", "cvt.u32.u16 %r4, %h4;").replace("0, 1;", "0, %p1;")
+    text = f"{START} setp.eq.u32 %p1, %r1, %r1; mov.u32 %r2, 5; mov.u16 %h2, 5; {pack}"
+    launch(kernel(f"{text} {use} st.global.u32 [%d1], %r4;", A), [data])
+    other = use.replace("{%r4, _}", "{_, %r4}").replace("{%h4, _}", "{_, %h4}")
+    other = other.replace("cvt.u32.u64 %r4, %d3;", "mov.b64 {_, %r4}, %d3;")
+    fault_of(
+        kernel(f"{text} {other} st.global.u32 [%d1], %r4;", A), [data], "uninitialised register"
+    )
