@@ -9,6 +9,7 @@ are served in quarters of a warp at 16 bytes a lane, in halves at 8, else all to
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 
@@ -130,7 +131,9 @@ class CacheGeometry:
     """The caches of a GPU, as the replay assumes them.
 
     Attributes:
-        multiprocessors: block b runs on number b modulo this.
+        multiprocessors: that blocks are dealt to in turn.
+        placement: "round robin" deals block by block, as GPUs do with the first blocks of a launch;
+            "fill" deals as many neighbours as a multiprocessor holds at a time.
         l1_bytes: L1 and shared memory together, of one multiprocessor.
         shared_steps: sizes that shared memory can take of it, in KiB; the least that holds the
             blocks is taken, and 1 KiB a block from compute capability 8.0 on for the system.
@@ -152,6 +155,7 @@ class CacheGeometry:
     l2_bytes: int
     l1_ways: int = 16
     l2_ways: int = 16
+    placement: Literal["round robin", "fill"] = "round robin"
 
     def blocks_together(self, threads: int, shared_bytes: int, registers: int | None = None) -> int:
         """Blocks that a multiprocessor holds at a time.

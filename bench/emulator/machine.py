@@ -184,14 +184,9 @@ class _Run:
         if together is None:
             together = caches.blocks_together(threads, program.shared_bytes)
         l1 = caches.l1_left(together, program.shared_bytes)
-        numbers = (
-            caches.multiprocessors,
-            together,
-            l1,
-            caches.l1_ways,
-            caches.l2_bytes,
-            caches.l2_ways,
-        )
+        neighbours = together if caches.placement == "fill" else 1
+        levels = (l1, caches.l1_ways, caches.l2_bytes, caches.l2_ways)
+        numbers = (caches.multiprocessors, together, *levels, neighbours)
         return np.array(numbers, dtype=np.int64)
 
     def _windows(self) -> np.ndarray:

@@ -1,7 +1,8 @@
 /* The caches of a GPU, replayed.
  *
- * Block b runs on multiprocessor b modulo their number, a fixed number of blocks at a time; the
- * warps there take turns, one request each, and so do the multiprocessors. First-level caches hold
+ * So many neighbouring blocks, or one, go to a multiprocessor, the next to the next, and round
+ * again; each holds a fixed number of blocks at a time. The warps there take turns, one request
+ * each, and so do the multiprocessors. First-level caches hold
  * lines of 128 bytes with valid bits for sectors of 32; stores and atomics pass through them. The
  * second level holds sectors of its lines too and writes back. Both replace the line not used for
  * longest within a set; sets are chosen by a hash, as on GPUs. Whole sectors are written, so
@@ -118,9 +119,11 @@ struct multiprocessor {
 
 /* Runs the next block of this multiprocessor. Returns: whether there was one. */
 static int take_block(
-    struct machine *m, struct multiprocessor *p, int64_t id, int64_t number, struct trace *trace
+    struct machine *m, struct multiprocessor *p, int64_t id, const struct geometry *geometry,
+    struct trace *trace
 ) {
-    while (p->next < m->num_blocks && m->blocks[p->next] % number != id) p->next++;
+    int64_t number = geometry->multiprocessors, neighbours = geometry->neighbours;
+    while (p->next < m->num_blocks && m->blocks[p->next] / neighbours % number != id) p->next++;
     if (p->next >= m->num_blocks || m->is_stopped) return 0;
     for (int k = 0; k < MAX_WARPS; k++) trace->warps[k].count = trace->warps[k].next = 0;
     m->trace = trace;
@@ -155,7 +158,7 @@ void run_on_multiprocessors(struct machine *m, const struct geometry *geometry) 
             for (int64_t id = 0; id < number; id++) {
                 struct multiprocessor *p = &all[id];
                 while (!turn(m, &p->l1, &l2, &p->traces[k])) {
-                    if (!take_block(m, p, id, number, &p->traces[k])) goto next;
+                    if (!take_block(m, p, id, geometry, &p->traces[k])) goto next;
                     any = 1;
                 }
                 any = 1;

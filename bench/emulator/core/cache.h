@@ -7,6 +7,7 @@
 struct geometry {
     int64_t multiprocessors, blocks_together; /* blocks that a multiprocessor holds at a time */
     int64_t l1_bytes, l1_ways, l2_bytes, l2_ways;
+    int64_t neighbours; /* blocks in a row on the same multiprocessor */
 };
 
 /* One warp's requests: a word of kind and number of sectors, then the sectors. */

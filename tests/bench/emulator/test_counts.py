@@ -158,6 +158,16 @@ def test_neighbouring_blocks_are_on_different_multiprocessors():
     assert found.dram_read_sectors == 4
 
 
+def test_neighbouring_blocks_together():
+    """Each multiprocessor holds two blocks; two blocks share a line."""
+    body = "shr.u32 %r2, %r9, 1; mad.wide.u32 %d2, %r2, 128, %d1; ld.global.u32 %r3, [%d2];"
+    apart = caches_of(body, grid=8)
+    together = caches_of(body, grid=8, placement="fill")
+    assert apart.l1_read_sectors == together.l1_read_sectors == 8
+    assert (apart.l1_hit_sectors, together.l1_hit_sectors) == (0, 4)
+    assert (apart.l2_read_sectors, together.l2_read_sectors) == (8, 4)
+
+
 def test_stores_are_written_back_and_atomics_read():
     found = caches_of(access(4, kind="st.global"))
     assert (found.l2_write_sectors, found.dram_read_sectors, found.dram_write_sectors) == (4, 0, 4)
