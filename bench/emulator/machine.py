@@ -24,6 +24,7 @@ _WITH_ADDRESS = (
     "uninitialised memory",
     "write to a read-only buffer",
 )
+_LARGE = 1 << 26  # bytes
 _MAX_FAULTS, _MAX_CLASSES, _MAX_COUNTS = 64, 16, 64
 
 
@@ -141,6 +142,8 @@ class _Run:
             max_steps=options.max_steps,
         )
         number = library().run_launch(ctypes.byref(form))
+        if number < 0:
+            raise MemoryError(f"no memory to watch the buffers of {program.name} for races")
         found = [self._fault(faults[k]) for k in range(number)]
         if found and not options.collect:
             # what ended the launch, before races that were seen on the way
@@ -218,8 +221,10 @@ class _Run:
         shared = self.program.shared_bytes
         self.regions = np.zeros(len(regions) + 1, dtype=_REGION)
         for n, (first, last, is_written) in enumerate(regions):
-            self.regions[n] = (0, last - first, 0, is_written and self.options.check_races)
-        self.regions[-1] = (0, shared, 0, self.options.check_races and shared > 0)
+            # small regions are divided further when something narrower is seen; large ones at once
+            shift = 2 if last - first < _LARGE else self.program.narrowest_shift
+            self.regions[n] = (0, last - first, shift, is_written and self.options.check_races)
+        self.regions[-1] = (0, shared, 2, self.options.check_races and shared > 0)
         local = self.program.code.layout.local_bytes
         windows[-2] = (0, shared, 0, 0, len(regions), _SHARED, 0, 0)
         windows[-1] = (0, local, 0, 0, -1, _LOCAL, 0, 0)

@@ -1,4 +1,4 @@
-"""Which parameters a kernel may write through, read from its code.
+"""Which parameters a kernel may write through, and how narrow its accesses are, read from its code.
 
 What no store and no atomic can reach is read only, so that reads of it need not be watched for
 races. Sets of parameters flow from operands to results, whatever the instruction, until nothing
@@ -6,6 +6,8 @@ changes; what memory holds is of unknown origin.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from bench.emulator.decode import Code, column
 from bench.emulator.ptx import Kernel
@@ -38,6 +40,14 @@ def written_parameters(kernel: Kernel, code: Code, operations: dict[str, int]) -
             return None
         reached |= origin
     return {k for k in range(len(kernel.parameters)) if reached >> k & 1}
+
+
+def narrowest_shift(code: Code, operations: dict[str, int]) -> int:
+    """Logarithm of the bytes of the narrowest access, at most 2."""
+    names = ("ld", "st", "atom")
+    is_access = np.isin(code.rows[:, column("operation")], [operations[n] for n in names])
+    sizes = code.rows[is_access, column("size")]
+    return min(int(sizes.min(initial=4)), 4).bit_length() - 1
 
 
 def _flows(

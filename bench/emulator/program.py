@@ -11,7 +11,7 @@ from bench.emulator.counts import CacheGeometry, Counts
 from bench.emulator.decode import ROW_LENGTH, Code, decode
 from bench.emulator.faults import Fault
 from bench.emulator.library import library, operations
-from bench.emulator.pointers import written_parameters
+from bench.emulator.pointers import narrowest_shift, written_parameters
 from bench.emulator.ptx import Kernel, Parameter, parse
 
 ORDERS = ("forward", "reverse", "random", "lockstep")
@@ -101,6 +101,7 @@ class Program:
         parameters: in order.
         num_instructions: in the code.
         shared_bytes: of a block.
+        narrowest_shift: 2, 1 or 0, as the narrowest access has 4 bytes or more, 2, or 1.
         written: parameters that it may write through, or None where that cannot be read.
     """
 
@@ -113,6 +114,7 @@ class Program:
         self.num_instructions = len(kernel.statements)
         self.shared_bytes = code.layout.shared_bytes + shared
         self.kernel, self.code = kernel, code
+        self.narrowest_shift = narrowest_shift(code, operations())
         self.written = written_parameters(kernel, code, operations())
         self.module_data = np.frombuffer(bytes(code.layout.data), dtype=np.uint8).copy()
         self.handle = library().new_program(code.rows.ctypes.data, len(code.rows))

@@ -1,5 +1,6 @@
 /* A launch: its blocks one after another, the warps of a block in turns between barriers. */
 #include <fenv.h>
+#include <sys/mman.h>
 
 #include "cache.h"
 #include "control.h"
@@ -152,44 +153,67 @@ void run_block(struct machine *m, int64_t place) {
     }
 }
 
+/* Memory of shadows, kept from launch to launch. The last piece is the one in use. */
 static struct {
     struct shadow *shadows[64];
-    uint64_t capacity, used;
+    uint64_t sizes[64], used;
     int num_pieces;
     uint32_t next_serial;
 } arena = {.next_serial = 1};
 
+/* Zeros that take room only where they are touched: buffers can be far larger than what runs. */
+static struct shadow *new_piece(uint64_t count) {
+    void *piece = mmap(NULL, count * sizeof(struct shadow), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return piece == MAP_FAILED ? NULL : piece;
+}
+
+static void drop_pieces(int count) {
+    for (int k = 0; k < count; k++) munmap(arena.shadows[k], arena.sizes[k] * sizeof(struct shadow));
+}
+
 struct shadow *reserve_shadows(struct machine *m, uint64_t count) {
-    (void)m;
-    if (arena.used + count > arena.capacity || !arena.num_pieces) {
-        uint64_t size = count > 2 * arena.capacity ? count : 2 * arena.capacity;
-        arena.shadows[arena.num_pieces++] = calloc(size, sizeof(struct shadow));
-        arena.capacity = size;
+    int last = arena.num_pieces - 1;
+    if (last < 0 || arena.used + count > arena.sizes[last]) {
+        uint64_t size = last < 0 ? 0 : 2 * arena.sizes[last];
+        if (size < count) size = count;
+        struct shadow *piece = last < 62 ? new_piece(size) : NULL;
+        if (piece == NULL) {
+            m->is_stopped = m->is_out_of_memory = 1;
+            return NULL;
+        }
+        last = arena.num_pieces++;
+        arena.shadows[last] = piece;
+        arena.sizes[last] = size;
         arena.used = 0;
     }
-    struct shadow *first = arena.shadows[arena.num_pieces - 1] + arena.used;
+    struct shadow *first = arena.shadows[last] + arena.used;
     arena.used += count;
     return first;
 }
 
-/* The largest piece of memory is used again; the numbers of blocks go on, until they run out. */
+/* The last piece, which is the largest, is used again; the numbers of blocks go on, until they run
+ * out. */
 static void start_shadows(struct machine *m, int64_t blocks) {
-    int keeps = arena.next_serial < UINT32_MAX - 1 - (uint64_t)blocks;
-    for (int k = 0; k < arena.num_pieces - keeps; k++) free(arena.shadows[k]);
-    if (arena.num_pieces && keeps) arena.shadows[0] = arena.shadows[arena.num_pieces - 1];
-    if (!keeps) arena.capacity = 0, arena.next_serial = 1;
-    arena.num_pieces = arena.num_pieces && keeps;
+    int keeps = arena.num_pieces && arena.next_serial < UINT32_MAX - 1 - (uint64_t)blocks;
+    if (arena.num_pieces) {
+        int last = arena.num_pieces - 1;
+        drop_pieces(keeps ? last : arena.num_pieces);
+        arena.shadows[0] = arena.shadows[last];
+        arena.sizes[0] = arena.sizes[last];
+    }
+    if (!keeps) arena.next_serial = 1;
+    arena.num_pieces = keeps;
     arena.used = 0;
     m->first_serial = arena.next_serial;
     arena.next_serial += (uint32_t)blocks;
     for (int k = 0; k < m->num_regions; k++) {
         struct region *r = &m->regions[k];
-        r->shift = 2;
-        if (r->is_tracked) r->shadows = reserve_shadows(m, (r->size >> 2) + 2);
+        if (r->is_tracked) r->shadows = reserve_shadows(m, (r->size >> r->shift) + 2);
     }
 }
 
-/* Runs the blocks. Returns: the number of faults on record. */
+/* Runs the blocks. Returns: the number of faults on record, or -1 without memory for shadows. */
 int launch(struct machine *m, const struct geometry *geometry) {
     fenv_t environment;
     feholdexcept(&environment);
@@ -207,7 +231,7 @@ int launch(struct machine *m, const struct geometry *geometry) {
     }
     m->random = (uint64_t)m->seed * 0x9e3779b97f4a7c15ull | 1;
     start_shadows(m, m->num_blocks);
-    if (geometry != NULL) {
+    if (geometry != NULL && !m->is_stopped) {
         run_on_multiprocessors(m, geometry);
     } else {
         for (int64_t k = 0; k < m->num_blocks && !m->is_stopped; k++) run_block(m, k);
@@ -218,5 +242,5 @@ int launch(struct machine *m, const struct geometry *geometry) {
     }
     free(m->shared), free(m->shared_defined), free(m->local), free(m->local_defined);
     fesetenv(&environment);
-    return m->num_faults;
+    return m->is_out_of_memory ? -1 : m->num_faults;
 }

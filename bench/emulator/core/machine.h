@@ -173,7 +173,7 @@ struct machine {
     uint64_t steps, random;
     uint8_t *shared, *shared_defined, *local, *local_defined;
     int64_t same_value_stores;
-    int32_t is_stopped;
+    int32_t is_stopped, is_out_of_memory;
     struct fault faults[MAX_FAULTS];
     int32_t num_faults;
     int64_t instructions[MAX_CLASSES];
@@ -294,7 +294,7 @@ void load_races(struct machine *m, struct window *w, uint64_t at, int bytes, int
 void store_races(
     struct machine *m, struct window *w, uint64_t at, int bytes, int lane, int strong, int is_same
 );
-struct shadow *reserve_shadows(struct machine *m, uint64_t count);
+struct shadow *reserve_shadows(struct machine *m, uint64_t count); /* launch.c; or null */
 
 /* requests.c */
 enum request { LOAD, STORE, ATOMIC };

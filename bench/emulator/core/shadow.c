@@ -29,10 +29,11 @@ static void race(struct machine *m, int kind, uint32_t info, uint32_t serial, in
     add_fault(m, f);
 }
 
-/* Narrower pieces: every shadow is copied to those that take its place, which lie behind all. */
+/* Narrower pieces: every shadow is copied to those that take its place. */
 static void refine(struct machine *m, struct region *r, int shift) {
     uint64_t pieces = (r->size >> shift) + 1, ratio = 1ull << (r->shift - shift);
     struct shadow *fine = reserve_shadows(m, pieces);
+    if (fine == NULL) return;
     for (uint64_t k = 0; k < pieces; k++) fine[k] = r->shadows[k / ratio];
     r->shadows = fine;
     r->shift = shift;
@@ -43,7 +44,7 @@ static struct shadow *shadows_of(
 ) {
     struct region *r = &m->regions[w->region];
     if (bytes < 1 << r->shift) refine(m, r, bytes == 2 ? 1 : 0);
-    *pieces = bytes >> r->shift;
+    *pieces = m->is_out_of_memory ? 0 : bytes >> r->shift;
     /* shared memory is another one in every block */
     m->oldest_serial = w->region == m->num_regions - 1 ? m->serial : m->first_serial;
     return r->shadows + ((w->place + at) >> r->shift);
