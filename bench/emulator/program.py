@@ -28,7 +28,8 @@ class Buffer:
         written: whether the kernel may write to it; None: whatever the code says. A write to a
             buffer with False is a fault.
         initialised: True, or an array [num_bytes] of bool or uint8, nonzero where the bytes hold
-            something; the program marks what it writes.
+            something; the program marks what it writes. Buffers that overlap have flags of their
+            own.
     """
 
     address: int
