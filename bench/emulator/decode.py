@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from bench.emulator.opcodes import table
+from bench.emulator.forms import (
+    COLUMN,
+    FIRST_DESTINATION,
+    FIRST_SOURCE,
+    MAX_DESTINATIONS,
+    MAX_SOURCES,
+    Form,
+    forms_of,
+)
 from bench.emulator.operands import (
     Layout,
     Reject,
@@ -25,19 +33,9 @@ from bench.emulator.operands import (
     vector_parts,
 )
 from bench.emulator.ptx import Kernel, PtxError, Statement
-from bench.emulator.rows import CLASSES, COMPARISONS, FLAGS, JOINS, ROUNDINGS, Row
+from bench.emulator.rows import FLAGS
 
-MAX_DESTINATIONS, MAX_SOURCES = 8, 10
 _LANES = 32
-_HEAD_COLUMNS = (
-    "operation", "klass", "line", "guard", "guard_id", "guard_is_negated", "num_destinations",
-    "num_sources", "needs_defined", "negated", "flags", "rounding", "comparison", "join", "mode",
-    "space", "size", "vector", "target", "offset", "spare",
-)  # fmt: skip
-_COLUMN = {name: number for number, name in enumerate(_HEAD_COLUMNS)}
-_FIRST_DESTINATION = len(_HEAD_COLUMNS)
-_FIRST_SOURCE = _FIRST_DESTINATION + 3 * MAX_DESTINATIONS
-ROW_LENGTH = _FIRST_SOURCE + 3 * MAX_SOURCES
 
 SPECIALS = (
     "tid.x", "tid.y", "tid.z", "ntid.x", "ntid.y", "ntid.z", "ctaid.x", "ctaid.y", "ctaid.z",
@@ -46,18 +44,6 @@ SPECIALS = (
 )  # fmt: skip
 _SPECIAL = {f"%{name}": number for number, name in enumerate(SPECIALS)}
 _CLOCKS = ("%clock", "%clock64", "%globaltimer", "%globaltimer_lo")
-
-_RANK = {
-    **dict.fromkeys(("weak", "relaxed", "acquire", "release", "acq_rel", "volatile"), 0),
-    **dict.fromkeys(("global", "const", "shared", "shared::cta", "local", "param"), 1),
-    **dict.fromkeys(("cta", "cluster", "gpu", "sys"), 2),
-    **dict.fromkeys(("ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt"), 3),
-    **dict.fromkeys(("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"), 3),
-    "noftz": 4,
-    "L2::cache_hint": 6,
-}
-"""Compilers write the modifiers of memory instructions in several orders; the table has one."""
-
 
 _WORDS = {
     "A": "_address",
@@ -116,12 +102,6 @@ def decode(kernel: Kernel, operations: dict[str, int]) -> Code:
     return _Decoder(kernel, operations).run()
 
 
-def column(name: str) -> int:
-    """Where a row holds something; three numbers an operand from "destinations" and "sources"."""
-    operands = {"destinations": _FIRST_DESTINATION, "sources": _FIRST_SOURCE}
-    return operands[name] if name in operands else _COLUMN[name]
-
-
 class _Decoder:
     def __init__(self, kernel: Kernel, operations: dict[str, int]) -> None:
         self.kernel = kernel
@@ -137,7 +117,6 @@ class _Decoder:
         self.global_slots: dict[tuple[int, int], int] = {}
         self.num_slots = 1
         self.specials: list[tuple[int, int, int]] = []
-        self.heads: dict[str, tuple[list[Row], list[str]]] = {}
 
     def run(self) -> Code:
         statements = self.kernel.statements
@@ -155,61 +134,36 @@ class _Decoder:
         )
 
     def _row(self, statement: Statement) -> list[int]:
-        candidates, modifiers = self._candidates(statement)
+        try:
+            forms = forms_of(statement.head)
+        except Reject as error:
+            raise self._error(statement, str(error)) from None
         reason = ""
-        for row in candidates:
+        for form in forms:
             try:
-                return self._fill(statement, row, modifiers)
+                return self._fill(statement, form)
             except Reject as error:
                 reason = reason or str(error)
         raise self._error(statement, reason)
-
-    def _candidates(self, statement: Statement) -> tuple[list[Row], list[str]]:
-        known = self.heads.get(statement.head)
-        if known is None:
-            opcode, *modifiers = statement.head.split(".")
-            rows = table().get(opcode)
-            if rows is None:
-                raise self._error(statement, f"the opcode {opcode} is not emulated")
-            head = canonical_head(statement.head)
-            modifiers = head.split(".")[1:]
-            matching = [row for pattern, row in rows if pattern.fullmatch(head)]
-            if not matching:
-                allowed = set().union(*(row.modifiers() for _, row in rows))
-                strange = [m for m in modifiers if m not in allowed]
-                what = (
-                    f"{opcode} with the modifier .{strange[0]}"
-                    if strange
-                    else (f"{opcode} with the modifiers .{'.'.join(modifiers)} together")
-                )
-                raise self._error(statement, f"{what} is not emulated")
-            known = self.heads[statement.head] = (matching, modifiers)
-        return known
 
     @staticmethod
     def _error(statement: Statement, reason: str) -> DecodeError:
         return DecodeError(f"PTX line {statement.line}: {statement.text!r}: {reason}")
 
-    def _fill(self, statement: Statement, row: Row, modifiers: list[str]) -> list[int]:
-        columns: dict[str, Any] = dict(row.fields)
-        if row.choose is not None:
-            columns |= row.choose(modifiers)
-        draft = _Draft(columns)
-        operands = list(statement.operands)
-        words = row.operands.split()
-        for position, word in enumerate(words):
-            is_optional = word.endswith("?")
-            word = word.rstrip("?")
-            if not operands or operands[0] == "":
-                if not is_optional:
-                    raise Reject(f"{len(statement.operands)} operands, {len(words)} expected")
-                continue
-            self._operand(draft, word, operands.pop(0), position)
-        if operands:
-            raise Reject(f"operand {operands[0]} is one too many")
-        return self._numbers(statement, row, modifiers, draft)
+    def _fill(self, statement: Statement, form: Form) -> list[int]:
+        draft = _Draft(dict(form.columns))
+        operands = statement.operands
+        given = len(operands)
+        if given > len(form.words):
+            raise Reject(f"operand {operands[len(form.words)]} is one too many")
+        for k, (word, is_optional) in enumerate(form.words):
+            if k < given:
+                self._operand(draft, word, operands[k])
+            elif not is_optional:
+                raise Reject(f"{given} operands, {len(form.words)} expected")
+        return self._numbers(statement, form, draft)
 
-    def _operand(self, draft: _Draft, word: str, text: str, position: int) -> None:
+    def _operand(self, draft: _Draft, word: str, text: str) -> None:
         if word in _WORDS:
             getattr(self, _WORDS[word])(draft, text)
             return
@@ -311,17 +265,8 @@ class _Decoder:
                 )
             draft.sources.append((self.parameter_slots[key].place, 0, bits))
 
-    def _numbers(
-        self, statement: Statement, row: Row, modifiers: list[str], draft: _Draft
-    ) -> list[int]:
-        columns = draft.columns
-        flags = columns.get("flags", 0)
-        for m in modifiers:
-            flags |= FLAGS.get(m, 0)
-        operation = columns.get("fast_operation") if draft.has_exact_widths(row) else None
-        operation = operation or row.operation
-        opcode = row.opcode
-        line = [0] * ROW_LENGTH
+    def _numbers(self, statement: Statement, form: Form, draft: _Draft) -> list[int]:
+        columns, line = draft.columns, list(form.line)
         if "carry_in" in columns:
             carry = self._register("%carry", 1)
             none = (self._constant("0", 1), 0, 1)
@@ -332,40 +277,29 @@ class _Decoder:
             if self.kernel.registers.bits(statement.guard) != 1:
                 raise Reject(f"{statement.guard} is not a predicate")
             guard = self._register(statement.guard, 1)[:2]
-        compares = opcode in ("setp", "set")
-        values = {
-            "operation": self.operations[operation],
-            "klass": CLASSES.index(columns.get("klass", row.klass)),
-            "line": statement.line,
-            "guard": guard[0],
-            "guard_id": guard[1],
-            "guard_is_negated": statement.is_negated,
-            "num_destinations": len(draft.destinations),
-            "num_sources": len(draft.sources),
-            "needs_defined": draft.needs_defined,
-            "negated": draft.negated,
-            "flags": flags,
-            "rounding": next((ROUNDINGS[m] for m in modifiers if m in ROUNDINGS), 0),
-            "comparison": COMPARISONS[modifiers[0]] if compares else 0,
-            "join": next((JOINS[m] for m in modifiers[1:] if m in JOINS), 0)
-            if compares
-            else columns.get("join", 0),
-            "mode": columns.get("mode", 0),
-            "space": columns.get("space", 0),
-            "size": columns.get("size", 0),
-            "vector": columns.get("vector", 1),
-            "target": columns.get("target", 0),
-            "offset": columns.get("offset", 0),
-        }
-        for name, value in values.items():
-            line[_COLUMN[name]] = int(value)
+        operation = form.row.operation
+        if "fast_operation" in columns and draft.widths() == form.widths:
+            operation = columns["fast_operation"]
+        line[COLUMN["operation"]] = self.operations[operation]
+        line[COLUMN["line"]] = statement.line
+        line[COLUMN["guard"]], line[COLUMN["guard_id"]] = guard
+        line[COLUMN["guard_is_negated"]] = int(statement.is_negated)
+        line[COLUMN["num_destinations"]] = len(draft.destinations)
+        line[COLUMN["num_sources"]] = len(draft.sources)
+        line[COLUMN["needs_defined"]] = draft.needs_defined
+        line[COLUMN["negated"]] = draft.negated
+        for name in ("mode", "target", "offset"):
+            line[COLUMN[name]] = columns.get(name, 0)
         if len(draft.destinations) > MAX_DESTINATIONS or len(draft.sources) > MAX_SOURCES:
             raise Reject("too many operands")
-        for k, triple in enumerate(draft.destinations):
-            line[_FIRST_DESTINATION + 3 * k : _FIRST_DESTINATION + 3 * k + 3] = triple
-        for k in range(MAX_SOURCES):
-            triple = draft.sources[k] if k < len(draft.sources) else (1, 0, 64)
-            line[_FIRST_SOURCE + 3 * k : _FIRST_SOURCE + 3 * k + 3] = triple
+        at = FIRST_DESTINATION
+        for triple in draft.destinations:
+            line[at : at + 3] = triple
+            at += 3
+        at = FIRST_SOURCE
+        for triple in draft.sources:
+            line[at : at + 3] = triple
+            at += 3
         return line
 
     def _register(self, name: str, bits: int) -> tuple[int, int, int]:
@@ -425,26 +359,6 @@ class _Draft:
     needs_defined: int = 0
     negated: int = 0
 
-    def has_exact_widths(self, row: Row) -> bool:
-        """Whether no register is wider than its type."""
-        words = [int(w) for w in re.findall(r"[ds](\d+)", row.operands)]
-        widths = [bits for _, _, bits in (*self.destinations, *self.sources)]
-        return words == widths
-
-
-def canonical_head(head: str) -> str:
-    """An opcode with its modifiers in the table's order."""
-    opcode, *modifiers = head.split(".")
-    if opcode in ("ld", "st", "atom", "red"):
-        modifiers.sort(key=_rank)
-    return ".".join((opcode, *modifiers))
-
-
-def _rank(modifier: str) -> int:
-    if modifier.startswith("L1::"):
-        return 5
-    if modifier.startswith("L2::"):
-        return _RANK.get(modifier, 7)
-    if re.fullmatch(r"v\d", modifier):
-        return 8
-    return _RANK.get(modifier, 9)
+    def widths(self) -> list[int]:
+        """Bits of all registers, results first."""
+        return [bits for _, _, bits in (*self.destinations, *self.sources)]

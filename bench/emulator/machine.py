@@ -34,7 +34,7 @@ class _OrderForm(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in (
                 "code", "specials", "constants", "windows", "regions", "blocks", "geometry",
-                "faults",                "instructions", "counted",
+                "faults", "instructions", "counted",
             )
         ]
         + [
@@ -245,34 +245,22 @@ class _Run:
         self.kept.append(flags)
         return flags.ctypes.data
 
-    def _written(self, arguments: Sequence[Any]) -> list[int]:
+    def _written(self, arguments: Sequence[Any]) -> list[bool]:
         """Which buffers the code may write to."""
         may_write = self.program.written
         written = []
-        pointers = [a for a in arguments if isinstance(a, Buffer)]
-        is_by_buffer = len(pointers) > 0
         for buffer in self.buffers:
             if buffer.written is not None:
-                written.append(int(buffer.written))
+                written.append(buffer.written)
                 continue
-            reaching = [
-                n
-                for n, a in enumerate(arguments)
-                if (
-                    a is buffer
-                    if is_by_buffer and isinstance(a, Buffer)
-                    else self._is_in(a, buffer)
-                )
-            ]
-            written.append(
-                int(may_write is None or any(n in may_write for n in reaching) or not reaching)
-            )
+            reaching = {n for n, a in enumerate(arguments) if self._is_in(a, buffer)}
+            written.append(may_write is None or not reaching or bool(reaching & may_write))
         return written
 
     @staticmethod
     def _is_in(argument: Any, buffer: Buffer) -> bool:
         if not isinstance(argument, int):
-            return False
+            return argument is buffer
         at = argument - buffer.address
         return 0 <= at < buffer.num_bytes or at == 0
 

@@ -8,34 +8,16 @@ from typing import Any
 from bench.emulator.rows import ROUNDED, Row, bits_of, types_of
 
 _CVT_TYPES = (
-    "u8",
-    "s8",
-    "u16",
-    "s16",
-    "u32",
-    "s32",
-    "u64",
-    "s64",
-    "f16",
-    "bf16",
-    "tf32",
-    "f32",
-    "f64",
+    *("u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"),
+    *("f16", "bf16", "tf32", "f32", "f64"),
 )
 _COMPARE_TYPES = (
-    "u16",
-    "s16",
-    "u32",
-    "s32",
-    "u64",
-    "s64",
-    "f16",
-    "bf16",
-    "f32",
-    "f64",
-    "f16x2",
-    "bf16x2",
+    *("u16", "s16", "u32", "s32", "u64", "s64"),
+    *("f16", "bf16", "f32", "f64", "f16x2", "bf16x2"),
 )
+"""In the order of the machine's own lists of types, as the one above."""
+_BY_SIGN = {"mode": _COMPARE_TYPES.index("s32")}
+_BY_NUMBER = {"mode": _COMPARE_TYPES.index("f32")}
 _CMP_SIGNED = "(.eq|.ne|.lt|.le|.gt|.ge)"
 _CMP_UNSIGNED = "(.eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs)"
 _CMP_REAL = "(.eq|.ne|.lt|.le|.gt|.ge|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan)"
@@ -85,8 +67,8 @@ def comparison_rows() -> Iterator[Row]:
         yield Row(f"selp{types_of(*names)}", f"d{w} s{w} s{w} sp", f"selp.b{w}", "integer")
         form = f"d{w} s{w} s{w} s32"
         types = types_of(*names)
-        yield Row(f"slct{types}.s32", form, f"slct.b{w}", "integer", {"mode": 3})
-        yield Row(f"slct[.ftz]{types}.f32", form, f"slct.b{w}", "integer", {"mode": 8})
+        yield Row(f"slct{types}.s32", form, f"slct.b{w}", "integer", _BY_SIGN)
+        yield Row(f"slct[.ftz]{types}.f32", form, f"slct.b{w}", "integer", _BY_NUMBER)
     tests = ("finite", "infinite", "number", "notanumber", "normal", "subnormal")
     for k, name in enumerate(tests):
         for w in (32, 64):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,6 +64,7 @@ def fill_constant(pool: np.ndarray, place: int, bits: int, value: int) -> None:
         slot[: bits * 4] = np.frombuffer(value.to_bytes(bits // 8, "little") * _LANES, np.uint8)
 
 
+@lru_cache(maxsize=256)
 def parse_word(word: str) -> tuple[int, str, int, bool, bool]:
     """Count, kind, bits, whether wider is allowed, whether a predicate may follow."""
     match = re.fullmatch(r"(\d*)([ds])(\d+|p)(\+?)(\|p)?", word)
@@ -90,6 +92,7 @@ def single_part(text: str) -> str:
     return parts[0]
 
 
+@lru_cache(maxsize=4096)
 def literal_bits(text: str, bits: int) -> int | None:
     """The bits of a number, or None if the text is none."""
     if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", text):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.emulator.decode import Code, column
+from bench.emulator.decode import Code
+from bench.emulator.forms import column
 from bench.emulator.ptx import Kernel
 from bench.emulator.rows import SPACES
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.emulator.counts import CacheGeometry, Counts
-from bench.emulator.decode import ROW_LENGTH, Code, decode
+from bench.emulator.decode import Code, decode
 from bench.emulator.faults import Fault
+from bench.emulator.forms import ROW_LENGTH
 from bench.emulator.library import library, operations
 from bench.emulator.pointers import narrowest_shift, written_parameters
 from bench.emulator.ptx import Kernel, Parameter, parse
@@ -28,7 +29,8 @@ class Buffer:
         written: whether the kernel may write to it; None: whatever the code says. A write to a
             buffer with False is a fault.
         initialised: True, or an array [num_bytes] of bool or uint8, nonzero where the bytes hold
-            something; the program marks what it writes.
+            something; the program marks what it writes. Buffers that overlap have flags of their
+            own.
     """
 
     address: int

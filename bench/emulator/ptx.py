@@ -143,7 +143,11 @@ class Registers:
     def bits(self, name: str) -> int | None:
         """Width, or None if there is no such register."""
         known = self._single.get(name)
-        if known is None and (parts := re.fullmatch(r"(%?[A-Za-z_$][\w$]*?)(\d+)", name)):
+        if (
+            known is None
+            and name[0] not in "-0123456789"
+            and (parts := re.fullmatch(r"(%?[A-Za-z_$][\w$]*?)(\d+)", name))
+        ):
             bits, number = self._families.get(parts.group(1), (0, 0))
             if int(parts.group(2)) < number:
                 known = self._single[name] = bits

@@ -6,13 +6,13 @@
 enum operation_code { ADD, MIN, MAX, AND, OR, XOR, EXCHANGE, COMPARE_AND_SWAP, INCREMENT, DECREMENT };
 enum type { U32, S32, U64, S64, F32, F64, F16, BF16, F16X2, BF16X2 };
 
-#define ORDERED(name, type, unsigned_type)                                   \
-    static uint64_t name(type a, type b, int operation) {                     \
-        switch (operation) {                                                  \
-        case MIN: return (unsigned_type)(a < b ? a : b);                     \
-        case MAX: return (unsigned_type)(a > b ? a : b);                     \
-        default: return (unsigned_type)((unsigned_type)a + (unsigned_type)b); \
-        }                                                                    \
+#define ORDERED(name, type, unsigned_type)                                        \
+    static uint64_t name(type a, type b, int operation) {                         \
+        switch (operation) {                                                      \
+        case MIN: return (unsigned_type)(a < b ? a : b);                          \
+        case MAX: return (unsigned_type)(a > b ? a : b);                          \
+        default: return (unsigned_type)((unsigned_type)a + (unsigned_type)b);     \
+        }                                                                         \
     }
 ORDERED(of_u32, uint32_t, uint32_t)
 ORDERED(of_s32, int32_t, uint32_t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.emulator.decode import canonical_head
+from bench.emulator.forms import canonical_head
 from bench.emulator.library import operations
 from bench.emulator.opcodes import table
 from bench.emulator.rows import JOINS
