@@ -28,8 +28,7 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    if os.environ.pop("TRITON_INTERPRET", None) and "triton" in sys.modules:
-        raise RuntimeError("triton was imported for its interpreter; start a process of its own")
+    os.environ.pop("TRITON_INTERPRET", None)
     from bench.emulator import Options
     from bench.emulator.proofs import all_proofs, run_proof
     from bench.emulator.session import emulated

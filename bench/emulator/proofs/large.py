@@ -1,7 +1,4 @@
-"""Tensors of more than 2^31 elements, of which a few blocks are run and a few pages exist.
-
-Races are not looked for here: who wrote a piece last would take more memory than the tensors.
-"""
+"""Tensors of more than 2^31 elements, of which a few blocks are run and a few pages exist."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -32,20 +28,12 @@ MAP_NORESERVE = 0x4000
 
 def proofs() -> Iterator[Proof]:
     """Forward passes from bfloat16 values, both passes in float32, masks by the thousand."""
-    yield _proof("msda forward bfloat16", lambda gpu: _msda(BF16, False))
-    yield _proof("msda both ways float32", lambda gpu: _msda(FP32, True))
-    yield _proof("mask head logits float16", _mask_head)
-    yield _proof("mask head gradients float16", _mask_head_backward)
-    yield _proof("threshold masks", _threshold_masks)
-    yield _proof("threshold logits", _threshold_logits)
-
-
-def _proof(name: str, check: Callable[[EmulatedGPU], None]) -> Proof:
-    def run(gpu: EmulatedGPU) -> None:
-        gpu.options = replace(gpu.options, check_races=False)
-        check(gpu)
-
-    return Proof(name=f"large {name}", run=run)
+    yield Proof(name="large msda forward bfloat16", run=lambda gpu: _msda(BF16, False))
+    yield Proof(name="large msda both ways float32", run=lambda gpu: _msda(FP32, True))
+    yield Proof(name="large mask head logits float16", run=_mask_head)
+    yield Proof(name="large mask head gradients float16", run=_mask_head_backward)
+    yield Proof(name="large threshold masks", run=_threshold_masks)
+    yield Proof(name="large threshold logits", run=_threshold_logits)
 
 
 def lazy_zeros(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
@@ -57,17 +45,25 @@ def lazy_zeros(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
 
 @contextmanager
 def large_zeros_are_lazy() -> Iterator[None]:
-    """Inside, `torch.zeros` of more than a gigabyte writes nothing."""
-    zeros = torch.zeros
+    """Inside, `torch.zeros` and `Tensor.new_zeros` of more than a gigabyte write nothing."""
+    zeros, new_zeros = torch.zeros, torch.Tensor.new_zeros
+
+    def lazy_or(eager: Callable[[], Tensor], shape: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+        is_large = math.prod(sizes) * dtype.itemsize >= 2**30
+        return lazy_zeros(*sizes, dtype=dtype) if is_large else eager()
 
     def lazy(*shape: Any, **named: Any) -> Tensor:
-        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
-        dtype = named.get("dtype") or torch.get_default_dtype()
-        if math.prod(sizes) * dtype.itemsize < 2**30:
-            return zeros(*shape, **named)
-        return lazy_zeros(*sizes, dtype=dtype)
+        return lazy_or(lambda: zeros(*shape, **named), shape, named.get("dtype") or FP32)
 
-    with mock.patch.object(torch, "zeros", lazy):
+    def new_lazy(like: Tensor, *shape: Any, **named: Any) -> Tensor:
+        dtype = named.get("dtype") or like.dtype
+        return lazy_or(lambda: new_zeros(like, *shape, **named), shape, dtype)
+
+    with (
+        mock.patch.object(torch, "zeros", lazy),
+        mock.patch.object(torch.Tensor, "new_zeros", new_lazy),
+    ):
         yield
 
 
