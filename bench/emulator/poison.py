@@ -55,6 +55,9 @@ def written(address: int, num_bytes: int) -> np.ndarray | None:
 def filled_memory(pattern: int = PATTERN) -> Iterator[None]:
     """Inside, `torch.empty`, `torch.empty_like` and `Tensor.new_empty` give memory that holds the
     pattern."""
+    # The first block of this kind remembers which functions make tensors: they must be torch's own.
+    with torch.device("meta"):
+        torch.empty(0)
     with ExitStack() as stack:
         for owner, name in (
             (torch, "empty"),

@@ -146,8 +146,9 @@ LANEWISE(bfind_b32, u32, u32, put32, highest(a[l], 32, i->flags))
 LANEWISE(bfind_b64, u32, u64, put32, highest(a[l], 64, i->flags))
 
 #define WIDTH_ROWS(bits)                                                                    \
-    {"and.b" #bits, and_b##bits}, {"or.b" #bits, or_b##bits}, {"xor.b" #bits, xor_b##bits}, \
-    {"not.b" #bits, not_b##bits}, {"cnot.b" #bits, cnot_b##bits},                           \
+    {"and.b" #bits, and_b##bits, PLAIN, HALVES}, {"or.b" #bits, or_b##bits, PLAIN, HALVES}, \
+    {"xor.b" #bits, xor_b##bits, PLAIN, HALVES}, {"not.b" #bits, not_b##bits, PLAIN, HALVES}, \
+    {"cnot.b" #bits, cnot_b##bits},                                                         \
     {"shl.b" #bits, shl_b##bits}, {"shr.u" #bits, shr_u##bits}, {"shr.s" #bits, shr_s##bits},
 
 const struct operation bit_operations[] = {

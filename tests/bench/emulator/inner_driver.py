@@ -139,6 +139,13 @@ def test_memory_that_no_one_wrote():
         assert torch.equal(target[:60], fresh[:60]) and target[60:].isnan().all()
 
 
+def test_the_default_device_stays_what_it_is():
+    with emulated(80), torch.device("meta"):
+        assert torch.empty(3).is_meta and torch.zeros(3).is_meta
+    with torch.device("meta"):
+        assert torch.empty(3).is_meta and torch.nn.Linear(2, 2).weight.is_meta
+
+
 def test_a_sample_of_the_blocks():
     x = torch.randn(64)
     with emulated(80, sample=lambda kernel, grid: [1, 3]):

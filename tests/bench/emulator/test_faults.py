@@ -267,6 +267,7 @@ def test_faults_can_be_collected():
         ("mov.b32 %r5, {%h2, %h3};", "add.f16x2 %r5, %r5, %r5; mov.b32 {%h4, _}, %r5; {}"),
         ("cvt.rn.f16x2.f32 %r5, %r3, %r2;", "mov.b32 {%h4, _}, %r5; {}"),
         ("mov.b64 %d2, {%r2, %r3};", "selp.b64 %d3, %d2, 0, 1; mov.b64 {%r4, _}, %d3;"),
+        ("mov.b32 %r5, {%h2, %h3};", "or.b32 %r5, %r5, 9; mov.b32 {%h4, _}, %r5; {}"),
     ],
 )
 def test_a_number_packed_with_nothing(pack, use):
