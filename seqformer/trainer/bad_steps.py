@@ -87,6 +87,12 @@ class BadSteps:
             if step.is_loss_finite and self._scales_loss:
                 self._overflows += 1
                 if self._overflows <= MAX_OVERFLOWS:
+                    logger.info(
+                        "step %d: skipped, its gradient is too large for float16; the loss scale "
+                        "is halved (%d in a row)",
+                        step.step,
+                        self._overflows,
+                    )
                     continue
             self.count += 1
             self._write(step)

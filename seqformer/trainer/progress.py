@@ -232,7 +232,9 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def read_training_lines(path: Path) -> list[dict]:
-    """The training lines of a log.jsonl (those with a loss)."""
+    """The training lines of a log.jsonl (those with a loss); none where no step was logged."""
+    if not path.is_file():
+        return []
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [r for r in records if "loss" in r]
 
@@ -245,11 +247,14 @@ def memory_gb(device: torch.device) -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB on Linux
 
 
-def plot_losses(log_path: Path, png_path: Path) -> None:
-    """The total loss and the last layer's parts over the steps, as a PNG."""
+def plot_losses(log_path: Path, png_path: Path) -> bool:
+    """The total loss and the last layer's parts over the steps, as a PNG.
+
+    Returns: False where no step was logged, for all were skipped.
+    """
     records = read_training_lines(log_path)
     if not records:
-        return
+        return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -267,6 +272,7 @@ def plot_losses(log_path: Path, png_path: Path) -> None:
     for axes in (total, parts):
         axes.grid(alpha=0.3)
     figure.savefig(png_path, dpi=110)
+    return True
 
 
 def setup_logging(is_main: bool) -> None:

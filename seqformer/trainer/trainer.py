@@ -8,6 +8,7 @@ step), so a checkpoint needs neither, and a resumed run equals an uninterrupted 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -185,7 +186,12 @@ class Trainer:
         weights = self.config.output / WEIGHTS_NAME
         export_weights(weights, self.replica, self.classes, self.config.eval)
         if self.parallel.is_main:
-            plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
+            output = self.config.output
+            if plot_losses(output / LOG_NAME, output / "loss.png") is False:
+                sys.stderr.write(
+                    f"train.py: all {self.step} steps were skipped, so the weights are those that "
+                    "the run began with; in fp16 the first steps find the loss scale: run longer\n"
+                )
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)
         return metrics
 

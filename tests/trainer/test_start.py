@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from seqformer.config import ModelConfig, TrainConfig, presets
+from seqformer.trainer import trainer
 from seqformer.trainer.assemble import assemble, check_start
 from seqformer.trainer.parallel import parallel_session
+from seqformer.trainer.progress import plot_losses, read_training_lines
+from seqformer.trainer.trainer import train
+from tests.trainer.tiny import tiny_config
 
 PUBLISHED = [name for name in presets() if name not in ("demo", "mini")]
 
@@ -44,3 +48,15 @@ def test_from_scratch_trains_every_layer_and_says_what_that_means(from_scratch, 
     listed = {id(p) for group in made.optimizer.param_groups for p in group["params"]}
     assert trained == {n: id(p) in listed for n, p in made.model.backbone.named_parameters()}
     assert ("all of it is trained" in caplog.text) == from_scratch
+
+
+def test_a_run_whose_steps_were_all_skipped_ends_and_says_so(
+    tiny_data, tmp_path, capsys, monkeypatch
+):
+    """In fp16 the first steps find the loss scale."""
+    monkeypatch.setattr(trainer, "plot_losses", plot_losses)
+    config = tiny_config(tmp_path / "run", max_steps=1, precision="fp16")
+    train(config)
+    assert (tmp_path / "run/model.safetensors").is_file()
+    has_learned = bool(read_training_lines(tmp_path / "run/log.jsonl"))
+    assert ("all 1 steps were skipped" in capsys.readouterr().err) != has_learned
