@@ -58,9 +58,9 @@ def run_all(run: Run, device: torch.device, is_smoke: bool, needs: float = 0.0) 
         row: dict[str, Any] = {"name": check.name, "dtype": check.dtype}
         errors = run.stage(check.name, check.run, needs)
         if errors is None:
-            why = run.extra["failures"].get(check.name) or run.extra["left_out"][check.name]
-            row["error"] = why
-            failed.append(f"{check.name}: {why}")
+            raised = run.extra["failures"].get(check.name)
+            row["error"] = raised or f"was not done: {run.extra['left_out'][check.name]}"
+            failed.append(f"{check.name}{':' if raised else ''} {row['error']}")
         else:
             row["relative_error"] = errors
             failed += [

@@ -1,9 +1,11 @@
 """Compile every kernel for every GPU, with no GPU: registers, spills, instructions per row.
 
-    python -m bench.compile                     # all cases, all targets; writes the table
+    python -m bench.compile                     # what changed, for all targets; writes the table
     python -m bench.compile --only 'msda forward' --targets 80 90
+    python -m bench.compile --again             # unchanged cases, too
 
-The table is `bench/results/compile.json`, committed; the exit status is 1 when a case of the model
+The table is `bench/results/compile.json`, committed. Each row keeps a digest of all that it depends
+on, so that only what changed is compiled again. The exit status is 1 when a case of the model
 spills or does not compile. Executed instructions are counted in the disassembly, loops times their
 trip counts, and given per row of work and warp; they are an input of the cost model, not a time.
 Triton's bundled disassembler no longer reads sm_70: there, resources only.
@@ -11,6 +13,7 @@ Triton's bundled disassembler no longer reads sm_70: there, resources only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,6 +27,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from seqformer.files import write_text
 
 TABLE = Path(__file__).parent / "results" / "compile.json"
 _VOLTA_HAS_NO = re.compile(r"\b\w*mma\.\w+|\b\w+(\.\w+)*\.bf16\w*")
@@ -44,11 +49,13 @@ class Row:
         loads, atomics: static global loads and atomics by width or kind.
         barriers: block barriers in the code.
         error: why it does not compile.
+        digest: of the kernel's source, types, constants, options, the target and the compiler.
     """
 
     case: str
     target: str
     is_model: bool
+    digest: str
     registers: int | None = None
     spills: int | None = None
     shared: int | None = None
@@ -69,6 +76,52 @@ def all_cases(capability: int) -> list[Any]:
     return msda_cases(capability) + mask_cases(capability) + frame_cases(capability)
 
 
+@dataclass(frozen=True)
+class Form:
+    """A case as one target compiles it."""
+
+    case: Any
+    target: str
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """Argument -> Triton type, "constexpr" for constants."""
+        variant = self.case.variant
+        return {
+            name: "constexpr" if name in variant.constants else variant.types[name]
+            for name in variant.kernel.arg_names
+        }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Compile options."""
+        return self.case.variant.options("hip" if self.target.startswith("gfx") else "cuda")
+
+    def digest(self) -> str:
+        """Of everything that the row depends on, the source of all that the kernel calls included.
+
+        Raises: RuntimeError when Triton is interpreting.
+        """
+        import triton
+        from triton.runtime.jit import JITFunction
+
+        variant = self.case.variant
+        if not isinstance(variant.kernel, JITFunction):
+            raise RuntimeError("kernels were loaded for the interpreter; unset TRITON_INTERPRET")
+        constants = sorted((name, repr(value)) for name, value in variant.constants.items())
+        parts = (
+            self.case.name,
+            variant.kernel.cache_key,
+            list(self.types.items()),
+            constants,
+            sorted(self.options.items()),
+            (variant.rows, variant.num_warps, variant.trips, self.case.is_model),
+            self.target,
+            triton.__version__,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 def compile_row(name: str, target: str) -> Row:
     """Compile one case for one target.
 
@@ -77,22 +130,18 @@ def compile_row(name: str, target: str) -> Row:
     from triton.compiler import ASTSource, CompilationError
     from triton.compiler import compile as triton_compile
     from triton.runtime.errors import PTXASError
-    from triton.runtime.jit import JITFunction
 
-    case = {c.name: c for c in all_cases(_capability(target))}[name]
-    variant = case.variant
-    if not isinstance(variant.kernel, JITFunction):
-        raise RuntimeError("kernels were loaded for the interpreter; unset TRITON_INTERPRET")
+    form = Form({c.name: c for c in all_cases(_capability(target))}[name], target)
+    variant, types = form.case.variant, form.types
+    row = {"case": name, "target": target, "is_model": form.case.is_model, "digest": form.digest()}
     names = variant.kernel.arg_names
-    types = {n: "constexpr" if n in variant.constants else variant.types[n] for n in names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][:1] == "*"}
     constants = {(names.index(n),): value for n, value in variant.constants.items()}
-    row = {"case": name, "target": target, "is_model": case.is_model}
     try:
         kernel = triton_compile(
             ASTSource(variant.kernel, types, constants, aligned),
             target=_gpu_target(target),
-            options=variant.options("hip" if target.startswith("gfx") else "cuda"),
+            options=form.options,
         )
     except (CompilationError, PTXASError, RuntimeError) as error:
         return Row(**row, error=str(error).strip().splitlines()[-1])
@@ -226,18 +275,20 @@ class Listing:
         return dict(sorted(Counter(o for o in opcodes if re.match(pattern, o)).items()))
 
 
-def compile_all(
-    targets: Sequence[str], only: str = "", model_only: bool = False, processes: int | None = None
-) -> Iterator[Row]:
-    """Rows of all cases whose name contains `only`, as they are done."""
-    wanted = [
-        (case.name, target)
+def forms(targets: Sequence[str], only: str = "", model_only: bool = False) -> list[Form]:
+    """All cases whose name contains `only`, on every target."""
+    return [
+        Form(case, target)
         for target in targets
         for case in all_cases(_capability(target))
         if only in case.name and (case.is_model or not model_only)
     ]
+
+
+def compile_all(forms: Sequence[Form], processes: int | None = None) -> Iterator[Row]:
+    """Their rows, as they are done."""
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(compile_row, *pair) for pair in wanted]:
+        for done in [pool.submit(compile_row, form.case.name, form.target) for form in forms]:
             yield done.result()
 
 
@@ -246,20 +297,26 @@ def read_table(path: Path = TABLE) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_table(rows: list[Row], path: Path = TABLE) -> None:
+def rows_of(path: Path = TABLE) -> list[Row]:
+    """The rows of a table by this Triton; none where there is no such table."""
+    import triton
+
+    if not path.exists() or (table := read_table(path))["triton"] != triton.__version__:
+        return []
+    return [Row(**{"digest": "", **row}) for row in table["rows"]]
+
+
+def write_table(rows: Sequence[Row], path: Path = TABLE) -> None:
     """Replace the rows that were compiled again; the others stay if Triton is the same and their
     case still exists."""
     import triton
 
-    new = {(row.case, row.target): _compact(row) for row in rows}
-    if path.exists() and (old := read_table(path))["triton"] == triton.__version__:
-        cases = {case.name for case in all_cases(_capability(TARGETS[0]))}
-        new = {(r["case"], r["target"]): r for r in old["rows"] if r["case"] in cases} | new
-    ordered = [new[key] for key in sorted(new)]
-    lines = ",\n".join("  " + json.dumps(row) for row in ordered)
-    text = f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n'
+    cases = {(f.case.name, f.target) for f in forms(TARGETS)}
+    new = {(r.case, r.target): r for r in rows_of(path) if (r.case, r.target) in cases}
+    new |= {(row.case, row.target): row for row in rows}
+    lines = ",\n".join("  " + json.dumps(_compact(new[key])) for key in sorted(new))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n')
 
 
 def _compact(row: Row) -> dict[str, Any]:
@@ -291,17 +348,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--model-only", action="store_true", help="only what the model launches")
+    parser.add_argument("--again", action="store_true", help="compile unchanged cases, too")
     parser.add_argument("--out", type=Path, default=TABLE, help="table to write")
     options = parser.parse_args(arguments)
     if os.environ.pop("TRITON_INTERPRET", None):
         print("TRITON_INTERPRET is ignored here", file=sys.stderr)
-    rows = []
-    for row in compile_all(options.targets, options.only, options.model_only):
-        print(show(row), flush=True)
-        rows.append(row)
-    write_table(rows, options.out)
+    asked = forms(options.targets, options.only, options.model_only)
+    known = {} if options.again else {row.digest: row for row in rows_of(options.out)}
+    rows = [known[digest] for form in asked if (digest := form.digest()) in known]
+    unchanged = len(rows)
+    try:
+        for row in compile_all([form for form in asked if form.digest() not in known]):
+            print(show(row), flush=True)
+            rows.append(row)
+    finally:
+        write_table(rows, options.out)
     broken = [row for row in rows if is_broken(row)]
-    print(f"{len(rows)} compiled, {len(broken)} of the model broken; table: {options.out}")
+    print(
+        f"{len(rows) - unchanged} compiled, {unchanged} unchanged, {len(broken)} of the model "
+        f"broken; table: {options.out}"
+    )
     return 1 if broken else 0
 
 

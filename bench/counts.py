@@ -1,6 +1,6 @@
 """What a layer of deformable attention asks of a GPU, counted by running its compiled code.
 
-    python -m bench.counts                               # all; a record under results/emulated
+    python -m bench.counts               # all, in half an hour; a record under results/emulated
     python -m bench.counts --only 'encoder 360' --capability 80 --dtype float32
 
 Not times. The PTX runs on the emulator, every output is compared with the reference, and what the
@@ -113,7 +113,6 @@ class Row:
         error: relative, of the worst output.
     """
 
-    workload: str
     direction: str
     dtype: str
     capability: int
@@ -144,7 +143,7 @@ class Row:
         return max(self.bounds, key=self.bounds.__getitem__)
 
 
-def count(name: str, call: MSDACall, direction: str, capability: int) -> Row:
+def count(call: MSDACall, direction: str, capability: int) -> Row:
     """Run one launch on the emulator, compare its outputs, and count.
 
     Raises: ValueError: an output is wrong; EmulatedFaultError.
@@ -174,11 +173,10 @@ def count(name: str, call: MSDACall, direction: str, capability: int) -> Row:
         _error(*pair, is_kinked=i == 1) for i, pair in enumerate(zip(actual, exact, strict=True))
     )
     if not worst <= RELATIVE_NORM[dtype]:
-        raise ValueError(f"{name} {direction} {dtype} sm_{capability}: relative error {worst:.2g}")
+        raise ValueError(f"{direction} {dtype} sm_{capability}: relative error {worst:.2g}")
     tile = {k: launch.constants[k] for k in ("BQ", "HEADS", "NA", "LANES", "VEC")}
     tile["warps"] = program.threads[0] // 32
     return Row(
-        workload=name,
         direction=direction,
         dtype=str(dtype).removeprefix("torch."),
         capability=capability,
@@ -339,7 +337,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--direction", nargs="+", default=DIRECTIONS, choices=DIRECTIONS)
     parser.add_argument("--output", type=Path, help="record to write, by default a new one")
     options = parser.parse_args(arguments)
-    rows = []
+    facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
+    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
+    rows: list[dict[str, Any]] = []
+    # Not cases: these have no sides with times.
+    made = record.new_record("emulated-counts", facts, [], rates=rates, rows=rows)
+    path = options.output or record.RESULTS / "emulated" / record.default_path(made).name
     for name in WORKLOADS:
         if options.only not in name:
             continue
@@ -348,22 +351,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for dtype in options.dtype:
                 for capability in options.capability:
                     call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
-                    rows.append(count(name, call, direction, capability))
-                    print(show(rows[-1]), flush=True)
+                    row = count(call, direction, capability)
+                    print(show(row), flush=True)
+                    rows.append({"workload": name, **asdict(row), "binds": row.binds})
+                    record.write(made, path)
     if not rows:
         print(f"no workload's name contains {options.only!r}", file=sys.stderr)
         return 2
-    facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
-    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
-    made = record.new_record("emulated-counts", facts, [asdict(row) for row in rows], rates=rates)
-    print(record.write(made, options.output or _path(made)))
+    print(path)
     return 0
-
-
-def _path(made: dict[str, Any]) -> Path:
-    stamp = re.sub(r"[^0-9T]", "", made["date"])
-    commit = (made["machine"]["commit"] or "unknown")[:7]
-    return record.RESULTS / "emulated" / f"{stamp}-{commit}-counts.json"
 
 
 if __name__ == "__main__":

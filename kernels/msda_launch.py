@@ -186,8 +186,7 @@ def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int
 
 def _heads(M: int, row_bytes: int) -> int:
     """How many heads of a cell lie in a 128-byte line of value: a power of two that divides M."""
-    in_line = 1 << max(128 // row_bytes, 1).bit_length() - 1
-    return math.gcd(M, in_line)
+    return math.gcd(M, 1 << max(128 // row_bytes, 1).bit_length() - 1)
 
 
 def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:

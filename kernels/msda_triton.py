@@ -311,6 +311,7 @@ def forward_kernel(
         reference += (shared(image, share_reference).to(tl.int64) * Q + q) * (L * KIND)
     if HAS_VALID:
         valid += shared(image, share_valid) * (L * 2)
+    PAIR: tl.constexpr = 2 if F == 1 else 4  # numbers of points that one load takes
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
     WIDE: tl.constexpr = not (NARROW or HAS_VALID)  # a cell of a level always has a neighbour
@@ -338,14 +339,13 @@ def forward_kernel(
         right, down = steps(height, width, M * D, NARROW)
         level_cells = cells + tl.cast(start, tl.int64) * (M * D)
         for p in tl.static_range(P):
+            k = level * P + p
             if p % F == 0:
-                given = fours(weights + level * P + p, F)
-            if p % 2 == 0 and F > 1:
-                pair = fours(points + 2 * (level * P + p), 4)
-            elif F == 1:
-                pair = fours(points + 2 * (level * P + p), 2)
-            x = slope_x * pick(pair, 2 * p % 4 if F > 1 else 0) + base_x
-            y = slope_y * pick(pair, (2 * p + 1) % 4 if F > 1 else 1) + base_y
+                given = fours(weights + k, F)
+            if 2 * p % PAIR == 0:
+                pair = fours(points + 2 * k, PAIR)
+            x = slope_x * pick(pair, 2 * p % PAIR) + base_x
+            y = slope_y * pick(pair, (2 * p + 1) % PAIR) + base_y
             weight = pick(given, p % F)
             if KIND != LOCATIONS:
                 weight = tl.exp2(weight * LOG2_E - largest)

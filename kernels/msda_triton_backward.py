@@ -208,6 +208,7 @@ def backward_kernel(
     grad_points += own_row * (L * P * 2)
     row_weights = grad_weights + own_row * (L * P)
     grad_reference += own_row * (L * KIND)
+    PAIR: tl.constexpr = 2 if F == 1 else 4  # numbers of points that one load takes
     STEP: tl.constexpr = LANES * VEC
     WHOLE: tl.constexpr = NA * STEP == D
     WIDE: tl.constexpr = not (NARROW or HAS_VALID)
@@ -258,14 +259,10 @@ def backward_kernel(
             if p % F == 0:
                 given = fours(weights + k, F)
                 d_given = tl.zeros([exists.shape[0], F], tl.float32)
-            if p % 2 == 0 and F > 1:
-                pair = fours(points + 2 * k, 4)
-                d_pair = tl.zeros([exists.shape[0], 4], tl.float32)
-            elif F == 1:
-                pair = fours(points + 2 * k, 2)
-                d_pair = tl.zeros([exists.shape[0], 2], tl.float32)
-            point_x = pick(pair, 2 * p % 4 if F > 1 else 0)
-            point_y = pick(pair, (2 * p + 1) % 4 if F > 1 else 1)
+            if 2 * p % PAIR == 0:
+                pair = fours(points + 2 * k, PAIR)
+                d_pair = tl.zeros([exists.shape[0], PAIR], tl.float32)
+            point_x, point_y = pick(pair, 2 * p % PAIR), pick(pair, (2 * p + 1) % PAIR)
             if KIND == LOCATIONS:
                 weight = tl.where(exists, pick(given, p % F), 0.0)
             else:
@@ -304,13 +301,13 @@ def backward_kernel(
                 d_y = weight * _over_lanes(
                     _along(from_north, at_north, at_south, step_y, WIDE), LANES
                 )
-                d_pair = put(d_pair, 2 * p % 4 if F > 1 else 0, slope_x * d_x)
-                d_pair = put(d_pair, (2 * p + 1) % 4 if F > 1 else 1, slope_y * d_y)
+                d_pair = put(d_pair, 2 * p % PAIR, slope_x * d_x)
+                d_pair = put(d_pair, (2 * p + 1) % PAIR, slope_y * d_y)
                 d_given = put(d_given, p % F, d_weight)
-                if F == 1 or p % 2 == 1:
-                    keep(grad_points + 2 * (level * P + (p if F == 1 else p - 1)), d_pair, owns)
+                if 2 * (p + 1) % PAIR == 0:
+                    keep(grad_points + (2 * (k + 1) - PAIR), d_pair, owns)
                 if (p + 1) % F == 0:
-                    keep(row_weights + level * P + (p + 1 - F), d_given, owns)
+                    keep(row_weights + (k + 1 - F), d_given, owns)
                 if NEEDS_REFERENCE:
                     moved_x += d_x
                     moved_y += d_y

@@ -173,6 +173,7 @@ def read_file(name: str, content: Any) -> AnnotationFile:
         video_id = get_id(entry, "id", where)
         if video_id in videos:
             raise ValueError(f"{where} has the id {video_id} of an earlier one; ids must be unique")
+        where = f"{where} (id {video_id})"
         size = None
         if entry.get("height") is not None or entry.get("width") is not None:
             size = entry.get("height"), entry.get("width")

@@ -344,10 +344,12 @@ class Trainer:
         }
 
     def _restore(self, found: Path, saved: dict[str, Any]) -> None:
-        if ClassMap.from_dict(saved["classes"]) != self.classes:
+        classes = ClassMap.from_dict(saved["classes"])
+        if classes != self.classes:
             raise ValueError(
-                f"{found} was trained on other classes than the annotation file has; to "
-                "fine-tune, use --weights and another --output"
+                f"{found} was trained on other classes than the annotation file has "
+                f"({_differing_classes(classes, self.classes)}); to fine-tune, use --weights and "
+                "another --output"
             )
         if saved["steps_per_epoch"] != self.steps_per_epoch:
             raise ValueError(
@@ -530,6 +532,18 @@ def _of_one_mind(
     if problem is not None:
         raise ValueError(problem)
     return found
+
+
+def _differing_classes(then: ClassMap, now: ClassMap) -> str:
+    """The first categories that differ, and how many there are."""
+    old, new = (dict(zip(one.ids, one.names, strict=True)) for one in (then, now))
+    differing = [i for i in sorted(old.keys() | new.keys()) if old.get(i) != new.get(i)]
+    named = [
+        f"{i} was {old.get(i, 'absent')!r} and is now {new.get(i, 'absent')!r}"
+        for i in differing[:3]
+    ]
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return ", ".join(named) + more if differing else "their order"
 
 
 def _with_global_batch(config: TrainConfig, size: int) -> TrainConfig:

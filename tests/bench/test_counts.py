@@ -23,7 +23,7 @@ from bench.msda_calls import MSDACall
 
 for direction, dtype, capability in json.loads(sys.argv[1]):
     call = MSDACall(height=90, width=160, frames=2, dtype=getattr(torch, dtype))
-    print(json.dumps(asdict(count("small", call, direction, capability))))
+    print(json.dumps(asdict(count(call, direction, capability))))
 """
 
 GOALS = {

@@ -147,6 +147,11 @@ def test_a_check_that_raises_is_a_row_and_a_failed_check(suite):
     assert extra["failed_checks"] == ["float32 broken: RuntimeError: illegal"]
 
 
+def test_a_check_that_was_not_done_is_no_success(suite):
+    extra = suite([planted()], checked=[("kernel", lambda: {"output": 0.0})], budget=-1.0)["extra"]
+    assert extra["failed_checks"] == ["float32 kernel was not done: the time was used up"]
+
+
 def test_a_ceiling_that_raises_costs_nothing_else(suite):
     ceilings = {"l1": raising(RuntimeError("no")), "l2": lambda: 7.0}
     record = suite([planted()], ceilings=ceilings)

@@ -144,7 +144,7 @@ def _set(*path):
         (_set("categories", []), "has no categories"),
         (_set("categories", 0, "id", 3), "categories entry 1 has the id 3 of an earlier one"),
         (_set("videos", 0, "file_names", ...), "has no 'file_names'"),
-        (_set("videos", 0, "file_names", []), "videos entry 0 has no frames"),
+        (_set("videos", 0, "file_names", []), r"\(id 11\) has no frames"),
         (_set("videos", 0, "file_names", "a.jpg"), "not a list of names"),
         (_set("videos", 0, "height", 0), "must be positive"),
         (_set("videos", 0, "height", "48"), "must be positive integers"),

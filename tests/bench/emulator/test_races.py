@@ -138,3 +138,12 @@ def test_all_races_are_collected_once_a_pair_of_places():
     result = run(body, threads=1, grid=4, collect=True)
     assert [f.count for f in result.faults] == [3, 3]
     assert all(f.line == f.other_line for f in result.faults)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_first_access_after_a_barrier_is_after_it(order):
+    """One warp writes at once, and nothing orders the other warp's read behind it."""
+    body = f"""{SHARED} and.b32 %r5, %r3, 0x7c; setp.lt.u32 %p1, %r1, 32; bar.sync 0;
+    @%p1 st.shared.u32 [%r5], %r1; {{}} @!%p1 ld.shared.u32 %r6, [%r5];"""
+    run(body.format("bar.sync 0;"), order)
+    race_of(body.format(""), "within a block", order, check_initialised=False)
