@@ -108,26 +108,27 @@ def test_forward_of_masks_needs_few_registers():
 
 
 def test_instruction_budgets_of_the_committed_table():
-    """Warp instructions per row of work, for points and for boxes."""
+    """Warp instructions per row of work, for points and for boxes, with a padded region."""
     rows = {(r["case"], r["target"]): r for r in read_table()["rows"]}
     for target in ("80", "90"):
         for dtype, points, boxes in (
-            ("float32", 180, 200),
-            ("float16", 240, 260),
-            ("bfloat16", 240, 260),
+            ("float32", 315, 325),
+            ("float16", 260, 265),
+            ("bfloat16", 260, 265),
         ):
             assert rows[f"msda forward {dtype} points", target]["per_row"] <= points
             assert rows[f"msda forward {dtype} boxes", target]["per_row"] <= boxes
     for dtype in ("float32", "float16", "bfloat16"):
-        assert rows[f"msda backward {dtype} points", "90"]["per_row"] <= 700
-        assert rows[f"msda backward {dtype} points", "80"]["per_row"] <= 1450
+        assert rows[f"msda backward {dtype} points", "90"]["per_row"] <= 830
+        assert rows[f"msda backward {dtype} points", "80"]["per_row"] <= 1020
 
 
 def test_kernels_move_nothing_through_shared_memory_and_add_as_designed():
     for row in read_table()["rows"]:
         if not row["case"].startswith("msda") or row["target"] in ("70", "gfx942"):
             continue
-        assert row["shared"] == 0, row
+        # Other models' rows may hand a logit each to lanes of another warp.
+        assert row["shared"] <= (0 if row["is_model"] else 1024), row
         if "backward" not in row["case"]:
             assert not row.get("atomics"), row
             continue
