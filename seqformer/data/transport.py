@@ -39,13 +39,22 @@ class PackedBatch:
             size += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
         self._size = max(size, 1)
         self._batch = _with_tensors(batch, [None] * len(tensors))
+        try:
+            self._file = self._filled(tensors)
+        except OSError as error:
+            raise OSError(
+                f"a decoded batch of {self._size} bytes cannot be handed over ({error.strerror}); "
+                "memory, open files (ulimit -n) or the size of files (ulimit -f) are too limited"
+            ) from error
+
+    def _filled(self, tensors: list[Tensor]) -> Any:
         handle = os.memfd_create("seqformer-batch", os.MFD_CLOEXEC)
         try:
             os.truncate(handle, self._size)
             memory = mmap.mmap(handle, self._size)
             for tensor, place in zip(tensors, self._views(memory), strict=True):
                 place.copy_(tensor)
-            self._file = DupFd(handle)
+            return DupFd(handle)
         finally:
             os.close(handle)
 

@@ -88,7 +88,7 @@ def start(arguments: list[str], world_size: int = 1) -> list:
 
 def join(processes) -> list[int]:
     for process in processes:
-        process.join(120)
+        process.join(400)
     return [process.exitcode for process in processes]
 
 

@@ -73,8 +73,8 @@ class Disturbed:
         flag = self.folder / "nan"
         return Scene(self.folder / f"run{self.runs}", self.frames, flag, self.random)
 
-    def begin(self) -> None:
-        """Start the run, or start it again, and wait for a step of its own."""
+    def begin(self, is_early: bool = False) -> None:
+        """Start the run, or start it again, and wait for a step of its own, or not so long."""
         self.job = start(
             "train.py",
             command(self.data, self.scene.output),
@@ -82,8 +82,12 @@ class Disturbed:
             PROCESSES,
             self.scene.nan_flag,
         )
-        before = self.scene.newest()
-        moves = wait_until(lambda: self.scene.logged() > before or not self.job.is_running(), 120)
+        if is_early:
+            time.sleep(self.random.uniform(0, 5))
+            return
+        moves = wait_until(
+            lambda: f"/{STEPS}  loss" in self.job.text() or not self.job.is_running(), 120
+        )
         assert moves, f"no step in two minutes\n{self.job.text()[-4000:]}"
 
     def finish(self) -> None:
@@ -97,7 +101,7 @@ class Disturbed:
                 self.finish()
                 self.compare()
                 self.scene = self.next_scene()
-            self.begin()
+            self.begin(is_early="kill -9" in name and self.random.random() < 0.3)
         time.sleep(self.random.uniform(0, 0.5))
         fault, logged = FAULTS[name], self.scene.logged()
         fault.happen(self.job, self.scene)

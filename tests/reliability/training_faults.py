@@ -122,7 +122,7 @@ FAULTS = {
     "full disk": Fault(
         lambda job, scene: fill_the_disk(job),
         codes=(1,),
-        said=("cannot write", "could not be written"),
+        said=("cannot write", "could not be written", "cannot be handed over"),
     ),
     "newest checkpoint broken": Fault(break_the_newest_checkpoint, codes=(KILLED,)),
     "frames broken": Fault(break_frames, codes=(1,), said=(".jpg",)),

@@ -15,7 +15,10 @@ import torch.distributed as dist
 
 from seqformer.trainer.parallel import Rendezvous, local_rendezvous, parallel_session
 
-SECONDS = 120
+SECONDS = 500
+"""Longest wait for an answer: on a busy machine three processes take minutes to load torch."""
+TIMEOUT_MINUTES = 8
+"""Of a collective, for the same reason; a process that ends is noticed at once."""
 
 
 class Gang:
@@ -28,6 +31,7 @@ class Gang:
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there,), daemon=True)
             process.start()
+            there.close()  # so that its end is seen
             self._workers.append((process, here))
 
     def run(self, processes: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -49,7 +53,10 @@ class Gang:
         results = []
         for rank, (_, pipe) in enumerate(self._workers[:processes]):
             assert pipe.poll(SECONDS), f"rank {rank} did not answer in {SECONDS} s"
-            is_error, content = pipe.recv()
+            try:
+                is_error, content = pipe.recv()
+            except EOFError:
+                raise AssertionError(f"rank {rank} ended") from None
             assert not is_error, f"rank {rank}:\n{content}"
             results.append(torch.load(io.BytesIO(content), weights_only=False))
         return results
@@ -65,7 +72,7 @@ def _in_session(
     function: Callable[..., Any], rank: int, size: int, meeting: Rendezvous, arguments: tuple
 ) -> Any:
     with parallel_session(
-        "cpu", rank=rank, world_size=size, rendezvous=meeting, timeout_minutes=1
+        "cpu", rank=rank, world_size=size, rendezvous=meeting, timeout_minutes=TIMEOUT_MINUTES
     ) as parallel:
         return function(parallel, *arguments)
 

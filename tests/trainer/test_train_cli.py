@@ -1,8 +1,8 @@
 """The command line: presets, overrides, messages."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,15 +61,15 @@ def test_help_lists_presets_and_documents_fields(capsys):
 
 def run_script(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_help_of_the_script_does_not_import_torch():
     code = "import sys; from seqformer.trainer.cli import parse; parse(['r50']); "
     code += "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules)"
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=100)
-    assert time.perf_counter() - started < 5
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
 
 
 def test_script_refuses_a_used_folder_in_one_sentence(tmp_path):

@@ -1,6 +1,8 @@
 """Training and validation on a drawn data set, with the real loader and predictor."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import torch
 
 from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
+from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint
 from seqformer.trainer.checkpoint import complete_checkpoints, step_of
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.progress import read_log, read_training_lines
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
@@ -138,3 +141,42 @@ def test_processes_that_cannot_share_the_batch_are_refused_before_training(gang,
     for message in gang.run_alone(2, train_in_session, config):
         assert "global batch of 3 clips cannot be shared evenly by 2 processes" in message
     assert not (config.output / "log.jsonl").exists()
+
+
+def test_a_request_to_stop_ends_validation_and_it_is_made_up_for(drawn, tmp_path, monkeypatch):
+    """Schedulers wait half a minute; a validation takes longer."""
+    whole = config_for(drawn, tmp_path / "whole", max_steps=5, eval_every_epochs=1)
+    train(whole)
+    sound, asked = Predictor.predict, []
+
+    def predict(self, frames):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        return sound(self, frames)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    part = replace(whole, output=tmp_path / "part")
+    assert train(part) == {}
+    assert [path.name for path in complete_checkpoints(part.output)] == ["step_00000003"]
+    assert not (part.output / "results.json").exists() and not (part.output / "best.json").exists()
+    train(replace(part, resume=True))
+    for name in ("best.json", "results.json"):
+        assert (part.output / name).read_bytes() == (whole.output / name).read_bytes()
+    logged = [read_log(config.output / "log.jsonl") for config in (part, whole)]
+    validated = [[r for r in records if "validation" in r] for records in logged]
+    assert validated[0] == validated[1] and len(validated[0]) == 2
+    assert losses(part.output) == losses(whole.output)
+
+
+def test_a_broken_validation_video_does_not_end_a_run(drawn, tmp_path, monkeypatch, caplog):
+    sound, calls = Predictor.predict, []
+
+    def predict(self, frames):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("x.jpg is cut off")
+        return sound(self, frames)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    metrics = train(config_for(drawn, tmp_path / "run", max_steps=1))
+    assert metrics["AP"] >= 0 and "as without results: x.jpg is cut off" in caplog.text
