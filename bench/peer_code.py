@@ -45,7 +45,8 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What came of a launch: the output, or the gradients of value, locations and weights."""
+    """What came of a launch: the output, or the gradients of value, locations and weights (logits
+    where a peer has the softmax inside)."""
 
     outputs: list[Tensor]
     counts: Counts
@@ -68,6 +69,7 @@ class Peer:
         prepare: (folder that the path starts in, problem, direction, capability) -> its launch.
         rounded: inputs that it takes in value's type, others are float32.
         needs_nvcc: it is CUDA.
+        has_softmax: backward goes on to the gradient of the logits.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Peer:
     prepare: Callable[[Path, Problem, str, int], Launch]
     rounded: tuple[str, ...] = ()
     needs_nvcc: bool = True
+    has_softmax: bool = False
 
     def find(self, folders: Sequence[Path]) -> Path | None:
         """The folder that its path starts in, below one of these."""
@@ -149,10 +152,10 @@ def cuda_launch(
     return launch
 
 
-def gradients_of(problem: Problem, value_dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Zeros for the gradients of value, locations and weights."""
+def gradients_of(problem: Problem) -> list[Tensor]:
+    """Zeros for the gradients of value, locations and weights, float32."""
     return [
-        torch.zeros(problem.value.shape, dtype=value_dtype),
+        torch.zeros(problem.value.shape),
         torch.zeros(problem.locations.shape),
         torch.zeros(problem.weights.shape),
     ]
@@ -240,33 +243,46 @@ template __global__ void forward_kernel_reg<__half, 8, uint4, {levels}, {P}>(
 
 
 def _deformops_cuda(folder: Path, problem: Problem, direction: str, capability: int) -> Launch:
-    """Eight channels a thread; the softmax in the kernel."""
+    """Eight channels a thread forward and one backward; the softmax in the kernel."""
     include = Path(torch.__file__).parent / "include"
     levels = len(problem.sizes)
+    is_forward = direction == "forward"
     scalar = {torch.float32: "float", torch.bfloat16: "c10::BFloat16"}[problem.value.dtype]
+    channels, most_threads = (8, 512) if is_forward else (1, 256)
+    vector = f"deform_utils::channel_vector_t_for<{scalar}, {channels}>"
+    if is_forward:
+        kernel = (
+            f"forward_kernel<{scalar}, 8, {vector}, {levels}, {P}, 1, 512>"
+            f"(msda_split::ForwardArgs<{scalar}>)"
+        )
+    else:
+        kernel = (
+            f"backward_kernel<{scalar}, 1, {vector}, {levels}, {P}, 1, true, float, true, true>"
+            f"(msda_split::BackwardArgs<{scalar}, float>)"
+        )
     # The CPU build of PyTorch leaves the declaration out.
     source = f"""
 #include <cstdint>
 extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t, void**);
-#include "msda_forward.cuh"
-template __global__ void msda_split::forward_kernel<
-    {scalar}, 8, deform_utils::channel_vector_t_for<{scalar}, 8>, {levels}, {P}, 1, 512>(
-    msda_split::ForwardArgs<{scalar}>);
+#include "msda_{direction}.cuh"
+template __global__ void msda_split::{kernel};
 """
     N, S = problem.value.shape[:2]
     Q = problem.locations.shape[1]
-    together = queries_together(problem, 8, 512)
+    together = queries_together(problem, channels, most_threads)
     headers = folder / "deformops" / "backends" / "cuda" / "include"
-    structure = (
-        problem.value, problem.sizes, problem.starts, problem.locations, problem.logits,
-        "output 0", S, M, D, Q, together,
-    )  # fmt: skip
+    given = (problem.value, problem.sizes, problem.starts, problem.locations, problem.logits)
+    if is_forward:
+        given = (*given, "output 0")
+    else:
+        given = (*given, problem.grad_output, "output 0", "output 1", "output 2")
     return cuda_launch(
         compile_kernel(source, capability, [headers, include]),
         N * Q // together,
-        (D // 8, M, together),
-        (structure,),
-        lambda: output_of(problem),
+        (D // channels, M, together),
+        ((*given, S, M, D, Q, together),),
+        lambda: output_of(problem) if is_forward else gradients_of(problem),
+        0 if is_forward else 2 * 4 * together * M * levels * P,
     )
 
 
@@ -319,7 +335,7 @@ PEERS = (
     ),
     Peer(
         "deformops CUDA", "deformops/backends/cuda/include/msda_forward.cuh", _WHEEL,
-        ("float32", "bfloat16"), ("forward",), _deformops_cuda, ("logits", "weights"),
+        ("float32", "bfloat16"), _BOTH, _deformops_cuda, ("logits",), True, True,
     ),
     Peer(
         "DCNv4 flash", "flash_deform_im2col_cuda.cuh", "a checkout of DCNv4",

@@ -14,6 +14,7 @@ Records say "emulated" and lie under bench/results/emulated/.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -85,10 +86,8 @@ def count_peer(found: Found, call: MSDACall, direction: str, capability: int) ->
     ran = launch(
         replace(plain, blocks=None, caches=gpu.caches, count=True, blocks_together=together)
     )
-    worst = max(
-        counts.relative_error(*pair, is_kinked=i == 1)
-        for i, pair in enumerate(zip(ran.outputs, exact(problem, direction), strict=True))
-    )
+    pairs = zip(ran.outputs, exact(problem, direction, peer.has_softmax), strict=True)
+    worst = max(counts.relative_error(*pair, is_kinked=i == 1) for i, pair in enumerate(pairs))
     if not worst <= _WRONG * RELATIVE_NORM[call.dtype]:
         raise ValueError(
             f"{peer.name} {direction} {call.dtype} sm_{capability}: relative error {worst:.2g}"
@@ -107,17 +106,21 @@ def count_peer(found: Found, call: MSDACall, direction: str, capability: int) ->
     )
 
 
-def exact(problem: Problem, direction: str) -> list[Tensor]:
-    """The output, or the gradients of value, locations and weights, in float64 from the numbers
-    that the peer was given."""
+def exact(problem: Problem, direction: str, of_logits: bool = False) -> list[Tensor]:
+    """In float64, from the numbers that the peer was given: the output, or the gradients of value,
+    locations and weights, or of logits in the place of weights."""
     shapes = [(h, w) for h, w in problem.sizes.tolist()]
-    value, locations = problem.value.double(), problem.locations.double()
+    value, locations, logits = (
+        tensor.double().requires_grad_(direction == "backward")
+        for tensor in (problem.value, problem.locations, problem.logits)
+    )
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    if direction == "backward" and not of_logits:
+        weights = problem.weights.double().requires_grad_()
+    output = ms_deform_attn_reference(value, shapes, locations, weights)
     if direction == "forward":
-        logits = problem.logits.double()
-        weights = logits.flatten(3).softmax(-1).view_as(logits)
-        return [ms_deform_attn_reference(value, shapes, locations, weights)]
-    leaves = [t.requires_grad_() for t in (value, locations, problem.weights.double())]
-    output = ms_deform_attn_reference(leaves[0], shapes, *leaves[1:])
+        return [output]
+    leaves = (value, locations, logits if of_logits else weights)
     return list(torch.autograd.grad(output, leaves, problem.grad_output.double()))
 
 
@@ -142,6 +145,39 @@ def line(name: str, row: Row) -> str:
     return f"{name:17}{counts.show(row)}; error {row.error:.1e}{mark}"
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Rows of a record."""
+    return json.loads(path.read_text(encoding="utf-8"))["extra"]["rows"]
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("workload", "direction", "dtype", "capability", "side"))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of a record as Markdown, grouped by launch and in order of the bound."""
+    columns = "| | PTX | SASS | requests | wavefronts | L1 hit | shared | stored | atomics | L2 |"
+    lines = [f"{columns} DRAM MB | bound us | error |", "|" + "---|" * 13]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_key(row)[:4], []).append(row)
+    for (workload, direction, dtype, _), group in groups.items():
+        title = f"{workload}, {direction} {dtype}, {group[0]['gpu']}"
+        lines.append(f"| *{title}* |" + " |" * 12)
+        for row in sorted(group, key=lambda row: row["bounds"][row["binds"]]):
+            sass = "-" if row["sass"] is None else f"{row['sass']:.0f}"
+            name = f"**{OURS}**" if row["side"] == OURS else row["side"]
+            lines.append(
+                f"| {name} | {row['ptx']:.0f} | {sass} | {row['requests']:.1f} "
+                f"| {row['wavefronts']:.1f} | {row['l1_hit']:.0%} | {row['shared']:.1f} "
+                f"| {row['stored']:.1f} "
+                f"| {row['atomics']:.0f}/{row['atomic_sectors']:.0f}/{row['added']:.0f} "
+                f"| {row['l2_reads']:.0f} | {row['dram_read']:.1f}+{row['dram_write']:.1f} "
+                f"| {row['bounds'][row['binds']]:.0f} ({row['binds']}) | {row['error']:.0e} |"
+            )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sources", type=Path, nargs="+", default=[], help="folders of the peers")
@@ -150,8 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES, choices=GPUS)
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--direction", nargs="+", default=DIRECTIONS, choices=DIRECTIONS)
-    parser.add_argument("--output", type=Path, help="record to write, by default a new one")
+    parser.add_argument(
+        "--output", type=Path, help="record to write or to add to, by default a new one"
+    )
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="print its rows and end")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table(rows_of(options.table)))
+        return 0
     named = [Path(p) for p in os.environ.get("PEER_SOURCES", "").split(os.pathsep) if p]
     peers, sentence = find_peers([*options.sources, *named])
     if sentence:
@@ -161,13 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not peers or not workloads:
         print("nothing to count", file=sys.stderr)
         return 2
-    facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
-    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
+    rates = {str(k): asdict(GPUS[k]) for k in CAPABILITIES}
     extra = {"rates": rates, "rows": rows, "left_out": left_out, "absent": sentence}
-    made = record.new_record("emulated-peers", facts, [], **extra)
+    made = record.new_record("emulated-peers", record.machine(torch.device("cpu")), [], **extra)
     path = options.output or record.RESULTS / "emulated" / record.default_path(made).name
+    before = rows_of(path) if path.exists() else []
     for name in workloads:
         print(f"{name}, per row of {WORKLOADS[name].rows:,}, emulated\n{'':17}{HEADER}")
         for direction in options.direction:
@@ -182,6 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         else:
                             print(line(side, row), flush=True)
                             rows.append(entry | asdict(row) | {"binds": row.binds})
+                        new = {_key(row) for row in rows}
+                        both = [row for row in before if _key(row) not in new] + rows
+                        made["extra"]["rows"] = both
+                        made["machine"]["emulated"] = sorted({row["capability"] for row in both})
                         record.write(made, path)
     print(path)
     return 0
