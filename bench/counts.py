@@ -170,7 +170,8 @@ def count(call: MSDACall, direction: str, capability: int) -> Row:
         actual = _results(msda_calls.ours, inputs, leaves, direction)
     launch = session.launches[-1]
     worst = max(
-        _error(*pair, is_kinked=i == 1) for i, pair in enumerate(zip(actual, exact, strict=True))
+        relative_error(*pair, is_kinked=i == 1)
+        for i, pair in enumerate(zip(actual, exact, strict=True))
     )
     if not worst <= RELATIVE_NORM[dtype]:
         raise ValueError(f"{direction} {dtype} sm_{capability}: relative error {worst:.2g}")
@@ -229,16 +230,10 @@ def per_row(counts: Counts, call: MSDACall, gpu: GPU, sass: float | None) -> dic
 
 def machine_code(launch: LaunchRecord, capability: int) -> Code:
     """What ptxas made of a launch's PTX."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(launch.function.binary)
-        file.flush()
-        usage = tool("cuobjdump", "-res-usage", file.name)
-        # Triton's disassembler no longer reads sm_70.
-        text = "" if capability == 70 else tool("nvdisasm", "-c", file.name)
-    registers = int(re.search(r"REG:(\d+)", usage).group(1))
-    if not text:
+    registers, listing = read_binary(launch.function.binary, capability)
+    if listing is None:
         return Code(registers=registers, spilled=None, per_row=None)
-    listing, constants = Listing.parse(text), launch.constants
+    constants = launch.constants
     warps = launch.function.program.threads[0] // 32
     per_warp = listing.executed(constants["L"])
     return Code(
@@ -246,6 +241,19 @@ def machine_code(launch: LaunchRecord, capability: int) -> Code:
         spilled=listing.spilled_bytes(),
         per_row=per_warp * warps / (constants["BQ"] * constants["HEADS"]),
     )
+
+
+def read_binary(binary: bytes, capability: int) -> tuple[int, Listing | None]:
+    """Registers of a thread, and the disassembly of a binary with one kernel, or None where it
+    cannot be read."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage = tool("cuobjdump", "-res-usage", file.name)
+        # Triton's disassembler no longer reads sm_70.
+        text = "" if capability == 70 else tool("nvdisasm", "-c", file.name)
+    registers = int(re.search(r"REG:(\d+)", usage).group(1))
+    return registers, Listing.parse(text) if text else None
 
 
 def _in_float64(inputs: Inputs) -> tuple[Inputs, list[Tensor]]:
@@ -267,8 +275,8 @@ def _results(
     return list(torch.autograd.grad(output, leaves, inputs.grad_output))
 
 
-def _error(actual: Tensor, exact: Tensor, is_kinked: bool) -> float:
-    """Of the norm, relative."""
+def relative_error(actual: Tensor, exact: Tensor, is_kinked: bool) -> float:
+    """Of the norm; the worst few of a gradient that jumps are left out."""
     difference = (actual.double() - exact).abs().flatten()
     if is_kinked:
         difference = difference.sort().values[: int((1 - _KINKED) * len(difference))]

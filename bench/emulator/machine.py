@@ -298,6 +298,8 @@ class _Run:
                     f"{parameter.name} has {parameter.size} bytes, not {len(argument)}"
                 )
             return argument
+        if isinstance(argument, tuple):
+            return self._structure(parameter, argument, used)
         if isinstance(argument, Buffer):
             number = next((k for k, b in enumerate(self.buffers) if b is argument), None)
             if number is None:
@@ -309,6 +311,16 @@ class _Run:
             kind = np.float32 if parameter.type == "f32" else np.float64
             return kind(argument).tobytes()
         return (int(argument) & (1 << 8 * parameter.size) - 1).to_bytes(parameter.size, "little")
+
+    def _structure(
+        self, parameter: Parameter, members: tuple[Any, ...], used: dict[int, int]
+    ) -> bytes:
+        if 8 * len(members) != parameter.size:
+            raise ValueError(
+                f"{parameter.name} has {parameter.size} bytes, not {len(members)} members of 8"
+            )
+        kind = Parameter(parameter.name, "b64", 0, 8, False)
+        return b"".join(self._bytes_of(kind, member, used) for member in members)
 
     def _emulated(self, address: int, used: dict[int, int]) -> int:
         """The address in the machine of an address of this process."""

@@ -160,7 +160,7 @@ class Program:
     def run(
         self,
         grid: tuple[int, int, int],
-        arguments: Sequence[int | float | bytes | Buffer],
+        arguments: Sequence[int | float | bytes | Buffer | tuple[int | Buffer, ...]],
         buffers: Sequence[Buffer],
         options: Options | None = None,
     ) -> Launch:
@@ -169,7 +169,8 @@ class Program:
         Args:
             grid: blocks along x, y and z.
             arguments: the kernel's parameters; pointers as addresses or as their buffers,
-                structures as bytes. Parameters left out at the end are 0.
+                structures as bytes, or as a tuple where all members have 8 bytes. Parameters
+                left out at the end are 0.
             buffers: all that pointers may reach, each within its own bounds, even where they touch
                 or overlap. Of several at one address, the k-th pointer means the k-th.
 

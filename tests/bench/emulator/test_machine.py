@@ -132,3 +132,16 @@ def test_scalars_of_every_type():
     launch(kernel(body, parameters, threads=1), [out, 1.5, -2.5, -3, 200])
     assert out[0] == 0x3FC00000 and out[1:2].view(np.float64)[0] == -2.5
     assert out[2:3].view(np.int64)[0] == -3 and out[3] == 200
+
+
+def test_structures_of_numbers_and_addresses():
+    """As CUDA passes them by value."""
+    out, more = np.zeros(4, np.uint64), np.arange(3, dtype=np.uint64)
+    body = """ld.param.u64 %d1, [s]; ld.param.u64 %d2, [s+8]; ld.param.u64 %d3, [s+16];
+    ld.global.u64 %d4, [%d3+8]; st.global.u64 [%d1], %d2; st.global.u64 [%d1+8], %d4;"""
+    program = Program.decode(kernel(body, ".param .align 8 .b8 s[24]", threads=1), 0)
+    target, source = buffer(out, "out"), buffer(more, "more")
+    program.run((1, 1, 1), [(target, -2, source)], [target, source])
+    assert out.tolist() == [2**64 - 2, 1, 0, 0]
+    with pytest.raises(ValueError, match="s has 24 bytes, not 2 members of 8"):
+        program.run((1, 1, 1), [(target, source)], [target, source])
