@@ -1,6 +1,6 @@
 """Peers' code on the emulator, without any peer: what is absent, and a CUDA kernel of our own.
 
-About ten seconds where there is nvcc, most of it imports and the compiler.
+About half a minute on a busy machine where there is nvcc, most of it imports and the compiler.
 """
 
 from __future__ import annotations
