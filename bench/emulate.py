@@ -122,4 +122,6 @@ def write_record(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from seqformer.command import exit_with
+
+    exit_with("bench.emulate", main)

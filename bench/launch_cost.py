@@ -164,4 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from seqformer.command import exit_with
+
+    exit_with("bench.launch_cost", main)

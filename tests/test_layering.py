@@ -34,7 +34,7 @@ ALLOWED = {
         "files",
         "processes",
     },
-    "seqformer/model": {"_kernels", "structures", "config", "safe_files"},
+    "seqformer/model": {"_kernels", "structures", "config", "files", "safe_files"},
     "seqformer/criterion": {"structures", "boxes", "config", "devices", "model.masks"},
     "seqformer/report": {"data", "evaluation", "annotations", "safe_files", "files"},
     "seqformer/inference": {

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig, config_from_dict, config_to_dict
+from ..files import write_bytes
 from ..structures import ClassMap
 from .backbone import BACKBONES
 from .convert import (
@@ -247,7 +248,7 @@ def save_safetensors(path: str | Path, model: SeqFormer, classes: ClassMap) -> N
         "model_config": json.dumps(config_to_dict(model.config)),
         "classes": json.dumps(classes.to_dict()),
     }
-    Path(path).write_bytes(safetensors_bytes(state, metadata))
+    write_bytes(Path(path), safetensors_bytes(state, metadata))
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
