@@ -158,8 +158,9 @@ def _backward(
     head: MaskHead, sizes: Sizes, gradient: dict[str, int], capability: int
 ) -> list[Traffic]:
     cells = sizes.height * sizes.width
-    programs = sizes.frames * (sizes.clips + sizes.instances * parts_of(head))
-    piece = piece_of(cells, programs, backward_tile(capability, head))
+    tile = backward_tile(capability, head)
+    programs = sizes.frames * (sizes.clips + sizes.instances * parts_of(head, tile))
+    piece = piece_of(cells, programs, tile)
     partials = sizes.instances * sizes.frames * -(-cells // piece) * head.num_params * FLOAT
     inputs, gradients = _inputs(head, sizes), _gradients(head, sizes)
     first = Traffic(

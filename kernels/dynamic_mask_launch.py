@@ -65,7 +65,7 @@ def backward(
     N, G = mask_params.shape
     tile = backward_tile(facts().capability(grad.device), head)
     clips, instances = B * needs_features, N * needs_params
-    piece = piece_of(h * w, T * (clips + instances * parts_of(head)), tile)
+    piece = piece_of(h * w, T * (clips + instances * parts_of(head, tile)), tile)
     pieces = -(-h * w // piece)
     blocks = piece // tile.block(tile.feature_cells)
 
@@ -76,7 +76,7 @@ def backward(
         gradient_kernel,
         (head, tile),
         lambda arguments: gradient_variant(arguments, head, tile),
-        T * pieces * (clips * blocks + instances * parts_of(head)),
+        T * pieces * (clips * blocks + instances * parts_of(head, tile)),
         (*tensors, grad.contiguous(), grad_features, partials),
         (*sizes, piece, pieces, clips, instances, 0),
     )
@@ -193,7 +193,7 @@ def gradient_variant(
     arguments: dict[str, Any], head: MaskHead, tile: table.BackwardTile
 ) -> Variant:
     """How the kernel for gradients of features and partial sums of parameters is compiled."""
-    constants = _network(head) | {"F": head.upsample, "UNITS": _units(head)}
+    constants = _network(head) | {"F": head.upsample, "UNITS": _units(head, tile)}
     constants |= {"PARAMETER_E": tile.parameter_cells, "FEATURE_E": tile.feature_cells}
     return _variant(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
 
@@ -304,13 +304,16 @@ def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
 
 
 @lru_cache(maxsize=256)
-def parts_of(head: MaskHead) -> int:
-    """Programs that share the parameters of an instance: one per hidden layer, or more."""
-    return (head.num_layers - 1) * head.hidden_width // _units(head)
+def parts_of(head: MaskHead, tile: table.BackwardTile) -> int:
+    """Programs that share the parameters of an instance: one, or one or more per hidden layer."""
+    units = _units(head, tile)
+    return 1 if units > head.hidden_width else (head.num_layers - 1) * head.hidden_width // units
 
 
-def _units(head: MaskHead) -> int:
-    """Units of a layer whose sums a program keeps in registers."""
+def _units(head: MaskHead, tile: table.BackwardTile) -> int:
+    """Units of a layer whose sums a program keeps in registers; more than a layer has: all sums."""
+    if head.num_params <= tile.max_sums:
+        return head.num_params
     return head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
 
 

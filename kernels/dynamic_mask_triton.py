@@ -87,11 +87,26 @@ def load_input(
 
 @triton.jit
 def load_inputs(features, reference, row, column, h, w, stride, C: tl.constexpr, R: tl.constexpr):
-    """All inputs, a tuple."""
+    """All inputs at the cells [E, BP], a tuple."""
     inputs = ()
-    for i in tl.static_range(C + 2 * R):
+    for i in tl.static_range(2 * R):
         inputs += (load_input(features, reference, row, column, h, w, stride, i, R),)
-    return inputs
+    return inputs + load_channels(features, row * w + column, h * w, C)
+
+
+@triton.jit
+def load_channels(features, cell, cells, COUNT: tl.constexpr):
+    """`COUNT` channels at the cells [E, BP], a tuple: one load for 8 of them, then for 4, 2, 1.
+
+    Few loads, since each that the compiler sees costs it a walk over the whole kernel.
+    """
+    ONCE: tl.constexpr = 8 if COUNT >= 8 else 4 if COUNT >= 4 else 2 if COUNT >= 2 else 1
+    channel = tl.arange(0, ONCE)[:, None, None]
+    value = tl.load(features + (channel * cells + cell[None, :, :])).to(tl.float32)
+    parts = unstack_cells(value, ONCE)
+    if COUNT > ONCE:
+        parts += load_channels(features + ONCE * cells, cell, cells, COUNT - ONCE)
+    return parts
 
 
 @triton.jit
@@ -223,13 +238,39 @@ def unstack(x, COUNT: tl.constexpr):
     if COUNT == 1:
         parts = (tl.reshape(x, [BP]),)
     else:
-        # Binary digits of the index become axes, the lowest last; `split` takes the last away.
-        even, odd = tl.split(tl.permute(tl.reshape(x, [COUNT // 2, 2, BP]), (0, 2, 1)))
-        low, high = unstack(even, COUNT // 2), unstack(odd, COUNT // 2)
-        parts = ()
-        for i in tl.static_range(COUNT // 2):
-            parts += (low[i], high[i])
+        # `split` takes a last axis away: halve the rows, and make that the last axis.
+        halves = tl.permute(tl.reshape(x, [2, COUNT // 2, BP]), (1, 2, 0))
+        first, second = tl.split(halves)
+        parts = unstack(first, COUNT // 2) + unstack(second, COUNT // 2)
     return parts
+
+
+@triton.jit
+def unstack_cells(x, COUNT: tl.constexpr):
+    """[COUNT, E, BP] -> COUNT tensors [E, BP], in registers."""
+    E: tl.constexpr = x.shape[1]
+    BP: tl.constexpr = x.shape[2]
+    if COUNT == 1:
+        parts = (tl.reshape(x, [E, BP]),)
+    else:
+        # `split` takes a last axis away: halve the rows, and make that the last axis.
+        first, second = tl.split(tl.permute(tl.reshape(x, [2, COUNT // 2, E, BP]), (1, 2, 3, 0)))
+        parts = unstack_cells(first, COUNT // 2) + unstack_cells(second, COUNT // 2)
+    return parts
+
+
+@triton.jit
+def stack_cells(parts, COUNT: tl.constexpr):
+    """The reverse of `unstack_cells`."""
+    E: tl.constexpr = parts[0].shape[0]
+    BP: tl.constexpr = parts[0].shape[1]
+    if COUNT == 1:
+        x = parts[0][None, :, :]
+    else:
+        first = stack_cells(parts[: COUNT // 2], COUNT // 2)
+        second = stack_cells(parts[COUNT // 2 :], COUNT // 2)
+        x = tl.reshape(tl.permute(tl.join(first, second), (3, 0, 1, 2)), [COUNT, E, BP])
+    return x
 
 
 @triton.jit
@@ -245,11 +286,16 @@ def blend(first, second, q: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
-def blend_rows(above, below, q: tl.constexpr, F: tl.constexpr, COLUMNS: tl.constexpr):
-    """Two rows of cells of a lane -> the row q / F of the way between them."""
+def blend_rows(above, below, q, F: tl.constexpr, COLUMNS: tl.constexpr):
+    """Two rows of cells of a lane -> the row q / F of the way between them, q in 1..F."""
     line = ()
     for c in tl.static_range(COLUMNS):
-        line += (blend(above[c], below[c], q, F),)
+        if F > 2:  # q comes from a loop: see `load_channels`
+            share = tl.cast(q, tl.float32) / F
+            between = above[c] * (1.0 - share) + below[c] * share
+            line += (tl.where(q == F, below[c], between),)
+        else:
+            line += (blend(above[c], below[c], q, F),)
     return line
 
 
@@ -325,15 +371,38 @@ def forward_kernel(
         )  # fmt: skip
         for r in tl.static_range(ROWS):
             below = cells[r * CELLS : (r + 1) * CELLS]
-            for q in tl.static_range(1, F + 1):
-                pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
-                y = F * (top + i + r) + FIRST + q - 1
-                inside = (i >= 0) & (y >= 0) & (y < F * h)
-                for p in tl.static_range(F * (CELLS - HALO)):
-                    x = F * left + FIRST + p
-                    tl.store(
-                        out + (y * (F * w) + x),
-                        pixels[p].to(out.dtype.element_ty),
-                        mask=inside & (x >= 0) & (x < F * w),
-                    )
+            y = F * (top + i + r) + FIRST - 1
+            if F > 2:
+                for q in range(1, F + 1):
+                    store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
+            else:
+                for q in tl.static_range(1, F + 1):
+                    store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
             above = below
+
+
+@triton.jit
+def store_line(
+    out,
+    above,
+    below,
+    q,
+    y,
+    left,
+    is_owned,
+    h,
+    w,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,
+):
+    """Pixels of row y, which is q / F of the way between two rows of cells."""
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
+    inside = is_owned & (y >= 0) & (y < F * h)
+    for p in tl.static_range(F * (CELLS - HALO)):
+        x = F * left + (F // 2 - F + 1) + p
+        tl.store(
+            out + (y * (F * w) + x),
+            pixels[p].to(out.dtype.element_ty),
+            mask=inside & (x >= 0) & (x < F * w),
+        )

@@ -99,10 +99,9 @@ def loss_kernel(
     lanes_per_row = tl.cdiv(w + MORE, CELLS - HALO)
     left = (lane % lanes_per_row) * (CELLS - HALO)
     top = (lane // lanes_per_row) * strip
-    focal = tl.zeros([BP], tl.float32)
-    overlap = tl.zeros([BP], tl.float32)
-    area = tl.zeros([BP], tl.float32)
-    target_area = tl.zeros([BP], tl.float32)
+    sums = ()
+    for _ in tl.static_range(4):
+        sums += (tl.zeros([BP], tl.float32),)
     above = ()
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], tl.float32),)
@@ -125,26 +124,62 @@ def loss_kernel(
             1,
             CELLS,
         )
-        for q in tl.static_range(1, F + 1):
-            pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
-            y = F * (top + i) + FIRST + q - 1
-            for p in tl.static_range(F * (CELLS - HALO)):
-                x = F * left + FIRST + p
-                inside = (i >= 0) & (y >= 0) & (y < F * h) & (x >= 0) & (x < F * w)
-                target = load_target(targets, y, x, inside, target_h, target_w, target_stride)
-                miss, cost = miss_and_cost(pixels[p], target)
-                weight = (1.0 - ALPHA) + (2.0 * ALPHA - 1.0) * target
-                prob = tl.where(target > 0, 1.0 - miss, miss)
-                focal += tl.where(inside, weight * cost * power(miss, GAMMA), 0.0)
-                area += tl.where(inside, prob, 0.0)
-                overlap += prob * target
-                target_area += target
+        y = F * (top + i) + FIRST - 1
+        if F > 2:
+            for q in range(1, F + 1):
+                sums = add_line(
+                    sums, above, below, q, y + q, left, i >= 0, targets, target_h, target_w,
+                    target_stride, h, w, ALPHA, GAMMA, F, CELLS,
+                )  # fmt: skip
+        else:
+            for q in tl.static_range(1, F + 1):
+                sums = add_line(
+                    sums, above, below, q, y + q, left, i >= 0, targets, target_h, target_w,
+                    target_stride, h, w, ALPHA, GAMMA, F, CELLS,
+                )  # fmt: skip
         above = below
     partials += tl.program_id(0).to(tl.int64) * 4
-    tl.store(partials, tl.sum(focal))
-    tl.store(partials + 1, tl.sum(overlap))
-    tl.store(partials + 2, tl.sum(area))
-    tl.store(partials + 3, tl.sum(target_area))
+    for s in tl.static_range(4):
+        tl.store(partials + s, tl.sum(sums[s]))
+
+
+@triton.jit
+def add_line(
+    sums,  # [BP] each: focal, p * t, p, t
+    above,
+    below,
+    q,
+    y,
+    left,
+    is_owned,
+    targets,
+    target_h,
+    target_w,
+    target_stride,
+    h,
+    w,
+    ALPHA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,
+):
+    """Sums with the pixels of row y, which is q / F of the way between two rows of cells."""
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    focal, overlap, area, target_area = sums
+    pixels = upsample_line(blend_rows(above, below, q, F, CELLS), F, CELLS)
+    inside_y = is_owned & (y >= 0) & (y < F * h)
+    for p in tl.static_range(F * (CELLS - HALO)):
+        x = F * left + (F // 2 - F + 1) + p
+        inside = inside_y & (x >= 0) & (x < F * w)
+        target = load_target(targets, y, x, inside, target_h, target_w, target_stride)
+        miss, cost = miss_and_cost(pixels[p], target)
+        weight = (1.0 - ALPHA) + (2.0 * ALPHA - 1.0) * target
+        prob = tl.where(target > 0, 1.0 - miss, miss)
+        focal += tl.where(inside, weight * cost * power(miss, GAMMA), 0.0)
+        area += tl.where(inside, prob, 0.0)
+        overlap += prob * target
+        target_area += target
+    return focal, overlap, area, target_area
 
 
 @triton.jit
@@ -207,7 +242,6 @@ def loss_gradient_kernel(
 
     HALO: tl.constexpr = 1 if F > 1 else 0
     OWN: tl.constexpr = CELLS - 2 * HALO
-    FIRST: tl.constexpr = F // 2 - F + 1
     lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
     lanes_per_row = tl.cdiv(w, OWN)
     left = (lane % lanes_per_row) * OWN
@@ -241,33 +275,68 @@ def loss_gradient_kernel(
         lower = ()
         for _ in tl.static_range(OWN):
             lower += (tl.zeros([BP], tl.float32),)
-        for q in tl.static_range(1, F + 1):
-            line = blend_rows(above, below, q, F, CELLS)
-            y = F * row + FIRST + q - 1
-            inside_y = (i >= 0) & (y >= 0) & (y < F * h)
-            # Beyond the first and the last row, pixels are copies of it alone.
-            share_lower = tl.where(row == 0, 1.0, q / F)
-            share_upper = tl.where(row == h, 1.0, 1.0 - q / F)
-            sums = ()
-            for c in tl.static_range(OWN):
-                sums += (
-                    column_gradient(
-                        line, c + HALO, left + c, y, inside_y, targets, target_h, target_w,
-                        target_stride, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F,
-                    ),
+        if F > 2:
+            for q in range(1, F + 1):
+                upper, lower = add_line_gradient(
+                    upper, lower, above, below, q, row, left, i >= 0, targets, target_h, target_w,
+                    target_stride, h, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F, CELLS,
                 )  # fmt: skip
-            new_lower = ()
-            new_upper = ()
-            for c in tl.static_range(OWN):
-                new_lower += (lower[c] + share_lower * sums[c],)
-                new_upper += (upper[c] + share_upper * sums[c],)
-            lower = new_lower
-            upper = new_upper
+        else:
+            for q in tl.static_range(1, F + 1):
+                upper, lower = add_line_gradient(
+                    upper, lower, above, below, q, row, left, i >= 0, targets, target_h, target_w,
+                    target_stride, h, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F, CELLS,
+                )  # fmt: skip
         for c in tl.static_range(OWN):
             owned = (i >= 1) & (row <= h) & (left + c < w)
             tl.store(grad + ((row - 1) * w + left + c), upper[c], mask=owned)
         upper = lower
         above = below
+
+
+@triton.jit
+def add_line_gradient(
+    upper,
+    lower,
+    above,
+    below,
+    q,
+    row,
+    left,
+    is_owned,
+    targets,
+    target_h,
+    target_w,
+    target_stride,
+    h,
+    w,
+    d_focal,
+    d_overlap,
+    d_area,
+    ALPHA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    F: tl.constexpr,
+    CELLS: tl.constexpr,
+):
+    """Gradients of two rows of cells, `upper` and `lower`, with those of a row of pixels between
+    them, q / F of the way down to map row `row`."""
+    HALO: tl.constexpr = 1 if F > 1 else 0
+    line = blend_rows(above, below, q, F, CELLS)
+    y = F * row + (F // 2 - F + 1) + q - 1
+    inside_y = is_owned & (y >= 0) & (y < F * h)
+    # Beyond the first and the last row, pixels are copies of it alone.
+    share_lower = tl.where(row == 0, 1.0, q / F)
+    share_upper = tl.where(row == h, 1.0, 1.0 - q / F)
+    new_lower = ()
+    new_upper = ()
+    for c in tl.static_range(CELLS - 2 * HALO):
+        total = column_gradient(
+            line, c + HALO, left + c, y, inside_y, targets, target_h, target_w, target_stride, w,
+            d_focal, d_overlap, d_area, ALPHA, GAMMA, F,
+        )  # fmt: skip
+        new_lower += (lower[c] + share_lower * total,)
+        new_upper += (upper[c] + share_upper * total,)
+    return new_upper, new_lower
 
 
 @triton.jit
