@@ -66,7 +66,7 @@ def test_model_launches_compile_without_spills(tmp_path):
 
 def test_only_what_changed_is_compiled_again(tmp_path):
     """The row with another digest, and no other."""
-    case, target = "mask threshold packed float32", "80"
+    case, target = "mask threshold bits float32", "80"
     table = read_table()
     (row,) = [r for r in table["rows"] if (r["case"], r["target"]) == (case, target)]
     row |= {"digest": "of another kernel", "registers": 255}

@@ -177,7 +177,7 @@ def test_a_video_that_fails_once_is_tried_again(weights, videos, uninterrupted, 
     def flaky(predictor, source, frames, partial):
         if source.name == "v03" and not failed:
             failed.append(next(iter(frames)))
-            return "the disk was away for a moment"
+            return runner._Problem("the disk was away for a moment")
         return original(predictor, source, frames, partial)
 
     output = tmp_path / "results.json"

@@ -91,4 +91,4 @@ def test_a_video_that_does_not_fit_is_tried_with_fewer_frames_at_once(run):
 def test_a_video_that_never_fits_is_one_sentence(run):
     failures, asked, _, partial = run(0)
     assert asked == [8, 8] + 2 * [4, 2, 1] and not partial.finished
-    assert all("does not fit into the memory of cpu" in failure for failure in failures)
+    assert all("does not fit into the memory of cpu" in failure.sentence for failure in failures)

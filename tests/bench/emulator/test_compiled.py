@@ -37,7 +37,10 @@ for capability in (70, 90, 120):
         kernel = compile(source, target=_gpu_target(str(capability)), options=variant.options())
         program = Program.decode(kernel.asm["ptx"], kernel.metadata.shared)
         assert program.threads == (32 * variant.num_warps, 1, 1)
-        given = [n for n in names if types[n] != "constexpr"]
+        given = []
+        for n in names:
+            parts = len(types[n]) if isinstance(types[n], tuple) else types[n] != "constexpr"
+            given += [n] * parts
         assert 0 <= len(program.parameters) - len(given) <= 2
         writes = {given[k] for k in program.written}
         print(capability, case.name, sorted(writes))
