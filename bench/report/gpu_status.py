@@ -5,9 +5,10 @@ from __future__ import annotations
 from bench.report.records import Newest, Record, Records
 
 NONE = (
-    "No GPU number is given because none was measured: the Triton kernels have been interpreted "
-    "and compiled, not yet run on a GPU. `python -m bench.gpu --part first` makes a record in "
-    "eight minutes; `bench/REPORT.md` says how to contribute it."
+    "No GPU number is given because none was measured: the compiled code of the Triton kernels has "
+    "run through Triton's own launch path on an emulator (`python -m bench.emulate`), not yet on a "
+    "GPU. `python -m bench.gpu --part first` makes a record in eight minutes; `bench/REPORT.md` "
+    "says how to contribute it."
 )
 FIRST_KINDS = (
     ("msda encoder", "forward", "deformable attention of the encoder, forward"),
