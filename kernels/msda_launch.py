@@ -151,6 +151,8 @@ def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Til
     layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec, heads)
     # The lanes of a row read all of it, four channels each.
     layout["SPLIT"] = vec == 1 and layout["NA"] == 4 and layout["LANES"] * 4 == sizes["D"]
+    if sizes["NEEDS_REFERENCE"] or sizes["FIXED"]:
+        tile = replace(tile, max_registers=tile.max_registers or msda_table.MORE_REGISTERS)
     return _variant(backward_kernel, arguments, sizes | layout, tile)
 
 
@@ -274,7 +276,7 @@ def _sizes(form: _Form) -> dict[str, Any]:
         "P": form.P,
         "F": _group(form.P),
         "SAMPLES": _power_of_two(form.L * form.P),
-        "KIND": _kind(form.numbers),
+        "KIND": {None: LOCATIONS, 2: POINTS, 4: BOXES}[form.numbers].value,
         "HAS_VALID": form.has_valid,
         "NARROW": form.is_narrow,
         "LARGE": form.is_large,
@@ -336,10 +338,6 @@ def _power_of_two(n: int) -> int:
 def _group(P: int) -> int:
     """Logits of a row that one load takes."""
     return 4 if P % 4 == 0 else 2 if P % 2 == 0 else 1
-
-
-def _kind(numbers: int | None) -> int:
-    return {None: LOCATIONS, 2: POINTS, 4: BOXES}[numbers].value
 
 
 def _fixed_scale(

@@ -39,14 +39,17 @@ FORWARD = {
 """More channels per lane save instructions and cost steps of L1, which binds."""
 
 BACKWARD = {
-    70: Tile(num_warps=4, channels_per_lane=4, max_registers=128, scalar=True),
+    70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
     80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    90: Tile(num_warps=4, channels_per_lane=4, max_registers=128),
-    120: Tile(num_warps=4, channels_per_lane=4, max_registers=128),
+    90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
 }
-"""Adding four floats at once begins with 9.0. A bound on registers stands where ptxas, left to
-itself, spills a few bytes at the model's shapes to gain a little occupancy."""
+"""Adding four floats at once begins with 9.0."""
+
+MORE_REGISTERS = 128
+"""Bound of a thread where gradients of references or whole numbers are asked for, if its tile has
+none: left to itself, ptxas spills a few bytes there to gain a little occupancy."""
 
 FEW_ROWS = 8_192
 """Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
