@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import Lock
 from multiprocessing.util import get_temp_dir
 from typing import Any, Literal
 
@@ -143,6 +144,8 @@ class ClipLoader(DataLoader[ClipBatch]):
         """
         try:
             get_temp_dir()  # of this process, which removes it; workers put their sockets there
+            if self.num_workers:
+                Lock()  # if one cannot be made, torch's iterator is left half made
             with deaf_children(), _no_exceptions_from_signals():
                 batches = super().__iter__()  # workers start now, not at the first batch
         except OSError as error:

@@ -48,9 +48,15 @@ class MaskEncoder:
         self._running: deque[Future[list[RLE]]] = deque()
         self._most_running = 4 * workers  # masks in flight take memory
         if workers:
-            self._pool = ProcessPoolExecutor(
-                workers, mp_context=get_context("spawn"), initializer=_begin
-            )
+            try:
+                self._pool = ProcessPoolExecutor(
+                    workers, mp_context=get_context("spawn"), initializer=_begin
+                )
+            except OSError as error:
+                raise OSError(
+                    f"processes that compress masks cannot be started ({error.strerror}); their "
+                    "locks need a little room in /dev/shm: see to that, or give --encode-workers 0"
+                ) from error
 
     def submit(self, masks: np.ndarray) -> EncodingJob:
         """Start on masks [n, w0, h0] bool, columns first as run lengths go."""
