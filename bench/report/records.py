@@ -122,8 +122,8 @@ def load(results: Path = RESULTS) -> Records:
         place = path.relative_to(results).as_posix()
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content.get("part") == "emulated":
-                continue  # predictions, which no time belongs to
+            if isinstance(content, dict) and str(content.get("part")).startswith("emulated"):
+                continue  # counts of emulated launches, which no time belongs to
             if isinstance(content, dict) and content and "schema" not in content:
                 left_out.append(place)
                 continue
