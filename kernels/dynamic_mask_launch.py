@@ -65,7 +65,9 @@ def backward(
     N, G = mask_params.shape
     tile = backward_tile(facts().capability(grad.device), head)
     clips, instances = B * needs_features, N * needs_params
-    piece = piece_of(h * w, T * (clips + instances * parts_of(head, tile)), tile)
+    parts = parts_of(head, tile)
+    works = T * (clips + instances * max(parts, head.num_layers - 1))
+    piece = piece_of(h * w, works, tile)
     pieces = -(-h * w // piece)
     blocks = piece // tile.block(tile.feature_cells)
 
@@ -76,7 +78,7 @@ def backward(
         gradient_kernel,
         (head, tile),
         lambda arguments: gradient_variant(arguments, head, tile),
-        T * pieces * (clips * blocks + instances * parts_of(head, tile)),
+        T * pieces * (clips * blocks + instances * parts),
         (*tensors, grad.contiguous(), grad_features, partials),
         (*sizes, piece, pieces, clips, instances, 0),
     )
@@ -318,16 +320,17 @@ def _units(head: MaskHead, tile: table.BackwardTile) -> int:
 
 
 @lru_cache(maxsize=1024)
-def piece_of(cells: int, programs: int, tile: table.BackwardTile) -> int:
+def piece_of(cells: int, works: int, tile: table.BackwardTile) -> int:
     """Cells that a program sums parameter gradients over: many, since every program ends with a sum
-    over its lanes, as long as there are programs enough.
+    over its lanes, as long as there is work enough for many.
 
     Args:
-        programs: of a launch whose pieces are whole frames.
+        works: of a launch whose pieces are whole frames: a program that sums all layers has one
+            for each.
     """
     block = tile.block(max(tile.parameter_cells, tile.feature_cells))
     piece = table.LONGEST_PIECE
-    while piece > 1 and programs * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
+    while piece > 1 and works * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
         piece //= 2
     return piece * block
 
@@ -366,8 +369,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
         name += " absolute" * (not head.relative_coordinates)
     is_launched = head == SEQFORMER or (is_of_losses and kind == "gradients")
-    # Half precision of the model is left to the whole table, for the time that it takes.
-    return Case(name=name, variant=variant, is_model=is_launched and dtype == real)
+    return Case(name=name, variant=variant, is_model=is_launched)
 
 
 SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
