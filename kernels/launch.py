@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compile_once import is_shared, turn
 from .device import Target, device_cache, facts
 
 MAX_PROGRAMS, MAX_SHORT_AXIS = 2**31 - 1, 65_535
@@ -140,6 +141,9 @@ class Launch:
         self, grid: tuple[int, ...], target: Target, arguments: tuple[Any, ...]
     ) -> None:
         kernel, options = self.variant.kernel, self.variant.options(target)
+        if self._compiled is None and is_shared() and hasattr(kernel, "cache_key"):
+            with turn(self._form(arguments, options)):
+                kernel.warmup(*arguments, *self._constants, grid=grid, **options)
         try:
             compiled = kernel[grid](*arguments, *self._constants, **options)
         except Exception as error:
@@ -157,6 +161,16 @@ class Launch:
         # The interpreter compiles nothing and gives nothing.
         if compiled is not None and self._is_as_compiled(arguments):
             self._compiled = compiled
+
+    def _form(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> str:
+        """All that the compiled code depends on."""
+        import triton
+
+        device = next(x.device for x in arguments if isinstance(x, Tensor))
+        variant = self.variant
+        types = sorted(variant.types.items())
+        parts = (variant.kernel.cache_key, types, self._constants, sorted(options.items()))
+        return repr((triton.__version__, facts().capability(device), *parts))
 
 
 _launches: dict[Any, Launch] = device_cache()
