@@ -159,8 +159,8 @@ def _backward(
 ) -> list[Traffic]:
     cells = sizes.height * sizes.width
     tile = backward_tile(capability, head)
-    programs = sizes.frames * (sizes.clips + sizes.instances * parts_of(head, tile))
-    piece = piece_of(cells, programs, tile)
+    parts = max(parts_of(head, tile), head.num_layers - 1)
+    piece = piece_of(cells, sizes.frames * (sizes.clips + sizes.instances * parts), tile)
     partials = sizes.instances * sizes.frames * -(-cells // piece) * head.num_params * FLOAT
     inputs, gradients = _inputs(head, sizes), _gradients(head, sizes)
     first = Traffic(
