@@ -131,7 +131,7 @@ def test_kernels_move_nothing_through_shared_memory_and_add_as_designed():
         assert "ATOM" not in kinds and "CAS" not in kinds, row
         if "deterministic" in row["case"]:
             assert "64" in kinds, row
-        elif row["target"] in ("90", "100"):
+        elif row["target"] in ("90", "100", "120"):
             assert "F32x4" in kinds, row
         else:
             assert "F32x" not in kinds, row
