@@ -80,9 +80,13 @@ def mask_candidates(smallest: int, capability: int) -> Iterator[dynamic_mask_tab
 
 
 def mask_backward_candidates(capability: int) -> Iterator[dynamic_mask_table.BackwardTile]:
-    for num_warps, of_parameters, of_features in product((1, 2), (1, 2, 4), (1, 2, 4)):
+    cells = (1, 2, 4)
+    for num_warps, of_parameters, of_features, sums in product((1, 2), cells, cells, (100, 176)):
         yield dynamic_mask_table.BackwardTile(
-            num_warps=num_warps, parameter_cells=of_parameters, feature_cells=of_features
+            num_warps=num_warps,
+            parameter_cells=of_parameters,
+            feature_cells=of_features,
+            max_sums=sums,
         )
 
 
