@@ -132,6 +132,11 @@ def together_rows() -> Iterator[Row]:
         for t in ("u32", "s32") if k < 3 else ("b32",):
             fields = {"mode": k, "target": 1, "flags": FLAGS["signed"] * (t == "s32")}
             yield Row(f"redux.sync.{name}.{t}", "d32 s32 s32", "redux", "shuffle", fields)
+    for k, name in ((1, "min"), (2, "max")):
+        for mode, magnitude in ((k, ""), (k | 8, ".abs")):
+            head = f"redux.sync.{name}{magnitude}[.NaN].f32"
+            fields = {"mode": mode, "target": 1}
+            yield Row(head, "d32 s32 s32", "redux.f32", "shuffle", fields)
     yield Row("elect.sync", "d32|p s32", "elect", "shuffle", {"target": 0})
     yield Row("activemask.b32", "d32", "activemask", "shuffle")
     for name in ("bar[.cta].sync", "barrier[.cta].sync[.aligned]"):

@@ -105,6 +105,35 @@ static void redux(struct machine *m, const struct instruction *i, uint32_t mask)
     set_defined(m, i, 0, mask, is_known ? ALL_LANES : 0);
 }
 
+/* Numbers that are not one count only with .NaN, or where there is no other; -0 is below +0. The
+ * mode has ABSOLUTE for .abs. */
+enum { ABSOLUTE = 8 };
+
+static void redux_f32(struct machine *m, const struct instruction *i, uint32_t mask) {
+    const uint32_t *a = source(m, i, 0);
+    uint32_t result = NAN32;
+    int has_number = 0, has_nan = 0;
+    FOR_ACTIVE(l, mask) {
+        must_take_part(m, member_mask(m, i, l), l);
+        uint32_t bits = i->mode & ABSOLUTE ? a[l] & 0x7fffffff : a[l];
+        if ((bits & 0x7fffffff) > 0x7f800000) {
+            has_nan = 1;
+            continue;
+        }
+        /* in this order, numbers compare like whole ones without sign */
+        uint32_t key = bits >> 31 ? ~bits : bits | 0x80000000u;
+        uint32_t best = result >> 31 ? ~result : result | 0x80000000u;
+        int is_better = (i->mode & ~ABSOLUTE) == MIN ? key < best : key > best;
+        if (!has_number || is_better) result = bits;
+        has_number = 1;
+    }
+    if (has_nan && i->flags & PROPAGATE_NAN) result = NAN32;
+    uint32_t *d = destination(m, i, 0);
+    FOR_ACTIVE(l, mask) d[l] = result;
+    int is_known = (defined(m, i, 0) & mask) == mask;
+    set_defined(m, i, 0, mask, is_known ? ALL_LANES : 0);
+}
+
 static void elect(struct machine *m, const struct instruction *i, uint32_t mask) {
     uint32_t leader = (uint32_t)__builtin_ctz(mask), *d = destination(m, i, 0);
     FOR_ACTIVE(l, mask) {
@@ -124,6 +153,7 @@ const struct operation lane_operations[] = {
     {"vote", vote, WARP_EXCHANGE, OWN},
     {"match", match, WARP_EXCHANGE, OWN},
     {"redux", redux, WARP_EXCHANGE, OWN},
+    {"redux.f32", redux_f32, WARP_EXCHANGE, OWN},
     {"elect", elect, WARP_EXCHANGE},
     {"activemask", activemask},
     {0},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,14 @@ def test_match(w):
     assert (same == [FULL, FULL, 1]).all()
 
 
+REDUX_F32 = [
+    f"redux.sync.{name}{magnitude}{nan}.f32"
+    for name in ("min", "max")
+    for magnitude in ("", ".abs")
+    for nan in ("", ".NaN")
+]
+
+
 @pytest.mark.parametrize("head", ("add.u32", "add.s32", "min.u32", "min.s32", "max.u32", "max.s32",
                                   "and.b32", "or.b32", "xor.b32"))  # fmt: skip
 def test_redux(head):
@@ -126,6 +136,24 @@ def test_redux(head):
     expected = functions[name].reduce(typed, dtype=typed.dtype).astype(typed.dtype)
     got = on_lanes(f"redux.sync.{head} %r20, %r10, -1;", a)
     assert (got.view(typed.dtype) == expected).all()
+
+
+@pytest.mark.parametrize("head", REDUX_F32)
+def test_redux_of_floats(head):
+    """Signed zeros are ordered; what is not a number is left out, but for .NaN."""
+    numbers = np.random.default_rng(1).normal(size=32).astype(np.float32)
+    zeros = np.where(np.arange(32) % 2, np.float32(-0.0), np.float32(0.0))
+    some = np.where(np.arange(32) % 3, numbers, np.float32("nan"))
+    infinite = np.where(np.arange(32) == 5, np.float32("-inf"), some)
+    for given in (numbers, zeros, some, infinite, np.full(32, np.nan, np.float32)):
+        got = on_lanes(f"{head} %r20, %r10, -1;", given.view(np.uint32))
+        known = [float(x) for x in (np.abs(given) if ".abs" in head else given) if x == x]
+        if not known or (len(known) < 32 and ".NaN" in head):
+            assert (got == 0x7FFFFFFF).all()
+            continue
+        pick = min if ".min" in head else max
+        best = pick(known, key=lambda x: (x, math.copysign(1, x)))
+        assert (got == np.float32(best).view(np.uint32)).all()
 
 
 def test_elect_and_activemask():
@@ -375,6 +403,7 @@ HEADS = {f"shfl.sync.{m}.b32" for m in ("up", "down", "bfly", "idx")}
 HEADS |= {f"vote.sync.{m}" for m in ("all.pred", "any.pred", "uni.pred", "ballot.b32")}
 HEADS |= {f"match.{m}.sync.b{w}" for m in ("any", "all") for w in (32, 64)}
 HEADS |= {f"redux.sync.{m}.{t}" for m in ("add", "min", "max") for t in ("u32", "s32")}
+HEADS |= set(REDUX_F32)
 HEADS |= {f"redux.sync.{m}.b32" for m in ("and", "or", "xor")}
 HEADS |= {b.split()[0] for b in BARRIERS}
 HEADS |= {f"fence{o}.{s}" for o in ("", ".sc", ".acq_rel", ".acquire", ".release", ".relaxed")
