@@ -148,7 +148,11 @@ class ClipLoader(DataLoader[ClipBatch]):
                 Lock()  # if one cannot be made, torch's iterator is left half made
             with deaf_children(), _no_exceptions_from_signals():
                 batches = super().__iter__()  # workers start now, not at the first batch
-        except OSError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            if self._workers:  # one of them died between two epochs: said when a batch is taken
+                return self._checked(_raising(error))
+            if not isinstance(error, OSError):
+                raise
             raise OSError(
                 f"decoding processes cannot be started ({error.strerror or error}); their locks "
                 "need a little room in /dev/shm, and they count among the user's processes: see to "
@@ -227,6 +231,11 @@ def _close_loaders() -> None:
     """Before multiprocessing waits for workers that it cannot end by SIGTERM."""
     for loader in list(_open_loaders):
         loader.close()
+
+
+def _raising(error: Exception) -> Iterator[ClipBatch]:
+    raise error
+    yield
 
 
 def _begin_worker(number: int) -> None:

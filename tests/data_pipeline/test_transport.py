@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,17 @@ def test_a_dead_worker_is_said_within_seconds(small, number):
     assert len(list(loader)) > 0  # it can be used again
 
 
+def test_a_worker_that_dies_between_two_epochs_is_said_with_the_next_batch(small):
+    loader, batches = start(small)
+    assert len(list(batches)) > 1
+    loader._workers[0].kill()
+    loader.batch_sampler.set_epoch(1)
+    batches = iter(loader)
+    with pytest.raises(DeadWorkerError, match="a decoding process ended"):
+        next(batches)
+    loader.close()
+
+
 def test_requests_to_end_a_job_leave_workers_alone(small):
     loader, batches = start(small)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -124,11 +135,12 @@ def test_locks_that_cannot_be_made_are_said(small, monkeypatch):
         iter(loader)
 
 
-def test_a_broken_file_in_a_worker_is_not_a_dead_worker(small):
-    for frame in sorted(small.images.rglob("*.jpg")):
+def test_a_broken_file_in_a_worker_is_not_a_dead_worker(small, tmp_path):
+    images = shutil.copytree(small.images, tmp_path / "copy")
+    for frame in sorted(images.rglob("*.jpg")):
         if frame.name != "00000.jpg":
             frame.write_bytes(frame.read_bytes()[:100])
-    config = replace(config_of(small, num_workers=1), max_broken_share=0.0)
+    config = config_of(small, num_workers=1, max_broken_share=0.0, train_images=images)
     loader, _ = build_train_loader(config, seed=3)
     loader.batch_sampler.set_epoch(0)
     with pytest.raises(ValueError, match=r"\.jpg") as error:

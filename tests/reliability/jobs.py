@@ -58,7 +58,9 @@ class Job:
         return any(process.is_alive() for process in self.processes)
 
     def send(self, number: signal.Signals, rank: int | None = None) -> None:
-        """To one process, or to the whole group."""
+        """To one process, or to the whole group; to none that has ended, as numbers are reused."""
+        if not (self.is_running() if rank is None else self.processes[rank].is_alive()):
+            return
         try:
             if rank is None:
                 os.killpg(self.pids[0], number)
