@@ -288,14 +288,12 @@ def blend(first, second, q: tl.constexpr, F: tl.constexpr):
 @triton.jit
 def blend_rows(above, below, q, F: tl.constexpr, COLUMNS: tl.constexpr):
     """Two rows of cells of a lane -> the row q / F of the way between them, q in 1..F."""
+    share = tl.cast(q, tl.float32) / F
     line = ()
     for c in tl.static_range(COLUMNS):
-        if F > 2:  # q comes from a loop: see `load_channels`
-            share = tl.cast(q, tl.float32) / F
-            between = above[c] * (1.0 - share) + below[c] * share
-            line += (tl.where(q == F, below[c], between),)
-        else:
-            line += (blend(above[c], below[c], q, F),)
+        # All of one and nothing of the other, were that infinite, would be NaN.
+        between = above[c] * (1.0 - share) + below[c] * share
+        line += (tl.where(q == F, below[c], between),)
     return line
 
 
@@ -372,12 +370,8 @@ def forward_kernel(
         for r in tl.static_range(ROWS):
             below = cells[r * CELLS : (r + 1) * CELLS]
             y = F * (top + i + r) + FIRST - 1
-            if F > 2:
-                for q in range(1, F + 1):
-                    store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
-            else:
-                for q in tl.static_range(1, F + 1):
-                    store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
+            for q in range(1, F + 1):
+                store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
             above = below
 
 

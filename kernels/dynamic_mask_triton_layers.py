@@ -118,11 +118,10 @@ def layer_backward(
             if IS_SUMMING:
                 above_weights += (sums[NUM_WEIGHTS - D + o] + sum_cells(dz * value),)
         else:
-            weights = again + (FIRST + o * INPUTS)
             delta = masked(grads[o], units[o])
         new = ()
         for i in tl.static_range(SKIPPED, INPUTS):
-            share = tl.load(weights + i).to(tl.float32) * delta
+            share = tl.load(again + (FIRST + o * INPUTS + i)).to(tl.float32) * delta
             new += (share,) if o == 0 else (below[i - SKIPPED] + share,)
         below = new
         if IS_SUMMING:

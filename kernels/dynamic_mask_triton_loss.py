@@ -125,18 +125,11 @@ def loss_kernel(
             CELLS,
         )
         y = F * (top + i) + FIRST - 1
-        if F > 2:
-            for q in range(1, F + 1):
-                sums = add_line(
-                    sums, above, below, q, y + q, left, i >= 0, targets, target_h, target_w,
-                    target_stride, h, w, ALPHA, GAMMA, F, CELLS,
-                )  # fmt: skip
-        else:
-            for q in tl.static_range(1, F + 1):
-                sums = add_line(
-                    sums, above, below, q, y + q, left, i >= 0, targets, target_h, target_w,
-                    target_stride, h, w, ALPHA, GAMMA, F, CELLS,
-                )  # fmt: skip
+        for q in range(1, F + 1):
+            sums = add_line(
+                sums, above, below, q, y + q, left, i >= 0, targets, target_h, target_w,
+                target_stride, h, w, ALPHA, GAMMA, F, CELLS,
+            )  # fmt: skip
         above = below
     partials += tl.program_id(0).to(tl.int64) * 4
     for s in tl.static_range(4):
@@ -275,18 +268,11 @@ def loss_gradient_kernel(
         lower = ()
         for _ in tl.static_range(OWN):
             lower += (tl.zeros([BP], tl.float32),)
-        if F > 2:
-            for q in range(1, F + 1):
-                upper, lower = add_line_gradient(
-                    upper, lower, above, below, q, row, left, i >= 0, targets, target_h, target_w,
-                    target_stride, h, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F, CELLS,
-                )  # fmt: skip
-        else:
-            for q in tl.static_range(1, F + 1):
-                upper, lower = add_line_gradient(
-                    upper, lower, above, below, q, row, left, i >= 0, targets, target_h, target_w,
-                    target_stride, h, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F, CELLS,
-                )  # fmt: skip
+        for q in range(1, F + 1):
+            upper, lower = add_line_gradient(
+                upper, lower, above, below, q, row, left, i >= 0, targets, target_h, target_w,
+                target_stride, h, w, d_focal, d_overlap, d_area, ALPHA, GAMMA, F, CELLS,
+            )  # fmt: skip
         for c in tl.static_range(OWN):
             owned = (i >= 1) & (row <= h) & (left + c < w)
             tl.store(grad + ((row - 1) * w + left + c), upper[c], mask=owned)
