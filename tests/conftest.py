@@ -1,8 +1,10 @@
 """Before anything imports triton: without a GPU, its kernels run in the interpreter. One of several
 test processes leaves the other cores to the others."""
 
+import logging
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -10,3 +12,13 @@ if not torch.cuda.is_available():
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """A command that a test runs in this process sets up logging; the next test starts without."""
+    loggers = [logging.getLogger(), logging.getLogger("seqformer")]
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    yield
+    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        each.handlers[:], each.level, each.propagate = handlers, level, propagate
