@@ -20,6 +20,7 @@ import torch
 from kernels.mask_head import tiles as table
 from kernels.mask_head.launch import backward_tile, parts_of, piece_of, strips
 from kernels.mask_head.spec import MaskHead
+from kernels.mask_loss.tiles import LOSS
 
 FLOAT, INDEX = 4, 8
 """Bytes of a parameter, reference, gradient of cells or partial sum; and of an index."""
@@ -102,7 +103,7 @@ def backward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic
 
 def loss_forward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic]:
     """Reads arguments and targets, writes four sums per program."""
-    tile, extra = table.tile_for(table.LOSS, capability), int(head.upsample > 2)
+    tile, extra = table.tile_for(LOSS, capability), int(head.upsample > 2)
     frames = sizes.instances * sizes.frames
     rows = sizes.height + extra
     own = tile.cells - int(head.upsample > 1)

@@ -21,12 +21,6 @@ from ..backend import is_reference_chosen
 from . import op, reference
 from .spec import MaskHead, check_head, check_values
 
-MASK_CHANNELS = 8
-"""Channels of SeqFormer's mask features, and of its two hidden layers."""
-
-NUM_MASK_PARAMS = MaskHead(MASK_CHANNELS, 8, 3, True, 2, 8).num_params
-"""G of SeqFormer: 80 + 64 + 8 weights, then 8 + 8 + 1 biases = 169."""
-
 
 def dynamic_mask_head(
     mask_features: Tensor,
@@ -45,8 +39,8 @@ def dynamic_mask_head(
     Args:
         mask_features: [B, T, C, h, w], output of the mask branch; any float dtype.
         mask_params: [N, G] per instance: the weights of all layers, then their biases, each
-            row-major [outputs, inputs]; SeqFormer's 169 are W0 [8, 10], W1 [8, 8], W2 [1, 8],
-            b0 [8], b1 [8], b2 [1]. The inputs of W0 are rel_x, rel_y, then the channels.
+            row-major [outputs, inputs]; the 169 of the default head are W0 [8, 10], W1 [8, 8],
+            W2 [1, 8], b0 [8], b1 [8], b2 [1]. The inputs of W0 are rel_x, rel_y, then the channels.
         reference_points: [N, T, 2], (x, y) in input pixels; the relative coordinates of a cell are
             reference minus `mask_stride * cell + mask_stride // 2`, in pixels. To divide them by a
             size, divide the first two columns of W0. None without relative coordinates.

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Case, Variant, argument_type, launch_of
-from ..mask_loss.triton_forward import loss_gradient_kernel, loss_kernel
+from ..launch import Variant, argument_type, launch_of
 from . import tiles as table
 from .spec import MaskHead
 from .triton_backward import gradient_kernel, sum_kernel
@@ -30,7 +29,7 @@ def forward(
     head: MaskHead,
 ) -> Tensor:
     """One launch. Arguments and result as `op.forward`."""
-    tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
+    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     (N, G), F = mask_params.shape, head.upsample
     out = mask_features.new_empty((N, T, F * h, F * w))
@@ -38,7 +37,7 @@ def forward(
     strip, tiles = strips(
         h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
-    _run(
+    run_kernel(
         forward_kernel,
         (head, tile),
         lambda arguments: forward_variant(arguments, head, tile),
@@ -60,7 +59,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Two launches. Arguments and results as `op.backward`; None where not asked."""
     needs_features, needs_params = needs
-    tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
+    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
     tile = backward_tile(facts().capability(grad.device), head)
@@ -74,7 +73,7 @@ def backward(
     grad_features = mask_features.new_empty(mask_features.shape if needs_features else 0)
     partials = grad.new_empty((instances, T, pieces, G), dtype=torch.float32)
     sizes = (G, B, N, T, h, w, head.stride)
-    _run(
+    run_kernel(
         gradient_kernel,
         (head, tile),
         lambda arguments: gradient_variant(arguments, head, tile),
@@ -87,7 +86,7 @@ def backward(
     grad_references = reference_points.new_empty(reference_points.shape if needs_params else 0)
     if not head.relative_coordinates:
         grad_references.zero_()
-    _run(
+    run_kernel(
         sum_kernel,
         head,
         lambda arguments: sum_variant(arguments, head),
@@ -102,76 +101,7 @@ def backward(
     )
 
 
-def loss_forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
-    """Sums per instance, [N, 4] float32: focal, p * t, p, t. A launch, and a sum over programs."""
-    tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
-    targets, *sizes = _target_arguments(targets, target_stride)
-    B, T, _, h, w = mask_features.shape
-    (N, G), F = mask_params.shape, head.upsample
-    tile = _tile(table.LOSS, mask_features)
-    strip, tiles = strips(
-        h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
-    )
-    partials = mask_features.new_empty((N, T * tiles, 4), dtype=torch.float32)
-    _run(
-        loss_kernel,
-        (head, tile, alpha, gamma),
-        lambda arguments: loss_variant(arguments, head, tile, alpha, gamma),
-        N * T * tiles,
-        (*tensors, targets, target_index.contiguous(), partials),
-        (G, B, T, h, w, head.stride, strip, tiles, *sizes),
-    )
-    return partials.sum(1)
-
-
-def loss_backward(
-    grad_sums: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Three launches: the gradient of the cells' logits, then the backward of the head without
-    upsampling."""
-    tensors = _contiguous(mask_features, mask_params, reference_points, clip_index)
-    targets, *sizes = _target_arguments(targets, target_stride)
-    B, T, _, h, w = mask_features.shape
-    N, G = mask_params.shape
-    tile = _tile(table.LOSS, mask_features)
-    own = tile.cells - 2 * (head.upsample > 1)
-    strip, tiles = strips(h, w, own, 32 * tile.num_warps, N * T, h)
-    grad = mask_features.new_empty((N, T, h, w), dtype=torch.float32)
-    given = (*tensors, targets, target_index.contiguous(), grad_sums.float().contiguous())
-    _run(
-        loss_gradient_kernel,
-        (head, tile, alpha, gamma),
-        lambda arguments: loss_gradient_variant(arguments, head, tile, alpha, gamma),
-        N * T * tiles,
-        (*given, grad),
-        (G, B, T, h, w, head.stride, strip, tiles, *sizes),
-    )
-    return backward(grad, *tensors, head.without_upsampling(), needs)
-
-
-def _run(
+def run_kernel(
     kernel: Any,
     form: Hashable,
     make: Callable[[dict[str, Any]], Variant],
@@ -186,44 +116,27 @@ def _run(
 
 def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
-    constants = _network(head) | {"F": head.upsample, "CELLS": tile.cells}
+    constants = network_constants(head) | {"F": head.upsample, "CELLS": tile.cells}
     constants |= {"ROWS": 1, "BP": 32 * tile.num_warps}
-    return _variant(forward_kernel, arguments, constants, tile)
+    return variant_of(forward_kernel, arguments, constants, tile)
 
 
 def gradient_variant(
     arguments: dict[str, Any], head: MaskHead, tile: table.BackwardTile
 ) -> Variant:
     """How the kernel for gradients of features and partial sums of parameters is compiled."""
-    constants = _network(head) | {"F": head.upsample, "UNITS": _units(head, tile)}
+    constants = network_constants(head) | {"F": head.upsample, "UNITS": _units(head, tile)}
     constants |= {"PARAMETER_E": tile.parameter_cells, "FEATURE_E": tile.feature_cells}
-    return _variant(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
+    return variant_of(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
 
 
 def sum_variant(arguments: dict[str, Any], head: MaskHead) -> Variant:
     """How the kernel that adds up partial sums is compiled."""
-    constants = _network(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
-    return _variant(sum_kernel, arguments, constants, table.SUM)
+    constants = network_constants(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
+    return variant_of(sum_kernel, arguments, constants, table.SUM)
 
 
-def loss_variant(
-    arguments: dict[str, Any], head: MaskHead, tile: table.Tile, alpha: float, gamma: float
-) -> Variant:
-    """How the kernel for the losses is compiled."""
-    constants = _network(head) | {"F": head.upsample, "CELLS": tile.cells}
-    constants |= {"BP": 32 * tile.num_warps, "ALPHA": alpha, "GAMMA": gamma}
-    return _variant(loss_kernel, arguments, constants, tile)
-
-
-def loss_gradient_variant(
-    arguments: dict[str, Any], head: MaskHead, tile: table.Tile, alpha: float, gamma: float
-) -> Variant:
-    """How the kernel for the gradient of the losses by the cells' logits is compiled."""
-    constants = loss_variant(arguments, head, tile, alpha, gamma).constants
-    return _variant(loss_gradient_kernel, arguments, dict(constants), tile)
-
-
-def _variant(
+def variant_of(
     kernel: Any,
     arguments: dict[str, Any],
     constants: dict[str, Any],
@@ -240,7 +153,7 @@ def _variant(
     )
 
 
-def _network(head: MaskHead) -> dict[str, int]:
+def network_constants(head: MaskHead) -> dict[str, int]:
     return {
         "C": head.channels,
         "D": head.hidden_width,
@@ -249,7 +162,7 @@ def _network(head: MaskHead) -> dict[str, int]:
     }
 
 
-def _contiguous(
+def contiguous(
     mask_features: Tensor, mask_params: Tensor, reference_points: Tensor, clip_index: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     floats = (mask_features.dtype, mask_params.dtype, reference_points.dtype)
@@ -264,17 +177,6 @@ def _contiguous(
         reference_points.contiguous(),
         clip_index.contiguous(),
     )
-
-
-def _target_arguments(
-    targets: Tensor, target_stride: int
-) -> tuple[Tensor, int, int, int, int, int]:
-    """As bytes, and the numbers from `target_h` to the last."""
-    M, _, height, width = targets.shape
-    targets = targets.contiguous()
-    if targets.dtype == torch.bool:
-        targets = targets.view(torch.uint8)
-    return targets, height, width, target_stride, M, 0
 
 
 @lru_cache(maxsize=1024)
@@ -292,10 +194,10 @@ def strips(
 
 @lru_cache(maxsize=256)
 def forward_tile(capability: int, head: MaskHead) -> table.Tile:
-    """The entry; its bound on registers is for SeqFormer's head."""
+    """The entry; its bound on registers is for the default head."""
     tile = table.tile_for(table.FORWARD, capability)
-    is_ours = replace(head, stride=SEQFORMER.stride) == SEQFORMER
-    return tile if is_ours else replace(tile, max_registers=None)
+    is_default = replace(head, stride=MaskHead.stride) == MaskHead()
+    return tile if is_default else replace(tile, max_registers=None)
 
 
 @lru_cache(maxsize=256)
@@ -333,70 +235,3 @@ def piece_of(cells: int, works: int, tile: table.BackwardTile) -> int:
     while piece > 1 and works * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
         piece //= 2
     return piece * block
-
-
-def _tile(entries: dict[int, table.Tile], tensor: Tensor) -> table.Tile:
-    return table.tile_for(entries, facts().capability(tensor.device))
-
-
-def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:
-    real, integer = torch.float32, torch.int64
-    numbers = (
-        *"GBNThw",
-        *("stride", "strip", "tiles", "piece", "pieces", "still"),
-        *("feature_clips", "param_instances"),
-        *("target_h", "target_w", "target_stride", "M"),
-    )
-    arguments: dict[str, Any] = dict.fromkeys(numbers, 1)
-    arguments |= {"features": dtype, "clip_index": integer, "out": dtype}
-    arguments |= {"targets": torch.uint8, "target_index": integer, "grad_sums": real}
-    arguments |= dict.fromkeys(("parameters", "references", "partials"), real)
-    arguments |= {"grad_features": dtype, "grad_params": real, "grad_references": real}
-    # The losses give the gradient of cells in float32.
-    is_of_losses = head == SEQFORMER.without_upsampling()
-    arguments["grad"] = real if is_of_losses or kind == "loss gradient" else dtype
-    if kind == "forward":
-        variant = forward_variant(arguments, head, forward_tile(capability, head))
-    elif kind == "gradients":
-        variant = gradient_variant(arguments, head, backward_tile(capability, head))
-    elif kind == "sum":
-        variant = sum_variant(arguments, head)
-    else:
-        form = loss_variant if kind == "loss" else loss_gradient_variant
-        variant = form(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
-    name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
-    if head != SEQFORMER:
-        name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
-        name += " absolute" * (not head.relative_coordinates)
-    is_launched = head == SEQFORMER or (is_of_losses and kind == "gradients")
-    return Case(name=name, variant=variant, is_model=is_launched)
-
-
-SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
-
-RELATIVES = (
-    MaskHead(8, 8, 3, True, 1, 8),
-    MaskHead(8, 8, 3, True, 4, 8),
-    MaskHead(8, 8, 3, False, 2, 8),
-    MaskHead(8, 8, 2, True, 2, 8),
-    MaskHead(8, 8, 4, True, 2, 8),
-    MaskHead(16, 16, 3, True, 2, 8),
-)
-"""Heads of other models: each choice by itself."""
-
-HEAD_KINDS = ("forward", "gradients")
-LOSS_KINDS = ("loss", "loss gradient")
-
-
-def compile_cases(capability: int) -> list[Case]:
-    """Every launch of the model on a GPU of this compute capability, and those of its relatives."""
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    cells = SEQFORMER.without_upsampling()
-    wanted = [(kind, dtype, SEQFORMER) for kind in HEAD_KINDS + LOSS_KINDS for dtype in dtypes]
-    # The backward of the losses ends with it.
-    wanted += [("gradients", dtype, cells) for dtype in dtypes]
-    wanted += [("sum", torch.float32, SEQFORMER)]
-    wanted += [(kind, torch.float32, head) for kind in HEAD_KINDS for head in RELATIVES]
-    # Of the network, losses use what the forward uses; upsampling is their own.
-    wanted += [(kind, torch.float32, head) for kind in LOSS_KINDS for head in RELATIVES[:2]]
-    return [_case(capability, *case) for case in dict.fromkeys(wanted)]

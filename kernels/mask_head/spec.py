@@ -24,7 +24,7 @@ _INTEGERS = (torch.int64, torch.int32)
 
 @dataclass(frozen=True)
 class MaskHead:
-    """The little network that a query generates, and where it is evaluated.
+    """The little network that a query generates, and where it is evaluated; CondInst's by default.
 
     Attributes:
         channels: C, channels of the mask features.
@@ -35,12 +35,12 @@ class MaskHead:
         stride: input pixels per cell of the features.
     """
 
-    channels: int
-    hidden_width: int
-    num_layers: int
-    relative_coordinates: bool
-    upsample: int
-    stride: int
+    channels: int = 8
+    hidden_width: int = 8
+    num_layers: int = 3
+    relative_coordinates: bool = True
+    upsample: int = 2
+    stride: int = 8
 
     @property
     def inputs(self) -> int:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..backend import is_reference_chosen
-from ..mask_head import checked_head, reference
+from ..mask_head import checked_head
 from ..mask_head.spec import MaskHead, check_index, check_values
-from . import op
+from . import op, reference
 
 
 class MaskLossSums(NamedTuple):

@@ -65,18 +65,18 @@ def _forward(*arguments: Any) -> Tensor:
     check_values(reference_points, clip_index, mask_features.shape[0])
     check_index("target_index", target_index, targets.shape[0], "targets")
     if kernel_implementation(mask_features) == "triton":
-        from ..mask_head import launch
+        from . import launch
 
-        return launch.loss_forward(*arguments)
+        return launch.forward(*arguments)
     return cpu_torch.forward(*arguments)
 
 
 def _backward(grad_sums: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     """Arguments of `sums`, and `needs`."""
     if kernel_implementation(arguments[0]) == "triton":
-        from ..mask_head import launch
+        from . import launch
 
-        return launch.loss_backward(grad_sums, *arguments)
+        return launch.backward(grad_sums, *arguments)
     return cpu_torch.backward(grad_sums, *arguments)
 
 

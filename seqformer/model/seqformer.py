@@ -13,7 +13,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .._kernels import kernels
 from ..config import ModelConfig
 from ..structures import ClipOutput
 from .attention import MSDeformAttn
@@ -22,7 +21,7 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
-from .masks import MaskBranch
+from .masks import NUM_MASK_PARAMS, MaskBranch
 from .position import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
 
@@ -45,7 +44,7 @@ class SeqFormer(nn.Module):
         backbone = build_backbone(config.backbone, config.drop_path)
         self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)
         self.backbone = backbone
-        self.controller = MLP(dim, dim, kernels.mask_head.NUM_MASK_PARAMS, 3)
+        self.controller = MLP(dim, dim, NUM_MASK_PARAMS, 3)
         self.mask_branch = MaskBranch(dim, config.mask_dim)
         self.mask_stride = backbone.strides[1]
         self._reset_parameters()

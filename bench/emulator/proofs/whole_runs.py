@@ -129,8 +129,8 @@ def _evaluate(gpu: EmulatedGPU, precision: str, has_compiler: bool) -> None:
             words = f"--weights {weights} --images {data.val_images} --device cpu --threads 1"
             words += f" --annotations {data.val_annotations} --short-side 48 --chunk-frames 2"
             words += f" --precision {precision} --output {folder / side / 'results.json'}"
-            library = kernels.frame_masks.library if has_compiler else lambda *_: None
-            no_library = mock.patch.object(kernels.frame_masks, "library", library)
+            library = kernels.frame_masks.cpu.library if has_compiler else lambda *_: None
+            no_library = mock.patch.object(kernels.frame_masks.cpu, "library", library)
             with quiet() as text, no_library, kernels.use_backend(backend):
                 code = main(words.split())
             assert code == 0, f"eval.py failed: {text.getvalue().strip()[-300:]}"
