@@ -1,4 +1,4 @@
-"""The settings of the training data; `config.py` holds all others and imports these."""
+"""The settings of the training data."""
 
 from __future__ import annotations
 
