@@ -9,20 +9,20 @@ import torch
 from kernels.frame_masks import launch as threshold_launch
 from kernels.launch import Case
 from kernels.mask_head import launch as head_launch
-from kernels.mask_head.spec import MaskHead
+from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.tiles import tile_for
 from kernels.mask_loss import launch as loss_launch
 from kernels.mask_loss.tiles import LOSS
 
-SEQFORMER = MaskHead()
+SEQFORMER = MaskHeadConfig()
 
 OTHER_HEADS = (
-    MaskHead(8, 8, 3, True, 1, 8),
-    MaskHead(8, 8, 3, True, 4, 8),
-    MaskHead(8, 8, 3, False, 2, 8),
-    MaskHead(8, 8, 2, True, 2, 8),
-    MaskHead(8, 8, 4, True, 2, 8),
-    MaskHead(16, 16, 3, True, 2, 8),
+    MaskHeadConfig(8, 8, 3, True, 1, 8),
+    MaskHeadConfig(8, 8, 3, True, 4, 8),
+    MaskHeadConfig(8, 8, 3, False, 2, 8),
+    MaskHeadConfig(8, 8, 2, True, 2, 8),
+    MaskHeadConfig(8, 8, 4, True, 2, 8),
+    MaskHeadConfig(16, 16, 3, True, 2, 8),
 )
 """Heads of other models: each choice by itself."""
 
@@ -56,7 +56,7 @@ def threshold_cases() -> list[Case]:
     ]
 
 
-def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:
+def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHeadConfig) -> Case:
     real, integer = torch.float32, torch.int64
     numbers = (
         *"GBNThw",

@@ -16,23 +16,17 @@ from torch import Tensor
 from ..device import facts
 from ..launch import Variant, argument_type, launch_of
 from . import tiles as table
-from .spec import MaskHead
+from .inputs import MaskHeadConfig, MaskHeadInputs
 from .triton_backward import gradient_kernel, sum_kernel
 from .triton_forward import forward_kernel
 
 
-def forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> Tensor:
-    """One launch. Arguments and result as `op.forward`."""
-    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
-    B, T, _, h, w = mask_features.shape
-    (N, G), F = mask_params.shape, head.upsample
-    out = mask_features.new_empty((N, T, F * h, F * w))
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Tensor:
+    """One launch. Result as `op.forward`."""
+    inputs = contiguous(inputs)
+    B, T, _, h, w = inputs.features.shape
+    (N, G), F = inputs.params.shape, head.upsample
+    out = inputs.features.new_empty((N, T, F * h, F * w))
     tile = forward_tile(facts().capability(out.device), head)
     strip, tiles = strips(
         h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
@@ -42,26 +36,21 @@ def forward(
         (head, tile),
         lambda arguments: forward_variant(arguments, head, tile),
         N * T * tiles,
-        (*tensors, out),
+        (*inputs, out),
         (G, B, T, h, w, head.stride, strip, tiles, 0),
     )
     return out
 
 
 def backward(
-    grad: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-    needs: Sequence[bool],
+    grad: Tensor, inputs: MaskHeadInputs, head: MaskHeadConfig, needs: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Two launches. Arguments and results as `op.backward`; None where not asked."""
+    """Two launches. Results as `op.backward`; None where not asked for."""
     needs_features, needs_params = needs
-    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
-    B, T, _, h, w = mask_features.shape
-    N, G = mask_params.shape
+    inputs = contiguous(inputs)
+    features, params, references, _ = inputs
+    B, T, _, h, w = features.shape
+    N, G = params.shape
     tile = backward_tile(facts().capability(grad.device), head)
     clips, instances = B * needs_features, N * needs_params
     parts = parts_of(head, tile)
@@ -70,7 +59,7 @@ def backward(
     pieces = -(-h * w // piece)
     blocks = piece // tile.block(tile.feature_cells)
 
-    grad_features = mask_features.new_empty(mask_features.shape if needs_features else 0)
+    grad_features = features.new_empty(features.shape if needs_features else 0)
     partials = grad.new_empty((instances, T, pieces, G), dtype=torch.float32)
     sizes = (G, B, N, T, h, w, head.stride)
     run_kernel(
@@ -78,12 +67,12 @@ def backward(
         (head, tile),
         lambda arguments: gradient_variant(arguments, head, tile),
         T * pieces * (clips * blocks + instances * parts),
-        (*tensors, grad.contiguous(), grad_features, partials),
+        (*inputs, grad.contiguous(), grad_features, partials),
         (*sizes, piece, pieces, clips, instances, 0),
     )
 
-    grad_params = mask_params.new_empty(mask_params.shape if needs_params else 0)
-    grad_references = reference_points.new_empty(reference_points.shape if needs_params else 0)
+    grad_params = params.new_empty(params.shape if needs_params else 0)
+    grad_references = references.new_empty(references.shape if needs_params else 0)
     if not head.relative_coordinates:
         grad_references.zero_()
     run_kernel(
@@ -91,7 +80,7 @@ def backward(
         head,
         lambda arguments: sum_variant(arguments, head),
         instances,
-        (partials, tensors[1], grad_params, grad_references),
+        (partials, params, grad_params, grad_references),
         (G, T, pieces),
     )
     return (
@@ -114,7 +103,7 @@ def run_kernel(
     launch.run(programs, tensors[0].device, *tensors, *numbers)
 
 
-def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile) -> Variant:
+def forward_variant(arguments: dict[str, Any], head: MaskHeadConfig, tile: table.Tile) -> Variant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
     constants = network_constants(head) | {"F": head.upsample, "CELLS": tile.cells}
     constants |= {"ROWS": 1, "BP": 32 * tile.num_warps}
@@ -122,7 +111,7 @@ def forward_variant(arguments: dict[str, Any], head: MaskHead, tile: table.Tile)
 
 
 def gradient_variant(
-    arguments: dict[str, Any], head: MaskHead, tile: table.BackwardTile
+    arguments: dict[str, Any], head: MaskHeadConfig, tile: table.BackwardTile
 ) -> Variant:
     """How the kernel for gradients of features and partial sums of parameters is compiled."""
     constants = network_constants(head) | {"F": head.upsample, "UNITS": _units(head, tile)}
@@ -130,7 +119,7 @@ def gradient_variant(
     return variant_of(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
 
 
-def sum_variant(arguments: dict[str, Any], head: MaskHead) -> Variant:
+def sum_variant(arguments: dict[str, Any], head: MaskHeadConfig) -> Variant:
     """How the kernel that adds up partial sums is compiled."""
     constants = network_constants(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
     return variant_of(sum_kernel, arguments, constants, table.SUM)
@@ -153,7 +142,7 @@ def variant_of(
     )
 
 
-def network_constants(head: MaskHead) -> dict[str, int]:
+def network_constants(head: MaskHeadConfig) -> dict[str, int]:
     return {
         "C": head.channels,
         "D": head.hidden_width,
@@ -162,21 +151,14 @@ def network_constants(head: MaskHead) -> dict[str, int]:
     }
 
 
-def contiguous(
-    mask_features: Tensor, mask_params: Tensor, reference_points: Tensor, clip_index: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    floats = (mask_features.dtype, mask_params.dtype, reference_points.dtype)
-    if torch.float64 in floats:
+def contiguous(inputs: MaskHeadInputs) -> MaskHeadInputs:
+    """Raises: ValueError for float64."""
+    if inputs.compute_dtype == torch.float64:
         raise ValueError(
             "float64 has no Triton kernel of the dynamic mask head; use float32, or the backend "
             "'reference'"
         )
-    return (
-        mask_features.contiguous(),
-        mask_params.contiguous(),
-        reference_points.contiguous(),
-        clip_index.contiguous(),
-    )
+    return MaskHeadInputs(*[tensor.contiguous() for tensor in inputs])
 
 
 @lru_cache(maxsize=1024)
@@ -193,28 +175,28 @@ def strips(
 
 
 @lru_cache(maxsize=256)
-def forward_tile(capability: int, head: MaskHead) -> table.Tile:
+def forward_tile(capability: int, head: MaskHeadConfig) -> table.Tile:
     """The entry; its bound on registers is for the default head."""
     tile = table.tile_for(table.FORWARD, capability)
-    is_default = replace(head, stride=MaskHead.stride) == MaskHead()
+    is_default = replace(head, stride=MaskHeadConfig.stride) == MaskHeadConfig()
     return tile if is_default else replace(tile, max_registers=None)
 
 
 @lru_cache(maxsize=256)
-def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
+def backward_tile(capability: int, head: MaskHeadConfig) -> table.BackwardTile:
     """The entry; a wide or deep network leaves registers for half as many cells."""
     tile = table.tile_for(table.BACKWARD, capability)
     return tile.halved() if head.hidden_width > 8 or head.num_layers > 3 else tile
 
 
 @lru_cache(maxsize=256)
-def parts_of(head: MaskHead, tile: table.BackwardTile) -> int:
+def parts_of(head: MaskHeadConfig, tile: table.BackwardTile) -> int:
     """Programs that share the parameters of an instance: one, or one or more per hidden layer."""
     units = _units(head, tile)
     return 1 if units > head.hidden_width else (head.num_layers - 1) * head.hidden_width // units
 
 
-def _units(head: MaskHead, tile: table.BackwardTile) -> int:
+def _units(head: MaskHeadConfig, tile: table.BackwardTile) -> int:
     """Units of a layer whose sums a program keeps in registers; more than a layer has: all sums."""
     if head.num_params <= tile.max_sums:
         return head.num_params

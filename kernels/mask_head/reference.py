@@ -8,39 +8,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .spec import MaskHead
+from .inputs import MaskHeadConfig, MaskHeadInputs
 
 
-def dynamic_mask_head(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> Tensor:
+def dynamic_mask_head(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Tensor:
     """[N, T, F*h, F*w] in the dtype of the features; computed in float32, or float64 if given."""
-    N, T = reference_points.shape[:2]
-    h, w = mask_features.shape[-2:]
-    tensors = (mask_features, mask_params, reference_points)
-    compute = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    features, params, references = (t.to(compute) for t in tensors)
+    N, T = inputs.references.shape[:2]
+    h, w = inputs.features.shape[-2:]
+    compute = inputs.compute_dtype
+    features, params, references = (t.to(compute) for t in inputs[:3])
 
     # rel = ref - (stride*col + stride//2, stride*row + stride//2), in input pixels, not normalised
     def centres(n: int) -> Tensor:
         cells = torch.arange(n, device=references.device, dtype=compute)
         return cells * head.stride + head.stride // 2
 
-    inputs = features.transpose(1, 2)[clip_index]  # [N, C, T, h, w]
+    x = features.transpose(1, 2)[inputs.clip_index]  # [N, C, T, h, w]
     if head.relative_coordinates:
         rel_x = references[:, :, 0, None, None] - centres(w)  # [N, T, 1, w]
         rel_y = references[:, :, 1, None, None] - centres(h)[:, None]  # [N, T, h, 1]
         relative = torch.stack([rel.expand(N, T, h, w) for rel in (rel_x, rel_y)], dim=1)
-        inputs = torch.cat([relative, inputs], dim=1)
-    x = inputs.flatten(2)  # [N, I, T*h*w]
+        x = torch.cat([relative, x], dim=1)
+    x = x.flatten(2)  # [N, I, T*h*w]
     for weight, bias, outputs, width in head.layers():
         x = params[:, weight].view(N, outputs, width) @ x + params[:, bias, None]
         x = x.relu() if outputs > 1 else x
-    return aligned_upsample(x.view(N, T, h, w), head.upsample).to(mask_features.dtype)
+    return aligned_upsample(x.view(N, T, h, w), head.upsample).to(inputs.features.dtype)
 
 
 def aligned_upsample(z: Tensor, factor: int) -> Tensor:

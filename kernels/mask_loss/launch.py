@@ -13,43 +13,34 @@ from torch import Tensor
 
 from ..device import facts
 from ..launch import Variant
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from ..mask_head.launch import backward as backward_of_head
 from ..mask_head.launch import contiguous, network_constants, run_kernel, strips, variant_of
-from ..mask_head.spec import MaskHead
 from ..mask_head.tiles import Tile, tile_for
 from . import tiles
+from .inputs import LossTargets
 from .triton_backward import loss_gradient_kernel
 from .triton_forward import loss_kernel
 
 
-def forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) -> Tensor:
     """Sums per instance, [N, 4] float32: focal, p * t, p, t. A launch, and a sum over programs."""
-    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
-    targets, *sizes = _target_arguments(targets, target_stride)
-    B, T, _, h, w = mask_features.shape
-    (N, G), F = mask_params.shape, head.upsample
-    tile = tile_for(tiles.LOSS, facts().capability(mask_features.device))
+    inputs = contiguous(inputs)
+    features, alpha, gamma = inputs.features, given.alpha, given.gamma
+    targets, *sizes = _target_arguments(given)
+    B, T, _, h, w = features.shape
+    (N, G), F = inputs.params.shape, head.upsample
+    tile = tile_for(tiles.LOSS, facts().capability(features.device))
     strip, programs = strips(
         h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
-    partials = mask_features.new_empty((N, T * programs, 4), dtype=torch.float32)
+    partials = features.new_empty((N, T * programs, 4), dtype=torch.float32)
     run_kernel(
         loss_kernel,
         (head, tile, alpha, gamma),
         lambda arguments: loss_variant(arguments, head, tile, alpha, gamma),
         N * T * programs,
-        (*tensors, targets, target_index.contiguous(), partials),
+        (*inputs, targets, given.index.contiguous(), partials),
         (G, B, T, h, w, head.stride, strip, programs, *sizes),
     )
     return partials.sum(1)
@@ -57,42 +48,35 @@ def forward(
 
 def backward(
     grad_sums: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
+    given: LossTargets,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Three launches: the gradient of the cells' logits, then the backward of the head without
     upsampling."""
-    tensors = contiguous(mask_features, mask_params, reference_points, clip_index)
-    targets, *sizes = _target_arguments(targets, target_stride)
-    B, T, _, h, w = mask_features.shape
-    N, G = mask_params.shape
-    tile = tile_for(tiles.LOSS, facts().capability(mask_features.device))
+    inputs = contiguous(inputs)
+    features, alpha, gamma = inputs.features, given.alpha, given.gamma
+    targets, *sizes = _target_arguments(given)
+    B, T, _, h, w = features.shape
+    N, G = inputs.params.shape
+    tile = tile_for(tiles.LOSS, facts().capability(features.device))
     own = tile.cells - 2 * (head.upsample > 1)
     strip, programs = strips(h, w, own, 32 * tile.num_warps, N * T, h)
-    grad = mask_features.new_empty((N, T, h, w), dtype=torch.float32)
-    given = (*tensors, targets, target_index.contiguous(), grad_sums.float().contiguous())
+    grad = features.new_empty((N, T, h, w), dtype=torch.float32)
     run_kernel(
         loss_gradient_kernel,
         (head, tile, alpha, gamma),
         lambda arguments: loss_gradient_variant(arguments, head, tile, alpha, gamma),
         N * T * programs,
-        (*given, grad),
+        (*inputs, targets, given.index.contiguous(), grad_sums.float().contiguous(), grad),
         (G, B, T, h, w, head.stride, strip, programs, *sizes),
     )
-    return backward_of_head(grad, *tensors, head.without_upsampling(), needs)
+    return backward_of_head(grad, inputs, head.without_upsampling(), needs)
 
 
 def loss_variant(
-    arguments: dict[str, Any], head: MaskHead, tile: Tile, alpha: float, gamma: float
+    arguments: dict[str, Any], head: MaskHeadConfig, tile: Tile, alpha: float, gamma: float
 ) -> Variant:
     """How the kernel for the losses is compiled."""
     constants = network_constants(head) | {"F": head.upsample, "CELLS": tile.cells}
@@ -101,19 +85,17 @@ def loss_variant(
 
 
 def loss_gradient_variant(
-    arguments: dict[str, Any], head: MaskHead, tile: Tile, alpha: float, gamma: float
+    arguments: dict[str, Any], head: MaskHeadConfig, tile: Tile, alpha: float, gamma: float
 ) -> Variant:
     """How the kernel for the gradient of the losses by the cells' logits is compiled."""
     constants = loss_variant(arguments, head, tile, alpha, gamma).constants
     return variant_of(loss_gradient_kernel, arguments, dict(constants), tile)
 
 
-def _target_arguments(
-    targets: Tensor, target_stride: int
-) -> tuple[Tensor, int, int, int, int, int]:
-    """As bytes, and the numbers from `target_h` to the last."""
-    M, _, height, width = targets.shape
-    targets = targets.contiguous()
+def _target_arguments(given: LossTargets) -> tuple[Tensor, int, int, int, int, int]:
+    """Targets as bytes, and the numbers from `target_h` to the last."""
+    M, _, height, width = given.masks.shape
+    targets = given.masks.contiguous()
     if targets.dtype == torch.bool:
         targets = targets.view(torch.uint8)
-    return targets, height, width, target_stride, M, 0
+    return targets, height, width, given.stride, M, 0
