@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..backend import is_reference_chosen
+from ..backend import explained_by, is_reference_chosen
 from ..tracing import is_watched
 from . import cpu, op, reference
 
@@ -29,6 +29,7 @@ class RunLengths(NamedTuple):
     areas: list[int]
 
 
+@explained_by(cpu.why_not_compiled)
 def threshold_masks(logits: Tensor, frame_size: tuple[int, int], packed: bool = False) -> Tensor:
     """Masks of the frame's size from logits.
 

@@ -11,20 +11,33 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
+from ..c_library import library, run_jobs, why_not
 from . import reference
 
 
 def forward(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
     """[M, h, w] -> uint8 [M, W, H], or packed [M, W, ceil(H / 8)]."""
-    compiled = library("frame_masks", torch.float32)
-    if compiled is None or logits.dtype == torch.float64:
+    compiled = compiled_for(logits)
+    if compiled is None:
         masks = reference.threshold_masks(logits, height, width)
     else:
         masks = torch.empty(logits.shape[0], width, height, dtype=torch.uint8)
         area = torch.zeros(logits.shape[0], dtype=torch.int64)
         _draw(compiled, logits.float().contiguous(), (height, width), masks, None, area, area)
     return reference.pack_columns(masks) if packed else masks
+
+
+def compiled_for(logits: Tensor) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled or the logits are float64."""
+    return None if logits.dtype == torch.float64 else library("frame_masks", torch.float32)
+
+
+def why_not_compiled(logits: Tensor) -> str | None:
+    """Why `compiled_for` gives none; None where it gives one."""
+    if compiled_for(logits) is not None:
+        return None
+    is_double = logits.dtype == torch.float64
+    return "the logits are float64" if is_double else why_not("frame_masks", torch.float32)
 
 
 def encode(logits: Tensor, frame_size: tuple[int, int]) -> tuple[list[str], list[int]] | None:

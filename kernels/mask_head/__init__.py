@@ -16,11 +16,12 @@ from functools import lru_cache
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..backend import is_reference_chosen
-from . import op, reference
+from ..backend import explained_by, is_reference_chosen
+from . import cpu, op, reference
 from .inputs import MaskHeadConfig, MaskHeadInputs, check_head, check_values
 
 
+@explained_by(cpu.why_not_compiled)
 def dynamic_mask_head(
     mask_features: Tensor,
     mask_params: Tensor,

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
+from ..c_library import library, run_jobs, why_not
 from . import cpu_torch
-from .inputs import MaskHeadConfig, MaskHeadInputs, in_dtypes
+from .inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
 
 _PIXELS = 1 << 18
 """Pixels of a part: of one frame's masks that are drawn or read together, a megabyte in float32."""
@@ -144,9 +144,20 @@ class Network:
         function(ctypes.byref(self._arguments), ctypes.byref(job))
 
 
+def compiled_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled."""
+    return library("mask_head", dtype)
+
+
+def why_not_compiled(features: Tensor, params: Tensor, *references: Tensor) -> str | None:
+    """Why `compiled_for` gives none; None where it gives one."""
+    dtype = compute_dtype(features, params, *references)
+    return why_not("mask_head", dtype) if compiled_for(dtype) is None else None
+
+
 def network(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Network | None:
     """None where the C code cannot be compiled."""
-    compiled = library("mask_head", inputs.compute_dtype)
+    compiled = compiled_for(inputs.compute_dtype)
     if compiled is None:
         return None
     compiled.space_of.restype = ctypes.c_int64

@@ -23,6 +23,14 @@ UPSAMPLE_FACTORS = (1, 2, 4)
 _INTEGERS = (torch.int64, torch.int32)
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if one of the tensors is."""
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
 class MaskHeadInputs(NamedTuple):
     """The tensors of a call, checked.
 
@@ -40,10 +48,8 @@ class MaskHeadInputs(NamedTuple):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """float32, or float64 if one of the float tensors is."""
-        features, params, references, _ = self
-        dtypes = (features.dtype, params.dtype, references.dtype)
-        return torch.float64 if torch.float64 in dtypes else torch.float32
+        """`compute_dtype` of the float tensors."""
+        return compute_dtype(*self[:3])
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backend import is_reference_chosen
+from ..backend import explained_by, is_reference_chosen
 from ..mask_head import checked
 from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, check_index, check_values
-from . import op, reference
+from . import cpu, op, reference
 from .inputs import LossTargets
 
 
@@ -36,6 +36,7 @@ class MaskLossSums(NamedTuple):
     """t; has no gradient."""
 
 
+@explained_by(cpu.why_not_compiled)
 def dynamic_mask_loss(
     mask_features: Tensor,
     mask_params: Tensor,

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
+from ..c_library import library, run_jobs, why_not
 from ..mask_head.cpu import Network, Part, network, sum_in_order
-from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, in_dtypes
+from ..mask_head.cpu import why_not_compiled as of_head
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
 from . import cpu_torch
 from .inputs import LossTargets
 
@@ -90,12 +91,26 @@ def backward(
     return in_dtypes(losses.backward(grad_sums, needs), inputs, needs)
 
 
+def compiled_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled."""
+    return library("mask_loss", dtype)
+
+
+def why_not_compiled(features: Tensor, params: Tensor, *references: Tensor) -> str | None:
+    """Why the C code of the head or `compiled_for` gives none; None where both do."""
+    reason = of_head(features, params, *references)
+    dtype = compute_dtype(features, params, *references)
+    if reason is None and compiled_for(dtype) is None:
+        reason = why_not("mask_loss", dtype)
+    return reason
+
+
 def _pixel_losses(
     inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets
 ) -> PixelLosses | None:
     """None where the C code cannot be compiled."""
     net = network(inputs, head)
-    compiled = None if net is None else library("mask_loss", net.dtype)
+    compiled = None if net is None else compiled_for(net.dtype)
     if compiled is None:
         return None
     compiled.sums.restype = compiled.gradient.restype = None
