@@ -119,7 +119,7 @@ def loss_forward(
     targets, *sizes = _target_arguments(targets, target_stride)
     B, T, _, h, w = mask_features.shape
     (N, G), F = mask_params.shape, head.upsample
-    tile = _tile(table.LOSS, mask_features)
+    tile = loss_tile(facts().capability(mask_features.device), head)
     strip, tiles = strips(
         h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
@@ -155,7 +155,7 @@ def loss_backward(
     targets, *sizes = _target_arguments(targets, target_stride)
     B, T, _, h, w = mask_features.shape
     N, G = mask_params.shape
-    tile = _tile(table.LOSS, mask_features)
+    tile = loss_tile(facts().capability(mask_features.device), head)
     own = tile.cells - 2 * (head.upsample > 1)
     strip, tiles = strips(h, w, own, 32 * tile.num_warps, N * T, h)
     grad = mask_features.new_empty((N, T, h, w), dtype=torch.float32)
@@ -299,6 +299,13 @@ def forward_tile(capability: int, head: MaskHead) -> table.Tile:
 
 
 @lru_cache(maxsize=256)
+def loss_tile(capability: int, head: MaskHead) -> table.Tile:
+    """The entry; more upsampling than SeqFormer's needs more registers than its bound."""
+    tile = table.tile_for(table.LOSS, capability)
+    return tile if head.upsample <= SEQFORMER.upsample else replace(tile, max_registers=None)
+
+
+@lru_cache(maxsize=256)
 def backward_tile(capability: int, head: MaskHead) -> table.BackwardTile:
     """The entry; a wide or deep network leaves registers for half as many cells."""
     tile = table.tile_for(table.BACKWARD, capability)
@@ -335,10 +342,6 @@ def piece_of(cells: int, works: int, tile: table.BackwardTile) -> int:
     return piece * block
 
 
-def _tile(entries: dict[int, table.Tile], tensor: Tensor) -> table.Tile:
-    return table.tile_for(entries, facts().capability(tensor.device))
-
-
 def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Case:
     real, integer = torch.float32, torch.int64
     numbers = (
@@ -363,7 +366,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHead) -> Cas
         variant = sum_variant(arguments, head)
     else:
         form = loss_variant if kind == "loss" else loss_gradient_variant
-        variant = form(arguments, head, table.tile_for(table.LOSS, capability), 0.25, 2.0)
+        variant = form(arguments, head, loss_tile(capability, head), 0.25, 2.0)
     name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
     if head != SEQFORMER:
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
