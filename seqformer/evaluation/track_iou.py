@@ -20,7 +20,7 @@ import numpy as np
 
 from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.masks import Size, blank_text, is_size, parse_mask
-from seqformer.annotations.run_lengths import MAX_PIXELS, read_areas, read_runs
+from seqformer.annotations.run_lengths import MAX_PIXELS, read_runs
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
             position += len(sizes[number])
             number += 1
         raise InvalidMaskError(f"frame {error.position - position} {error}", number) from None
-    areas = runs.areas()
+    areas = runs.areas
     tracks, start = [], 0
     for of_masks, size in zip(sizes, common_sizes, strict=True):
         stop = start + len(of_masks)
@@ -175,7 +175,7 @@ def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[
             pixels += [size[0] * size[1]] * (len(texts) - ends[-1])
         ends.append(len(texts))
     try:
-        areas = read_areas(texts, pixels)
+        areas = read_runs(texts, pixels).areas
     except InvalidMaskError as error:
         number = int(np.searchsorted(ends, error.position, "right")) - 1
         raise InvalidMaskError(f"of one of its frames {error}", number) from None
