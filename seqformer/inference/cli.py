@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seqformer.command import Command, sentence_of
 from seqformer.config import BackboneName, EvalConfig
-from seqformer.files import locked, make_folder, write_json
+from seqformer.files import check_replaceable, locked, make_folder, write_json
 from seqformer.inference.results import load_results, lock_path, stored_settings
 from seqformer.inference.scoring import (
     check_report,
@@ -387,6 +387,8 @@ def check_writable_outputs(options: EvalOptions) -> None:
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
         if file is not None and file.is_dir():
             raise ValueError(f"{flag} {file} is a folder; give the name of a file")
+        if file is not None:
+            check_replaceable(file)
         folders[flag] = None if file is None else file.parent
     for flag, folder in folders.items():
         if folder is None:

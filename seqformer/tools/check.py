@@ -102,8 +102,8 @@ def check(
 def refusal(content: Content) -> str:
     """What training or scoring would say against a file; "" if both take it."""
     try:
-        arena_of("it", content)
-        read_ground_truth(Parsed("it", content))
+        arena_of("the file", content)
+        read_ground_truth(Parsed("the file", content))
     except ValueError as error:
         return str(error)
     return ""

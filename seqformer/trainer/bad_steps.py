@@ -121,8 +121,8 @@ class BadSteps:
         """At the end of a run: whether not one of its steps has updated anything."""
         if self._is_main and self._overflows_in_all and not self._sound:
             logger.warning(
-                "none of the %d step(s) has updated the weights, because all fp16 gradients "
-                "overflowed; train for more steps, or with --precision bf16 or fp32",
+                "all %d step(s) were skipped, because their fp16 gradients overflowed: the weights "
+                "are as they were; train for more steps, or with --precision bf16 or fp32",
                 self._overflows_in_all,
             )
 
