@@ -10,9 +10,7 @@ from kernels.frame_masks import launch as threshold_launch
 from kernels.launch import Case
 from kernels.mask_head import launch as head_launch
 from kernels.mask_head.inputs import MaskHeadConfig
-from kernels.mask_head.tiles import tile_for
 from kernels.mask_loss import launch as loss_launch
-from kernels.mask_loss.tiles import LOSS
 
 SEQFORMER = MaskHeadConfig()
 
@@ -84,7 +82,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHeadConfig) 
         variant = head_launch.sum_variant(arguments, head)
     else:
         form = loss_launch.loss_variant if kind == "loss" else loss_launch.loss_gradient_variant
-        variant = form(arguments, head, tile_for(LOSS, capability), 0.25, 2.0)
+        variant = form(arguments, head, loss_launch.loss_tile(capability, head), 0.25, 2.0)
     name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
     if head != SEQFORMER:
         name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"

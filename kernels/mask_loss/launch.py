@@ -6,6 +6,8 @@ Inputs are checked already (`__init__.py`). The backward ends with that of the m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) ->
     targets, *sizes = _target_arguments(given)
     B, T, _, h, w = features.shape
     (N, G), F = inputs.params.shape, head.upsample
-    tile = tile_for(tiles.LOSS, facts().capability(features.device))
+    tile = loss_tile(facts().capability(features.device), head)
     strip, programs = strips(
         h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
     )
@@ -60,7 +62,7 @@ def backward(
     targets, *sizes = _target_arguments(given)
     B, T, _, h, w = features.shape
     N, G = inputs.params.shape
-    tile = tile_for(tiles.LOSS, facts().capability(features.device))
+    tile = loss_tile(facts().capability(features.device), head)
     own = tile.cells - 2 * (head.upsample > 1)
     strip, programs = strips(h, w, own, 32 * tile.num_warps, N * T, h)
     grad = features.new_empty((N, T, h, w), dtype=torch.float32)
@@ -73,6 +75,15 @@ def backward(
         (G, B, T, h, w, head.stride, strip, programs, *sizes),
     )
     return backward_of_head(grad, inputs, head.without_upsampling(), needs)
+
+
+@lru_cache(maxsize=256)
+def loss_tile(capability: int, head: MaskHeadConfig) -> Tile:
+    """The entry; more upsampling than the default head's needs more registers than its bound."""
+    tile = tile_for(tiles.LOSS, capability)
+    if head.upsample <= MaskHeadConfig.upsample:
+        return tile
+    return replace(tile, max_registers=None)
 
 
 def loss_variant(
