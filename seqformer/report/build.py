@@ -10,14 +10,14 @@ import importlib.resources
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from seqformer.evaluation.analysis import RESAMPLES, Analysis, VideoSummary, analyse
+from seqformer.config import ReportOptions
+from seqformer.evaluation.analysis import Analysis, VideoSummary, analyse
 from seqformer.evaluation.records import load_json
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.files import write_text, writing_to
@@ -30,39 +30,6 @@ logger = logging.getLogger(__name__)
 WORST_SHARE = 0.75
 """Of the videos that are shown when not all are: the worst ones; the rest is spread evenly."""
 SCRIPTS = ("data.js", "charts.js", "tables.js", "player.js", "main.js")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What a report shows."""
-
-    title: str = "Video instance segmentation report"
-    """Heading of the page."""
-    max_bytes: int = 19_000_000
-    """Largest size of the page; more frames make each of them coarser."""
-    max_videos: int = 50
-    """Videos with frames and masks, mostly the worst; the others are listed only."""
-    max_frames: int = 120
-    """Frames shown of a video; of longer ones every second, every third, ..."""
-    min_score: float = 0.3
-    """Failures are counted, and results drawn, from this score on; the page can change it."""
-    iou_threshold: float = 0.5
-    """From this IoU on a result is right, for the kinds of failure: 0.50, 0.55, ... or 0.95."""
-    resamples: int = RESAMPLES
-    """Bootstrap resamples of the videos behind the confidence intervals."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    upright: bool = False
-    """Turn frames as their EXIF orientation says, as eval.py --upright does."""
-    allow_outside: bool = False
-    """Let file names of the annotation file lead out of the image folder."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_bytes", 200_000), ("max_videos", 0), ("max_frames", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must be between 0 and 1, got {self.min_score}")
 
 
 def write_report(
