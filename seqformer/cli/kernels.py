@@ -13,13 +13,13 @@ from typing import Any, Literal
 from seqformer.cli.command import run
 
 OPERATORS = {
-    "ms_deform_attn": "msda_cpu",
-    "ms_deform_attn_fused": "msda_cpu",
-    "dynamic_mask_head": "dynamic_mask_cpu",
-    "dynamic_mask_loss": "dynamic_mask_loss_cpu",
+    "ms_deform_attn": "deformable_attention",
+    "ms_deform_attn_fused": "deformable_attention",
+    "dynamic_mask_head": "mask_head",
+    "dynamic_mask_loss": "mask_loss",
     "encode_masks": "frame_masks",
 }
-"""Public name -> its C source."""
+"""Public name -> its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def implementation(tensor: Any, source: str) -> tuple[str, str]:
 
     Args:
         tensor: its device and dtype decide.
-        source: name of the operator's C source.
+        source: name of its folder.
     """
     import torch
 
@@ -74,7 +74,7 @@ def implementation(tensor: Any, source: str) -> tuple[str, str]:
         return "none", str(error)
     if chosen == "triton":
         return "triton", "the kernels for a GPU"
-    if kernels.native.library(source, torch.float32) is None:
+    if kernels.c_library.library(source, torch.float32) is None:
         return "plain PyTorch", "the fast path without a C compiler"
     return "C", "compiled for this processor"
 
