@@ -118,6 +118,7 @@ def test_wheel_contents(our_wheel):
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
     assert listed | page <= set(names) and len(page) > 5
+    assert {"seqformer/py.typed", "seqformer/kernels/py.typed"} <= set(names)
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import tyro
 
 from seqformer.command import Command
 
-Options = TypeVar("Options")
 
-
-def parse(kind: Callable[..., Options], arguments: Sequence[str], program: str, **more: Any) -> Any:
+def parse(kind: Any, arguments: Sequence[str], program: str, **more: Any) -> Any:
     """The options of a command line; ends the program with exit code 2 on any mistake.
 
     Args:
@@ -32,8 +30,8 @@ def parse(kind: Callable[..., Options], arguments: Sequence[str], program: str, 
 
 def run(
     program: str,
-    options: Callable[..., Options],
-    action: Callable[[Options], int | None],
+    options: Any,
+    action: Callable[[Any], int | None],
     arguments: Sequence[str],
 ) -> int:
     """Parse the options, act, and turn every expected error into one sentence.

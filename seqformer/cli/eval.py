@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from seqformer.command import Command
 from seqformer.config import EvalOptions
@@ -67,9 +68,10 @@ def parse(arguments: Sequence[str], program: str = "eval.py") -> EvalOptions:
     is_scoring = "--results" in flags and len(set(flags)) == len(flags) == len(values)
     if is_scoring and set(flags) <= set(paths) and not any(v.startswith("-") for v in values):
         # Scoring takes a second, and importing the parser would be a good part of it.
-        return EvalOptions(
-            **{paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)}
-        )
+        given: dict[str, Any] = {
+            paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)
+        }
+        return EvalOptions(**given)
     from seqformer.cli.eval_flags import parse_flags
 
     return parse_flags(arguments, program)

@@ -26,7 +26,7 @@ def nested_class(of: Field[Any]) -> type | None:
 def changeable(kind: type, prefix: str = "", is_inside: bool = False) -> set[str]:
     """Dotted names ("data.num_workers") of what may change when a run is resumed."""
     names: set[str] = set()
-    for one in fields(kind):  # type: ignore[arg-type]
+    for one in fields(kind):
         may = is_inside or bool(one.metadata.get("may_change"))
         inner = nested_class(one)
         if inner is not None:
@@ -40,7 +40,7 @@ def groups(kind: type) -> dict[str, str]:
     """Name of every option in a group of a config's class -> name of the group."""
     return {
         option.name: one.name
-        for one in fields(kind)  # type: ignore[arg-type]
+        for one in fields(kind)
         if one.metadata.get("group")
         for option in fields(nested_class(one))  # type: ignore[arg-type]
     }

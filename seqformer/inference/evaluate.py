@@ -166,7 +166,7 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
     if not options.images.exists():
         raise FileNotFoundError(f"--images {options.images} does not exist; check the path")
     if options.annotations is None:
-        changes = {"upright": options.upright, "allow_broken": options.allow_broken}
+        changes: dict[str, Any] = {"upright": options.upright, "allow_broken": options.allow_broken}
         return [replace(s, **changes) for s in find_videos(options.images)], {}, False
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} must be a folder when --annotations is given")

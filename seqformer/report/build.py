@@ -56,11 +56,11 @@ def write_report(
     images = None if images is None else Path(images)
     if images is not None and not images.is_dir():
         raise FileNotFoundError(f"image folder {images} does not exist; check the path")
-    annotations, results = load_json(annotations, "annotations"), load_json(results, "results")
-    names = {"annotations": Path(annotations.name).name, "results": Path(results.name).name}
+    truth, made = load_json(annotations, "annotations"), load_json(results, "results")
+    names = {"annotations": Path(truth.name).name, "results": Path(made.name).name}
     analysis = analyse(
-        annotations,
-        results,
+        truth,
+        made,
         iou_threshold=options.iou_threshold,
         resamples=options.resamples,
         seed=options.seed,
@@ -71,8 +71,8 @@ def write_report(
             "a report needs ground truth, but the annotation file has no annotations (the public "
             "validation files have none)"
         )
-    content = overview(analysis, evaluate(annotations, results))
-    file_names = _file_names(annotations.content)
+    content = overview(analysis, evaluate(truth, made))
+    file_names = _file_names(truth.content)
     if images is not None:
         _check_images(file_names, images, options.allow_outside)
     shown = _choose(analysis.videos, options.max_videos)
@@ -86,7 +86,7 @@ def write_report(
         "counts": {
             "videos": len(analysis.truth.videos),
             "instances": sum(not i.is_crowd for i in analysis.truth.instances),
-            "results": len(results.content),
+            "results": len(made.content),
             "resamples": options.resamples,
         },
     }

@@ -6,6 +6,7 @@ checked at all. `--fix` writes a mended file, in which a second check finds no e
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from seqformer.annotations.rules import is_id
@@ -15,6 +16,7 @@ from seqformer.tools.annotation_json import Content
 from seqformer.tools.check_annotations import check_annotations, mask_sizes
 from seqformer.tools.check_videos import check_categories, check_videos
 from seqformer.tools.findings import ERRORS, Findings
+from seqformer.tools.references import Ids
 
 
 def check(
@@ -42,7 +44,10 @@ def check(
         *(e["id"] for e in content["videos"] if isinstance(e, dict) and is_id(e.get("id"))),
     }
     category_ids = {category["id"] for category in categories}
-    references = {"video_id": (of_videos, listed), "category_id": (of_categories, category_ids)}
+    references: dict[str, tuple[Ids, Collection[int]]] = {
+        "video_id": (of_videos, listed),
+        "category_id": (of_categories, category_ids),
+    }
     annotations = check_annotations(content, videos, references, findings)
     if annotations:
         used = {entry["category_id"] for entry in annotations}

@@ -7,6 +7,7 @@ these are free. Videos and annotations are numbered anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from seqformer.tools.annotation_json import Content
 
@@ -28,7 +29,8 @@ def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
                     number = max(taken) + 1
                 ids[name] = number
                 categories.append({**category, "id": number, "name": name})
-    videos, annotations = [], []
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     first_with: dict[str, int] = {}
     for c, content in enumerate(contents):
         prefix = prefixes[c].strip("/") + "/" if prefixes and prefixes[c] else ""

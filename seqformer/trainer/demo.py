@@ -11,8 +11,8 @@ import multiprocessing
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,7 +70,10 @@ def _run(config: DemoConfig, started: float, launched: int) -> dict[str, Any]:
         )
     torch.set_num_threads(threads)
     config = _with_data(replace(config, processes=processes))
-    with nullcontext({}) if launched > 1 else _peers(config, processes, threads) as session:
+    peers: AbstractContextManager[dict[str, Any]] = nullcontext({})
+    if launched <= 1:
+        peers = _peers(config, processes, threads)
+    with peers as session:
         with setup_errors():
             if rank_from_environment() == 0:  # the others wait for it in `train`
                 _make_data(config)
@@ -214,7 +217,7 @@ def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
         train(config, **session)
 
 
-def _stop(peers: list[BaseProcess]) -> None:
+def _stop(peers: Sequence[BaseProcess]) -> None:
     for peer in peers:
         if peer.is_alive():
             peer.kill()
@@ -223,12 +226,14 @@ def _stop(peers: list[BaseProcess]) -> None:
 
 def _draw(config: DemoConfig) -> None:
     """The held-out videos in which most was found, with their results, as a GIF."""
-    annotations = load_annotation_file(config.data.val_annotations)
+    images, annotated = config.data.val_images, config.data.val_annotations
+    assert images is not None and annotated is not None  # see `_with_data`
+    annotations = load_annotation_file(annotated)
     names = {c["id"]: c["name"] for c in annotations.categories}
     by_video: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry in load_results(config.output / "results.json"):
         by_video[entry["video_id"]].append(entry)
-    videos = listed_videos(annotations, config.data.val_images)
+    videos = listed_videos(annotations, images)
     results = [
         clear_tracks(tracks_from_entries(by_video[video.video_id]), DRAWN_MIN_SCORE)
         for video in videos

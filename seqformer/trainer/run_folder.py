@@ -98,7 +98,7 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
 
 
 def _flat(state: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
