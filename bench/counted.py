@@ -89,8 +89,8 @@ def _backward(device: torch.device) -> Callable[[], Any]:
 
 
 LAUNCHES = (
-    CountedLaunch("attention forward", "msda_triton.forward_kernel", _forward),
-    CountedLaunch("attention backward", "msda_triton_backward.backward_kernel", _backward),
+    CountedLaunch("attention forward", "deformable_attention.forward_kernel", _forward),
+    CountedLaunch("attention backward", "deformable_attention.backward_kernel", _backward),
 )
 
 

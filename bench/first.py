@@ -91,14 +91,14 @@ def count_rows(launch: counted.CountedLaunch, device: torch.device) -> list[dict
 
 
 def kernel_names() -> list[str]:
-    """Module and name of every kernel of the package: what Triton launches, not what it inlines."""
+    """Folder and name of every kernel of the package: what Triton launches, not what it inlines."""
     from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
     found = []
     folder = Path(kernels.__file__).parent
     for path in sorted(folder.rglob("*triton*.py")):
-        place = ".".join(path.relative_to(folder).with_suffix("").parts)
+        place = f"{path.parent.name}.{path.stem}"
         module = import_module(f"kernels.{place}")
         for name, value in vars(module).items():
             is_own = getattr(value, "fn", None) is not None and value.fn.__module__.endswith(place)
@@ -107,21 +107,21 @@ def kernel_names() -> list[str]:
                 and is_own
                 and name.endswith("_kernel")
             ):
-                found.append(f"{place}.{name}")
+                found.append(f"{path.parent.name}.{name}")
     return found
 
 
 @contextmanager
 def noted_launches(launched: Counter[str]) -> Iterator[None]:
-    """Inside, launches through Triton are counted by module and name of the kernel."""
+    """Inside, launches through Triton are counted by folder and name of the kernel."""
     from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
     def noting(run: Callable[..., Any]) -> Callable[..., Any]:
         def noted(function: Any, *arguments: Any, **options: Any) -> Any:
             result = run(function, *arguments, **options)
-            module = function.fn.__module__.partition("kernels.")[2]
-            launched[f"{module}.{function.fn.__name__}"] += 1
+            folder = function.fn.__module__.split(".")[-2:][0]
+            launched[f"{folder}.{function.fn.__name__}"] += 1
             return result
 
         return noted

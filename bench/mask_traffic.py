@@ -8,7 +8,7 @@ between. Of what the launch before has touched, one that goes the other way find
 share as L2 holds, and one that goes the same way finds all or nothing. What is written goes to
 memory, also where it is soon read.
 
-Letters as in `kernels/dynamic_mask.py`.
+Letters as in `kernels/mask_head/__init__.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels import dynamic_mask_table as table
-from kernels.dynamic_mask_launch import backward_tile, parts_of, piece_of, strips
-from kernels.dynamic_mask_spec import MaskHead
+from kernels.mask_head import tiles as table
+from kernels.mask_head.launch import backward_tile, parts_of, piece_of, strips
+from kernels.mask_head.spec import MaskHead
 
 FLOAT, INDEX = 4, 8
 """Bytes of a parameter, reference, gradient of cells or partial sum; and of an index."""

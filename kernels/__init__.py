@@ -28,15 +28,15 @@ if _twin is not None:
         _sys.modules[__name__ + _name[len(_twin) :]] = _sys.modules[_name]
 else:
     from .backend import current_backend, use_backend
-    from .dynamic_mask import dynamic_mask_head, dynamic_mask_head_reference
-    from .dynamic_mask_loss import MaskLossSums, dynamic_mask_loss
-    from .frame_masks import RunLengths, encode_masks, threshold_masks
-    from .msda import (
+    from .deformable_attention import (
         ms_deform_attn,
         ms_deform_attn_fused,
         ms_deform_attn_fused_reference,
         ms_deform_attn_reference,
     )
+    from .frame_masks import RunLengths, encode_masks, threshold_masks
+    from .mask_head import dynamic_mask_head, dynamic_mask_head_reference
+    from .mask_loss import MaskLossSums, dynamic_mask_loss
 
     __all__ = [
         "MaskLossSums",

@@ -113,8 +113,8 @@ def test_wheel_contents(our_wheel):
     names = zipfile.ZipFile(our_wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"seqformer"}
-    sources = (p for p in (ROOT / "kernels").iterdir() if p.suffix in (".py", ".c", ".h"))
-    assert {f"seqformer/kernels/{p.name}" for p in sources} <= set(names)
+    sources = (p for p in (ROOT / "kernels").rglob("*") if p.suffix in (".py", ".c", ".h"))
+    assert {f"seqformer/{p.relative_to(ROOT).as_posix()}" for p in sources} <= set(names)
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
     assert listed | page <= set(names) and len(page) > 5
@@ -139,6 +139,7 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
     python(env, "-c", probe, cwd=our_source)
     reverse = (
         "import seqformer; from seqformer._kernels import kernels as used; import kernels; "
-        "from kernels.msda import ms_deform_attn; assert ms_deform_attn is used.ms_deform_attn"
+        "from kernels.deformable_attention import ms_deform_attn; "
+        "assert ms_deform_attn is used.ms_deform_attn"
     )
     python(env, "-c", reverse, cwd=our_source)

@@ -120,7 +120,7 @@ def _interpolate_and_pack(logits: Tensor, video: Video) -> Tensor:
 
 
 def _can_encode(device: torch.device) -> bool:
-    compiled = kernels.native.library("frame_masks", torch.float32)
+    compiled = kernels.c_library.library("frame_masks", torch.float32)
     return compiled is not None and find_spec("pycocotools") is not None
 
 

@@ -46,7 +46,7 @@ class SeqFormer(nn.Module):
         backbone = build_backbone(config.backbone, config.drop_path)
         self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)
         self.backbone = backbone
-        self.controller = MLP(dim, dim, kernels.dynamic_mask.NUM_MASK_PARAMS, 3)
+        self.controller = MLP(dim, dim, kernels.mask_head.NUM_MASK_PARAMS, 3)
         self.mask_branch = MaskBranch(dim, config.mask_dim)
         self.mask_stride = backbone.strides[1]
         self._reset_parameters()

@@ -55,10 +55,10 @@ def test_without_a_gpu_the_counts_say_so(smoke):
 
 def test_a_kernel_that_no_check_launches_is_a_failed_check(monkeypatch):
     monkeypatch.setattr(first.checks, "checks", lambda device, is_smoke: [])
-    monkeypatch.setattr(first, "kernel_names", lambda: ["msda_triton.forward_kernel"])
+    monkeypatch.setattr(first, "kernel_names", lambda: ["deformable_attention.forward_kernel"])
     run = Run(record.new_record("first", {}, []), None, 100.0)
     first.measure(run, CPU, True, [], lambda case: None)
-    assert run.extra["failed_checks"] == ["msda_triton.forward_kernel was not launched"]
+    assert run.extra["failed_checks"] == ["deformable_attention.forward_kernel was not launched"]
 
 
 def test_stages_are_left_out_when_time_is_short():

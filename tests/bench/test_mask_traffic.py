@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kernels
-from kernels.dynamic_mask_spec import MaskHead
+from kernels.mask_head.spec import MaskHead
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 
@@ -72,7 +72,7 @@ def test_losses_move_less_than_logits():
 def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
     """Against what the launchers are given, launch by launch."""
     from bench import mask_traffic
-    from kernels import dynamic_mask_launch
+    from kernels.mask_head import launch as launcher
 
     launched = []
 
@@ -90,14 +90,14 @@ def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
     if with_losses:
         targets = torch.zeros(M, T, 2 * h, 2 * w, dtype=torch.uint8)
         loss = (targets, torch.zeros(N, dtype=torch.long), SEQFORMER, 1, 0.25, 2.0)
-        dynamic_mask_launch.loss_forward(*tensors, *loss)
-        dynamic_mask_launch.loss_backward(torch.zeros(N, 4), *tensors, *loss, [True, True])
+        launcher.loss_forward(*tensors, *loss)
+        launcher.loss_backward(torch.zeros(N, 4), *tensors, *loss, [True, True])
         model = mask_traffic.loss_forward(SEQFORMER, sizes)[:1]
         model += mask_traffic.loss_backward(SEQFORMER, sizes)
     else:
-        dynamic_mask_launch.forward(*tensors, SEQFORMER)
+        launcher.forward(*tensors, SEQFORMER)
         grad = torch.zeros(N, T, 2 * h, 2 * w)
-        dynamic_mask_launch.backward(grad, *tensors, SEQFORMER, [True, True])
+        launcher.backward(grad, *tensors, SEQFORMER, [True, True])
         model = mask_traffic.forward(SEQFORMER, sizes)
         model += mask_traffic.backward(SEQFORMER, sizes)
     other_names = {"out": "logits", "grad": "gradient", "parameters": "params"}

@@ -65,14 +65,14 @@ def test_candidates_of_the_mask_head_give_the_same_gradients(warps, monkeypatch)
     """One of each number of cells, interpreted."""
     from bench import tune
     from bench.problems.mask_head import make_case, run_head
-    from kernels import dynamic_mask_table
+    from kernels.mask_head import tiles
 
     case = make_case(1, 1, 2, 3, 13, seed=3)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
     of_warps = [t for t in tune.mask_backward_candidates(90) if t.num_warps == warps]
     for tile in (of_warps[1], of_warps[-1]):
-        monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: tile})
+        monkeypatch.setattr(tiles, "BACKWARD", {70: tile})
         for actual, wanted in zip(
             run_head("triton", case, grad, torch.float32), expected, strict=True
         ):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import kernels
 from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_loss
 from bench.tolerances import assert_near
-from kernels.dynamic_mask_ops import sizes_of
-from kernels.dynamic_mask_spec import MaskHead
+from kernels.mask_head.op import sizes_of
+from kernels.mask_head.spec import MaskHead
 
 NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 
@@ -78,9 +78,9 @@ def test_small_passes_change_nothing(cpu, monkeypatch):
     targets = torch.rand(5, 3, 14, 12) > 0.5
     grad = torch.randn(5, 4, dtype=torch.float64)
     whole = run_loss(cpu, case, targets, grad)
-    monkeypatch.setattr(kernels.dynamic_mask_loss_cpu, "_PIXELS", 100)
-    monkeypatch.setattr(kernels.dynamic_mask_cpu, "_TILE", 1 << 9)
-    monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", 100)
+    monkeypatch.setattr(kernels.mask_loss.cpu_torch, "_PIXELS", 100)
+    monkeypatch.setattr(kernels.mask_head.cpu_torch, "_TILE", 1 << 9)
+    monkeypatch.setattr(kernels.mask_head.cpu, "_PIXELS", 100)
     for name, tensor, wanted in zip(NAMES, run_loss(cpu, case, targets, grad), whole, strict=True):
         assert_near(tensor, wanted, torch.float64, name)
 
@@ -127,7 +127,7 @@ def test_every_logit_to_the_last_digits(gamma, cpu):
 
 def test_threads_change_nothing(monkeypatch):
     """Bit for bit, in parts of few instances."""
-    monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", 2 * 14 * 22)
+    monkeypatch.setattr(kernels.mask_head.cpu, "_PIXELS", 2 * 14 * 22)
     case = make_case(2, 3, 9, 7, 11)
     targets = torch.rand(9, 3, 14, 22) > 0.5
     grad = torch.randn(9, 4)

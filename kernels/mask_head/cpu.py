@@ -1,0 +1,216 @@
+"""Dynamic mask head for CPUs in C, where there is a compiler: `cpu.c`.
+
+A part is a frame of a clip with some of the clip's instances. In the backward the parts of a frame
+are visited in order, since all add to the gradient of its features, and each frame leaves its own
+share of the parameters' gradient; shares are added in order. So results do not depend on the number
+of threads. Letters as in `__init__.py`; n instances of a part.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..c_library import library, run_jobs
+from .spec import MaskHead, compute_dtype
+
+_PIXELS = 1 << 18
+"""Pixels of a part: of one frame's masks that are drawn or read together, a megabyte in float32."""
+
+
+class Part(NamedTuple):
+    """Some instances of a clip in a frame.
+
+    Attributes:
+        rows: where the instances are among the N: a slice, or indices.
+        first: place of the first when the instances are sorted by clip.
+    """
+
+    clip: int
+    frame: int
+    rows: slice | Tensor
+    first: int
+    count: int
+
+
+class Network:
+    """The networks of a call, in one dtype and sorted by clip.
+
+    Attributes:
+        shape: B, T, C, h, w.
+        size: (F*h, F*w).
+    """
+
+    def __init__(
+        self,
+        compiled: ctypes.CDLL,
+        mask_features: Tensor,
+        mask_params: Tensor,
+        reference_points: Tensor,
+        clip_index: Tensor,
+        head: MaskHead,
+    ) -> None:
+        self.dtype = compute_dtype(mask_features, mask_params, reference_points)
+        self.shape, self.N, self._compiled = mask_features.shape, len(mask_params), compiled
+        B, T, C, h, w = self.shape
+        self.size = (head.upsample * h, head.upsample * w)
+        self._counts = torch.bincount(clip_index, minlength=B).tolist()
+        self._order = None
+        known = clip_index.numpy()
+        if not (known[1:] >= known[:-1]).all():
+            self._order = torch.argsort(clip_index, stable=True)
+        self._features = mask_features.to(self.dtype).contiguous()
+        self._params, self._references = (
+            self.sort(x).to(self.dtype).contiguous() for x in (mask_params, reference_points)
+        )
+        self._arguments = _Arguments(
+            *(x.data_ptr() for x in (self._features, self._params, self._references)),
+            None, None, None,
+            T, self.N, C, h, w,
+            head.hidden_width, head.num_layers, head.upsample,
+            int(head.relative_coordinates), head.stride,
+        )  # fmt: skip
+        self._space = compiled.space_of(ctypes.byref(self._arguments))
+
+    def sort(self, rows: Tensor) -> Tensor:
+        """A row per instance, in the order of the clips."""
+        return rows if self._order is None else rows[self._order]
+
+    def unsort(self, rows: Tensor) -> Tensor:
+        """Inverse of `sort`."""
+        if self._order is None:
+            return rows
+        return torch.empty_like(rows).index_copy_(0, self._order, rows)
+
+    def frames(self) -> list[list[Part]]:
+        """The parts of every frame of every clip, in the order of the instances."""
+        starts = [sum(self._counts[:clip]) for clip in range(len(self._counts))]
+        return [
+            list(self._parts(clip, frame, start, start + count))
+            for clip, (start, count) in enumerate(zip(starts, self._counts, strict=True))
+            for frame in range(self.shape[1] if count else 0)
+        ]
+
+    def _parts(self, clip: int, frame: int, start: int, stop: int) -> Iterator[Part]:
+        step = max(1, _PIXELS // (self.size[0] * self.size[1]))
+        for a in range(start, stop, step):
+            b = min(a + step, stop)
+            rows = slice(a, b) if self._order is None else self._order[a:b]
+            yield Part(clip, frame, rows, a, b - a)
+
+    def draw(self, part: Part, masks: Tensor) -> None:
+        """Logits of a part into [n, F*h, F*w], each mask contiguous."""
+        self._run(self._compiled.forward, part, masks)
+
+    def draw_into(self, out: Tensor, part: Part) -> None:
+        """The same into [N, T, F*h, F*w], of any float dtype."""
+        if isinstance(part.rows, slice) and out.dtype == self.dtype:
+            self.draw(part, out[part.rows, part.frame])
+            return
+        masks = self.new_masks(part)
+        self.draw(part, masks)
+        out[part.rows, part.frame] = masks.to(out.dtype)
+
+    def new_masks(self, part: Part) -> Tensor:
+        """Uninitialised, [n, F*h, F*w]."""
+        return torch.empty(part.count, *self.size, dtype=self.dtype)
+
+    def start_backward(self, needs_features: bool) -> None:
+        """Make room for gradients."""
+        T, N = self.shape[1], self.N
+        self._grad_features = torch.zeros_like(self._features) if needs_features else None
+        self._grad_params = torch.zeros(T, *self._params.shape, dtype=self.dtype)
+        self._grad_references = torch.zeros(N, T, 2, dtype=self.dtype)
+        if needs_features:
+            self._arguments.grad_features = self._grad_features.data_ptr()
+        self._arguments.grad_params = self._grad_params.data_ptr()
+        self._arguments.grad_references = self._grad_references.data_ptr()
+
+    def read(self, part: Part, grad: Tensor) -> None:
+        """Add the gradients that follow from that of a part's logits, [n, F*h, F*w]."""
+        if grad.dtype != self.dtype or grad.stride()[1:] != (grad.shape[2], 1):
+            grad = grad.to(self.dtype).contiguous()
+        self._run(self._compiled.backward, part, grad)
+
+    def gradients(self) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Those of features, params and references, when every part has been read."""
+        d_params = self.unsort(sum_in_order(self._grad_params))
+        return self._grad_features, d_params, self.unsort(self._grad_references)
+
+    def _run(self, function: ctypes._CFuncPtr, part: Part, masks: Tensor) -> None:
+        space = torch.empty(self._space, dtype=self.dtype)
+        job = _Job(
+            part.clip, part.frame, part.first, part.first + part.count,
+            masks.data_ptr(), masks.stride(0), space.data_ptr(),
+        )  # fmt: skip
+        function(ctypes.byref(self._arguments), ctypes.byref(job))
+
+
+def network(
+    mask_features: Tensor,
+    mask_params: Tensor,
+    reference_points: Tensor,
+    clip_index: Tensor,
+    head: MaskHead,
+) -> Network | None:
+    """None where the C code cannot be compiled."""
+    tensors = (mask_features, mask_params, reference_points)
+    compiled = library("mask_head", compute_dtype(*tensors))
+    if compiled is None:
+        return None
+    compiled.space_of.restype = ctypes.c_int64
+    compiled.forward.restype = compiled.backward.restype = None
+    return Network(compiled, *tensors, clip_index, head)
+
+
+def forward(net: Network, out: Tensor) -> None:
+    """Fill [N, T, F*h, F*w]."""
+    run_jobs(net.draw_into, [(out, part) for parts in net.frames() for part in parts])
+
+
+def backward(
+    net: Network, grad: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of features (if asked for), parameters and references."""
+
+    def read_frame(parts: list[Part]) -> None:
+        for part in parts:
+            net.read(part, grad[part.rows, part.frame])
+
+    net.start_backward(needs[0])
+    run_jobs(read_frame, [(parts,) for parts in net.frames()])
+    return net.gradients()
+
+
+def sum_in_order(shares: Tensor) -> Tensor:
+    """Sum over the first axis, whose order no number of threads changes."""
+    total = shares[0].clone()
+    for share in shares[1:]:
+        total += share
+    return total
+
+
+class _Arguments(ctypes.Structure):
+    """`Arguments` of cpu.c; absent pointers are null."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("features", "params", "references")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in ("features", "params", "references")),
+        *((name, ctypes.c_int64) for name in ("T", "N", "C", "h", "w", "D", "K", "F")),
+        *((name, ctypes.c_int64) for name in ("relative", "stride")),
+    )
+
+
+class _Job(ctypes.Structure):
+    """`Job` of cpu.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("clip", "frame", "first", "last")),
+        ("pixels", ctypes.c_void_p),
+        ("mask_stride", ctypes.c_int64),
+        ("space", ctypes.c_void_p),
+    )
