@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ ENVIRONMENT_VARIABLE = "SEQFORMER_KERNELS_BACKEND"
 def _checked(name: str, origin: str) -> Backend:
     if name not in get_args(Backend):
         raise ValueError(f"{origin} {name!r} is unknown; choose one of {list(get_args(Backend))}")
-    return name
+    return cast(Backend, name)
 
 
 # A plain global, not a context variable: autograd runs the backward of CUDA tensors in a thread of

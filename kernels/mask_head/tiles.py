@@ -81,7 +81,7 @@ BACKWARD = {
 """One warp: sums over lanes then need no shared memory. The 169 sums of the default head leave
 registers for one cell, and on sm_100 not even for that."""
 if triton.__version__.startswith("3.6."):
-    # That compiler spills up to 76 bytes with the bound, and 28 with two cells.
+    # That compiler spills 76 bytes with the bound, and 28 with two cells.
     FORWARD[70] = replace(FORWARD[70], max_registers=None)
     BACKWARD = {key: replace(tile, feature_cells=1) for key, tile in BACKWARD.items()}
 SUM = Tile(num_warps=4, cells=1)

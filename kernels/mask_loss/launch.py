@@ -81,7 +81,9 @@ def backward(
 def loss_tile(capability: int, head: MaskHeadConfig) -> Tile:
     """The entry; more upsampling than the default head's needs more registers than its bound."""
     tile = tile_for(tiles.LOSS, capability)
-    return tile if head.upsample <= MaskHeadConfig.upsample else replace(tile, max_registers=None)
+    if head.upsample <= MaskHeadConfig.upsample:
+        return tile
+    return replace(tile, max_registers=None)
 
 
 def loss_variant(

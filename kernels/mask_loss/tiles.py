@@ -21,6 +21,6 @@ LOSS = {
 """With four warps, the compiler spills 8 bytes on sm_75 to fit one program more, and on sm_70 as
 many where the bound is not given."""
 if triton.__version__.startswith("3.6."):
-    # That compiler spills 16 bytes with the bound on sm_70, and without one on sm_75.
+    # That compiler spills up to 76 bytes with the bound, 16 without one on sm_75.
     LOSS[70] = replace(LOSS[70], max_registers=None)
     LOSS[75] = replace(LOSS[75], max_registers=128)

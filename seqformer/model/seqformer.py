@@ -237,9 +237,10 @@ class SeqFormer(nn.Module):
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
             )
-        # On a GPU, looking would wait for the device.
+        # On a GPU, looking would wait for the device; a compiler has no values to look at.
         if (
             padding_mask is not None
+            and not torch.compiler.is_compiling()
             and padding_mask.device.type == "cpu"
             and not is_rectangle(padding_mask)
         ):

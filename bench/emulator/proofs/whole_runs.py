@@ -87,7 +87,7 @@ def write_weights(path: Path) -> None:
 
 
 def _train(gpu: EmulatedGPU, precision: str) -> None:
-    from seqformer.trainer.cli import run
+    from seqformer.cli.train import main as run
     from seqformer.trainer.progress import read_training_lines
 
     with tempfile.TemporaryDirectory() as name:
@@ -115,8 +115,8 @@ def _train(gpu: EmulatedGPU, precision: str) -> None:
 
 
 def _evaluate(gpu: EmulatedGPU, precision: str, has_compiler: bool) -> None:
+    from seqformer.cli.eval import main
     from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-    from seqformer.inference.cli import main
 
     with tempfile.TemporaryDirectory() as name:
         folder, weights = Path(name), Path(name) / "model.safetensors"
