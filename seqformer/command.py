@@ -37,6 +37,8 @@ _OURS = tuple(str(_ROOT / name) + os.sep for name in ("seqformer", "kernels", "b
 _LONGEST = 600
 _TIDYING_SECONDS = 20
 """After a request to end another one is not heard for so long."""
+_asked: list[signal.Signals] = []
+"""The requests to end, as a library may catch the exceptions that they became."""
 
 
 class Terminated(BaseException):
@@ -74,19 +76,18 @@ class Command:
             action: gives the exit code; None is 0.
             expected: more types of errors that the user can mend; asked for when there is one.
         """
-        asked: list[signal.Signals] = []
         try:
-            with _end_by_exception(asked):
+            with _end_by_exception():
                 code = action() or 0
                 sys.stdout.flush()
                 return code
         except (KeyboardInterrupt, Terminated):
-            return self._end_as_asked(asked)
+            return self._end_as_asked()
         except SystemExit:
             raise
         except BaseException as error:  # some libraries' errors are no Exceptions
-            if asked:  # a library caught the exception and was left half done
-                return self._end_as_asked(asked)
+            if _asked:  # a library caught the exception and was left half done
+                return self._end_as_asked()
             if isinstance(error, OSError) and _is_of_output(error):
                 leave_output()
                 if error.errno == errno.EPIPE:
@@ -123,10 +124,10 @@ class Command:
             sys.stderr.write(f"{self.name}: {_rank()}{sentence}\n")
             sys.stderr.flush()
 
-    def _end_as_asked(self, asked: list[signal.Signals]) -> int:
+    def _end_as_asked(self) -> int:
         hint = f"; {self.hint}" if self.hint else ""
-        if asked and asked[0] != signal.SIGINT:
-            return self._end(f"stopped by {asked[0].name}{hint}", TERMINATED)
+        if _asked and _asked[0] != signal.SIGINT:
+            return self._end(f"stopped by {_asked[0].name}{hint}", TERMINATED)
         return self._end(f"interrupted{hint}", INTERRUPTED)
 
     def _end(self, sentence: str, code: int, at_once: bool = False) -> int:
@@ -221,24 +222,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def _end_by_exception(asked: list[signal.Signals]) -> Iterator[None]:
+def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
-    up. Signals that are ignored (nohup) or handled already stay so.
-
-    Args:
-        asked: gets the signal, as a library may catch the exception.
-    """
+    up. Signals that are ignored (nohup) or handled already, by a command around, stay so."""
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ignored_until
         if number == signal.SIGINT:
-            asked.append(signal.SIGINT)
+            _asked.append(signal.SIGINT)
             raise KeyboardInterrupt
         if time.monotonic() < ignored_until:  # a scheduler and torchrun may both send one
             return
         ignored_until = time.monotonic() + _TIDYING_SECONDS
-        asked.append(signal.Signals(number))
-        raise Terminated(asked[-1].name)
+        _asked.append(signal.Signals(number))
+        raise Terminated(_asked[-1].name)
 
     ignored_until = 0.0
     before: dict[int, Any] = {}
@@ -247,6 +244,8 @@ def _end_by_exception(asked: list[signal.Signals]) -> Iterator[None]:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
             if signal.getsignal(number) in usual:
                 before[number] = signal.signal(number, end)
+    if before:
+        _asked.clear()
     try:
         yield
     finally:

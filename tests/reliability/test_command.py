@@ -178,7 +178,8 @@ def test_lack_of_memory_is_known_in_all_its_forms(error, expected):
     assert ("out of memory" in sentence) is expected and code in (2, 70)
 
 
-def test_an_interruption_that_a_library_swallows_is_still_one():
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_an_interruption_that_a_library_swallows_is_still_one(is_inside):
     """Its modules are half loaded then, and fail in odd ways."""
     for number, code, words in (
         (signal.SIGINT, 130, "tool: interrupted"),
@@ -192,5 +193,8 @@ def test_an_interruption_that_a_library_swallows_is_still_one():
             pass
         {{}}["half loaded"]
         """
+        if is_inside:  # as in train.py
+            body = f"def act():\n{textwrap.indent(textwrap.dedent(body), '    ')}"
+            body = f"from seqformer.command import Command\n{body}\nreturn Command('tool').run(act)"
         done = run(body)
         assert (done.returncode, only_line(done)) == (code, words)
