@@ -78,27 +78,15 @@ BACKWARD = {
     100: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2, max_sums=100),
     120: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
 }
-"""One warp: sums over lanes then need no shared memory. The 169 sums of SeqFormer's head leave
+"""One warp: sums over lanes then need no shared memory. The 169 sums of the default head leave
 registers for one cell, and on sm_100 not even for that."""
-SUM = Tile(num_warps=4, cells=1)
-LOSS = {
-    70: Tile(num_warps=4, cells=4, max_registers=128),
-    75: Tile(num_warps=8, cells=4),
-    80: Tile(num_warps=4, cells=4),
-    90: Tile(num_warps=4, cells=4),
-    120: Tile(num_warps=4, cells=4),
-}
-"""With four warps, the compiler spills 8 bytes on sm_75 to fit one program more, and on sm_70 as
-many where the bound is not given."""
 if triton.__version__.startswith("3.6."):
-    # That compiler spills up to 76 bytes with these bounds, 28 with two cells, 16 with none.
+    # That compiler spills 76 bytes with the bound, and 28 with two cells.
     FORWARD[70] = replace(FORWARD[70], max_registers=None)
-    LOSS[70] = replace(LOSS[70], max_registers=None)
-    LOSS[75] = replace(LOSS[75], max_registers=128)
     BACKWARD = {key: replace(tile, feature_cells=1) for key, tile in BACKWARD.items()}
-
+SUM = Tile(num_warps=4, cells=1)
 MAX_SUMS = 100
-"""Sums over cells that a lane keeps in registers: all 8 * 11 of SeqFormer's first layer."""
+"""Sums over cells that a lane keeps in registers: all 8 * 11 of the default head's first layer."""
 LONGEST_STRIP = 8
 ENOUGH_LANES = 1 << 17
 """Lanes that fill a large GPU."""
