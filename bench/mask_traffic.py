@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.mask_head import tiles as table
+from kernels.launch import entry_for
 from kernels.mask_head.inputs import MaskHeadConfig
-from kernels.mask_head.launch import backward_tile, parts_of, piece_of, strips
+from kernels.mask_head.launch import backward_config, programs_of, row_tiles, tile_cells_of
 from kernels.mask_loss.tiles import LOSS
 
 FLOAT, INDEX = 4, 8
@@ -103,12 +103,12 @@ def backward(head: MaskHeadConfig, sizes: Sizes, capability: int = 90) -> list[T
 
 def loss_forward(head: MaskHeadConfig, sizes: Sizes, capability: int = 90) -> list[Traffic]:
     """Reads arguments and targets, writes four sums per program."""
-    tile, extra = table.tile_for(LOSS, capability), int(head.upsample > 2)
+    tile, extra = entry_for(LOSS, capability), int(head.upsample > 2)
     frames = sizes.instances * sizes.frames
     rows = sizes.height + extra
     own = tile.cells - int(head.upsample > 1)
     lanes = 32 * tile.num_warps
-    _, tiles = strips(sizes.height, sizes.width + extra, own, lanes, frames, rows)
+    _, tiles = row_tiles(sizes.height, sizes.width + extra, own, lanes, frames, rows)
     reads = _inputs(head, sizes) | {"targets": _targets(head, sizes)}
     return [
         Traffic(name="loss", reads=reads, writes={"partials": frames * tiles * 4 * FLOAT}),
@@ -159,9 +159,9 @@ def _backward(
     head: MaskHeadConfig, sizes: Sizes, gradient: dict[str, int], capability: int
 ) -> list[Traffic]:
     cells = sizes.height * sizes.width
-    tile = backward_tile(capability, head)
-    parts = max(parts_of(head, tile), head.num_layers - 1)
-    piece = piece_of(cells, sizes.frames * (sizes.clips + sizes.instances * parts), tile)
+    tile = backward_config(capability, head)
+    parts = max(programs_of(head, tile), head.num_layers - 1)
+    piece = tile_cells_of(cells, sizes.frames * (sizes.clips + sizes.instances * parts), tile)
     partials = sizes.instances * sizes.frames * -(-cells // piece) * head.num_params * FLOAT
     inputs, gradients = _inputs(head, sizes), _gradients(head, sizes)
     first = Traffic(
