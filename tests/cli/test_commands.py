@@ -57,9 +57,7 @@ for words in {list(HELP.values())!r}:
             if script:
                 runpy.run_path(script[0], run_name="__main__")
             else:
-                import kernels
-from seqformer.cli.kernels import example_calls
-from seqformer.cli.main import main
+                from seqformer.cli.main import main
                 main(words[2:])
         except SystemExit as stop:
             assert not stop.code, (words, stop.code)
