@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import tyro
 
-from seqformer.command import Command
+from seqformer.command import Command, end_if_asked
 from seqformer.config import DemoConfig, TrainConfig, presets
 
 PROGRAM = "train.py"
@@ -33,6 +33,7 @@ def _train(config: TrainConfig) -> None:
     from seqformer.trainer.progress import setup_logging
     from seqformer.trainer.trainer import train
 
+    end_if_asked()
     setup_logging(is_main=rank_from_environment() == 0)
     if isinstance(config, DemoConfig):
         from seqformer.trainer.demo import run_demo
