@@ -13,6 +13,7 @@ Triton's bundled disassembler no longer reads sm_70: there, resources only.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -24,8 +25,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from seqformer.files import write_text
@@ -71,11 +74,35 @@ class Row:
 
 def all_cases(capability: int) -> list[Any]:
     """Every launch-table entry that a GPU of this compute capability could be asked for."""
-    from kernels.dynamic_mask_launch import compile_cases as mask_cases
-    from kernels.frame_masks_triton import compile_cases as frame_cases
-    from kernels.msda_launch import compile_cases as msda_cases
+    from bench.mask_variants import head_cases, threshold_cases
+    from kernels.deformable_attention.launch import compile_cases as msda_cases
 
-    return msda_cases(capability) + mask_cases(capability) + frame_cases(capability)
+    return msda_cases(capability) + head_cases(capability) + threshold_cases()
+
+
+@lru_cache
+def source_of(kernel: Any) -> str:
+    """A kernel's code, that of all functions it calls, and the values of the constants that they
+    read. Comments, docstrings, and where it stands do not count, unlike in Triton's own key."""
+    from triton.runtime.jit import JITFunction
+
+    parts: dict[str, str] = {}
+    waiting = [kernel]
+    while waiting:
+        function = waiting.pop()
+        tree = ast.parse(function.src)
+        body = tree.body[0].body
+        if ast.get_docstring(tree.body[0]) is not None:
+            del body[0]
+        parts[function.fn.__name__] = ast.unparse(tree)
+        for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
+            value = function.fn.__globals__.get(name)
+            if isinstance(value, JITFunction):
+                if value.fn.__name__ not in parts:
+                    waiting.append(value)
+            elif value is not None and not isinstance(value, ModuleType):
+                parts[name] = repr(value)
+    return "\n".join(f"{name}: {parts[name]}" for name in sorted(parts))
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,7 @@ class Form:
         return self.case.variant.options("hip" if self.target.startswith("gfx") else "cuda")
 
     def digest(self) -> str:
-        """Of everything that the row depends on, the source of all that the kernel calls included.
+        """Of everything that the row depends on, the code of all that the kernel calls included.
 
         Raises: RuntimeError when Triton is interpreting.
         """
@@ -113,7 +140,7 @@ class Form:
         constants = sorted((name, repr(value)) for name, value in variant.constants.items())
         parts = (
             self.case.name,
-            variant.kernel.cache_key,
+            source_of(variant.kernel),
             list(self.types.items()),
             constants,
             sorted(self.options.items()),
@@ -129,22 +156,14 @@ def compile_row(name: str, target: str) -> Row:
 
     Raises: RuntimeError when Triton is interpreting; KeyError for an unknown case.
     """
-    from triton.compiler import ASTSource, CompilationError
-    from triton.compiler import compile as triton_compile
+    from triton.compiler import CompilationError
     from triton.runtime.errors import PTXASError
 
     form = Form({c.name: c for c in all_cases(_capability(target))}[name], target)
-    variant, types = form.case.variant, form.types
+    variant = form.case.variant
     row = {"case": name, "target": target, "is_model": form.case.is_model, "digest": form.digest()}
-    names = variant.kernel.arg_names
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][:1] == "*"}
-    constants = {(names.index(n),): value for n, value in variant.constants.items()}
     try:
-        kernel = triton_compile(
-            ASTSource(variant.kernel, types, constants, aligned),
-            target=_gpu_target(target),
-            options=form.options,
-        )
+        kernel = compile_form(form)
     except (CompilationError, PTXASError, RuntimeError) as error:
         return Row(**row, error=str(error).strip().splitlines()[-1])
     if target.startswith("gfx"):
@@ -152,6 +171,41 @@ def compile_row(name: str, target: str) -> Row:
     if int(target) < 80 and (broken := _VOLTA_HAS_NO.search(kernel.asm["ptx"])):
         return Row(**row, error=f"uses {broken.group(0)}, which GPUs before sm_80 do not have")
     return Row(**row, **_nvidia_resources(kernel, target, variant))
+
+
+def compile_form(form: Form) -> Any:
+    """What Triton makes of it, or finds in its cache; raises its errors."""
+    from triton.compiler import compile as triton_compile
+
+    return triton_compile(_source(form), target=_gpu_target(form.target), options=form.options)
+
+
+def first_code(form: Form) -> str:
+    """Triton's own code of a form, all calls inlined, before any pass of the GPU's."""
+    from triton._C.libtriton import ir
+    from triton.compiler import make_backend
+
+    source, backend, stages = _source(form), make_backend(_gpu_target(form.target)), {}
+    options = backend.parse_options(form.options)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    functions = backend.get_codegen_implementation(options)
+    module = source.make_ir(
+        _gpu_target(form.target), options, functions, backend.get_module_map(), context
+    )
+    backend.add_stages(stages, options, source.language)
+    return str(stages["ttir"](module, {}))
+
+
+def _source(form: Form) -> Any:
+    from triton.compiler import ASTSource
+
+    variant, types = form.case.variant, form.types
+    names = variant.kernel.arg_names
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][:1] == "*"}
+    constants = {(names.index(n),): value for n, value in variant.constants.items()}
+    return ASTSource(variant.kernel, types, constants, aligned)
 
 
 def _capability(target: str) -> int:
@@ -288,10 +342,13 @@ def forms(targets: Sequence[str], only: str = "", model_only: bool = False) -> l
 
 
 def compile_all(forms: Sequence[Form], processes: int | None = None) -> Iterator[Row]:
-    """Their rows, as they are done."""
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    """Their rows, as they are done; whoever stops early waits for no more than what has begun."""
+    pool = ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn"))
+    try:
         for done in [pool.submit(compile_row, form.case.name, form.target) for form in forms]:
             yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_table(path: Path = TABLE) -> dict[str, Any]:
@@ -357,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--model-only", action="store_true", help="only what the model launches")
     parser.add_argument("--again", action="store_true", help="compile unchanged cases, too")
+    parser.add_argument("--processes", type=int, help="that compile; by default one a core")
     parser.add_argument("--out", type=Path, default=TABLE, help="table to write")
     options = parser.parse_args(arguments)
     if os.environ.pop("TRITON_INTERPRET", None):
@@ -366,7 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [known[digest] for form in asked if (digest := form.digest()) in known]
     unchanged = len(rows)
     try:
-        for row in compile_all([form for form in asked if form.digest() not in known]):
+        changed = [form for form in asked if form.digest() not in known]
+        for row in compile_all(changed, options.processes):
             print(show(row), flush=True)
             rows.append(row)
     finally:

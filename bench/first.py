@@ -19,8 +19,9 @@ from unittest import mock
 import torch
 
 import kernels
-from bench import checks, counted
+from bench import checks
 from bench.case import Case
+from bench.counts import memory
 from bench.run import ALWAYS, Run
 
 BUDGET = 460.0
@@ -69,7 +70,7 @@ def measure(
             run.extra["failed_checks"].append(f"{name} was not launched")
     run.save()
     run.extra["counts"] = []
-    for launch in counted.LAUNCHES:
+    for launch in memory.LAUNCHES:
         count = partial(count_rows, launch, device)
         rows = run.stage(f"counts of {launch.name}", count, NEEDS["count"])
         run.extra["counts"] += rows or []
@@ -79,26 +80,26 @@ def measure(
         run.stage(case.name, partial(time_case, case), 0.0 if is_smoke else NEEDS[kind])
 
 
-def count_rows(launch: counted.CountedLaunch, device: torch.device) -> list[dict[str, Any]]:
+def count_rows(launch: memory.CountedLaunch, device: torch.device) -> list[dict[str, Any]]:
     """Predicted beside counted, as rows."""
     if device.type != "cuda":
-        return counted.compared(launch, "there is no GPU to count on", "")
+        return memory.compared(launch, "there is no GPU to count on", "")
     major, minor = torch.cuda.get_device_capability(device)
-    predicted = counted.predictions(10 * major + minor)
+    predicted = memory.predictions(10 * major + minor)
     if isinstance(predicted, dict):
         predicted = predicted.get(launch.name, f"{launch.name} is not predicted")
-    return counted.compared(launch, predicted, counted.measure(launch))
+    return memory.compared(launch, predicted, memory.measure(launch))
 
 
 def kernel_names() -> list[str]:
-    """Module and name of every kernel of the package: what Triton launches, not what it inlines."""
+    """Folder and name of every kernel of the package: what Triton launches, not what it inlines."""
     from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
     found = []
     folder = Path(kernels.__file__).parent
     for path in sorted(folder.rglob("*triton*.py")):
-        place = ".".join(path.relative_to(folder).with_suffix("").parts)
+        place = f"{path.parent.name}.{path.stem}"
         module = import_module(f"kernels.{place}")
         for name, value in vars(module).items():
             is_own = getattr(value, "fn", None) is not None and value.fn.__module__.endswith(place)
@@ -107,21 +108,21 @@ def kernel_names() -> list[str]:
                 and is_own
                 and name.endswith("_kernel")
             ):
-                found.append(f"{place}.{name}")
+                found.append(f"{path.parent.name}.{name}")
     return found
 
 
 @contextmanager
 def noted_launches(launched: Counter[str]) -> Iterator[None]:
-    """Inside, launches through Triton are counted by module and name of the kernel."""
+    """Inside, launches through Triton are counted by folder and name of the kernel."""
     from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
     def noting(run: Callable[..., Any]) -> Callable[..., Any]:
         def noted(function: Any, *arguments: Any, **options: Any) -> Any:
             result = run(function, *arguments, **options)
-            module = function.fn.__module__.partition("kernels.")[2]
-            launched[f"{module}.{function.fn.__name__}"] += 1
+            folder = function.fn.__module__.split(".")[-2:][0]
+            launched[f"{folder}.{function.fn.__name__}"] += 1
             return result
 
         return noted

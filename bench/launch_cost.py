@@ -69,7 +69,7 @@ def subjects() -> Iterator[Subject]:
     yield Subject(name="deformable attention, both ways", call=attend_both)
 
     features = torch.randn(1, 2, 8, 4, 6, generator=g).requires_grad_()
-    parameters = torch.randn(3, kernels.dynamic_mask.NUM_MASK_PARAMS, generator=g).requires_grad_()
+    parameters = torch.randn(3, kernels.MaskHeadConfig().num_params, generator=g).requires_grad_()
     points = torch.rand(3, 2, 2, generator=g).requires_grad_()
     clip = torch.zeros(3, dtype=torch.int64)
     targets = torch.zeros(3, 2, 8, 12, dtype=torch.bool)

@@ -59,7 +59,7 @@ class MaskCall:
         """By the formulas registered with the operators."""
         features = (1, self.frames, CHANNELS, *self.cells)
         params = (self.instances, G)
-        sizes = [CHANNELS, 3, 1, 2, STRIDE]  # as `dynamic_mask_ops.sizes_of` orders them
+        sizes = [CHANNELS, 3, 1, 2, STRIDE]  # as `mask_head.op.sizes_of` orders them
         needs = [True, True]
         op = torch.ops.seqformer_kernels
         if not with_losses:

@@ -12,7 +12,7 @@ from bench.case import Call
 @contextmanager
 def no_compiler() -> Iterator[None]:
     """Inside, forward and backward of attention and masks run in plain PyTorch."""
-    modules = (kernels.msda_cpu, kernels.dynamic_mask_native)
+    modules = (kernels.deformable_attention.cpu, kernels.mask_head.cpu)
     native = [module.library for module in modules]
     for module in modules:
         module.library = lambda *_: None

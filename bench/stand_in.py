@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any
 from unittest import mock
 
@@ -117,7 +117,7 @@ class StandIn(DriverBase, DeviceFacts):
 
 def jit_functions() -> Iterator[JITFunction]:
     """Every `triton.jit` function of the kernels, those that others call included."""
-    for module in iter_modules(kernels.__path__, kernels.__name__ + "."):
+    for module in walk_packages(kernels.__path__, kernels.__name__ + "."):
         for value in vars(import_module(module.name)).values():
             if isinstance(value, JITFunction) and value.fn.__module__ == module.name:
                 yield value

@@ -30,8 +30,10 @@ from bench.case import Call
 from bench.directions import Pass, call_of
 from bench.mask_calls import MaskCall
 from bench.msda_calls import MSDACall
-from kernels import dynamic_mask_table, msda_table
+from kernels.deformable_attention import tiles as attention_tiles
 from kernels.device import facts
+from kernels.mask_head import tiles as mask_tiles
+from kernels.mask_loss import tiles as loss_tiles
 
 WARPS = (1, 2, 4, 8)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -61,10 +63,10 @@ class Subject:
         return Path(self.module.__file__)
 
 
-def msda_candidates(direction: Pass, capability: int) -> Iterator[msda_table.Tile]:
+def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tiles.Tile]:
     channels = (4, 8, 16, 32) if direction == "forward" else (4, 8, 16)
     for num_warps, max_registers, count in product(WARPS, (None, 96, 128), channels):
-        yield msda_table.Tile(
+        yield attention_tiles.Tile(
             num_warps=num_warps,
             channels_per_lane=count,
             max_registers=max_registers,
@@ -72,17 +74,17 @@ def msda_candidates(direction: Pass, capability: int) -> Iterator[msda_table.Til
         )
 
 
-def mask_candidates(smallest: int, capability: int) -> Iterator[dynamic_mask_table.Tile]:
+def mask_candidates(smallest: int, capability: int) -> Iterator[mask_tiles.LaunchConfig]:
     """A lane needs neighbours of its own cells, so the smallest number is not one."""
     cells = [count for count in (2, 4, 8) if count >= smallest]
     for num_warps, max_registers, count in product(WARPS, (None, 96, 128), cells):
-        yield dynamic_mask_table.Tile(num_warps=num_warps, cells=count, max_registers=max_registers)
+        yield mask_tiles.LaunchConfig(num_warps=num_warps, cells=count, max_registers=max_registers)
 
 
-def mask_backward_candidates(capability: int) -> Iterator[dynamic_mask_table.BackwardTile]:
+def mask_backward_candidates(capability: int) -> Iterator[mask_tiles.BackwardConfig]:
     cells = (1, 2, 4)
     for num_warps, of_parameters, of_features, sums in product((1, 2), cells, cells, (100, 176)):
-        yield dynamic_mask_table.BackwardTile(
+        yield mask_tiles.BackwardConfig(
             num_warps=num_warps,
             parameter_cells=of_parameters,
             feature_cells=of_features,
@@ -108,35 +110,35 @@ def _mask_calls(run: mask_calls.Run, direction: Pass, device: torch.device) -> I
 SUBJECTS = (
     Subject(
         name="msda forward",
-        module=msda_table,
+        module=attention_tiles,
         table="FORWARD",
         candidates=partial(msda_candidates, "forward"),
         calls=partial(_msda_calls, "forward"),
     ),
     Subject(
         name="msda backward",
-        module=msda_table,
+        module=attention_tiles,
         table="BACKWARD",
         candidates=partial(msda_candidates, "backward"),
         calls=partial(_msda_calls, "backward"),
     ),
     Subject(
         name="mask forward",
-        module=dynamic_mask_table,
+        module=mask_tiles,
         table="FORWARD",
         candidates=partial(mask_candidates, 2),
         calls=partial(_mask_calls, mask_calls.ours, "forward"),
     ),
     Subject(
         name="mask backward",
-        module=dynamic_mask_table,
+        module=mask_tiles,
         table="BACKWARD",
         candidates=mask_backward_candidates,
         calls=partial(_mask_calls, mask_calls.ours, "backward"),
     ),
     Subject(
         name="mask losses",
-        module=dynamic_mask_table,
+        module=loss_tiles,
         table="LOSS",
         candidates=partial(mask_candidates, 4),
         calls=partial(_mask_calls, mask_calls.our_losses, "both"),

@@ -219,7 +219,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     if type(error).__module__ == "cv2":
         return "Insufficient memory" in text
-    signs = ("can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory")
+    signs: tuple[str, ...] = (
+        "can't allocate memory",
+        "DefaultCPUAllocator",
+        "Cannot allocate memory",
+    )
     signs += ("std::bad_alloc", "bad allocation", "CUDA out of memory")
     return isinstance(error, (RuntimeError, OSError)) and any(sign in text for sign in signs)
 
@@ -229,6 +233,8 @@ def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up; not while a module is imported, which some libraries do not survive, but right after.
     Signals that are ignored (nohup) or handled already, by a command around, stay so."""
+
+    ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ignored_until
@@ -252,7 +258,6 @@ def _end_by_exception() -> Iterator[None]:
         if number in _delayed:
             os.kill(os.getpid(), number)
 
-    ignored_until = 0.0
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -266,8 +271,8 @@ def _end_by_exception() -> Iterator[None]:
         yield
     finally:
         _delayed.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def end_if_asked() -> None:

@@ -100,6 +100,20 @@ def our_wheel(our_source, tmp_path_factory) -> Path:
     return next(folder.glob("seqformer-*.whl"))
 
 
+def test_the_source_archive_makes_the_same_wheel(our_source, our_wheel, tmp_path):
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=our_source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("seqformer-*.tar.gz")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index",
+         "--no-build-isolation", "-w", str(tmp_path), str(archive)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("seqformer-*.whl")
+    names = [set(zipfile.ZipFile(path).namelist()) for path in (our_wheel, wheel)]
+    assert names[0] == names[1]
+
+
 def fresh_environment(folder: Path) -> Path:
     env = folder / "env"
     venv.create(env, with_pip=False, symlinks=True)
@@ -113,11 +127,12 @@ def test_wheel_contents(our_wheel):
     names = zipfile.ZipFile(our_wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"seqformer"}
-    sources = (p for p in (ROOT / "kernels").iterdir() if p.suffix in (".py", ".c", ".h"))
-    assert {f"seqformer/kernels/{p.name}" for p in sources} <= set(names)
+    sources = (p for p in (ROOT / "kernels").rglob("*") if p.suffix in (".py", ".c", ".h"))
+    assert {f"seqformer/{p.relative_to(ROOT).as_posix()}" for p in sources} <= set(names)
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
     assert listed | page <= set(names) and len(page) > 5
+    assert {"seqformer/py.typed", "seqformer/kernels/py.typed"} <= set(names)
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
@@ -129,6 +144,9 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
     for what in order:
         pip_install(env, *what, cwd=tmp_path)
     assert python(env, "-c", PROBE, cwd=tmp_path).startswith("ok")
+    command = [str(env / "bin" / "seqformer"), "kernels"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "ms_deform_attn" in done.stdout, done.stderr
     # From the checkout, `kernels` is ours, and the same copy that the model uses.
     probe = (
         "import kernels, seqformer; from seqformer._kernels import kernels as used; "
@@ -139,6 +157,7 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
     python(env, "-c", probe, cwd=our_source)
     reverse = (
         "import seqformer; from seqformer._kernels import kernels as used; import kernels; "
-        "from kernels.msda import ms_deform_attn; assert ms_deform_attn is used.ms_deform_attn"
+        "from kernels.deformable_attention import ms_deform_attn; "
+        "assert ms_deform_attn is used.ms_deform_attn"
     )
     python(env, "-c", reverse, cwd=our_source)

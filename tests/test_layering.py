@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,13 @@ ALLOWED = {
     "seqformer/distributed.py": set(),
     "seqformer/files.py": set(),
     "seqformer/processes.py": {"command"},
-    "seqformer/config.py": {"config_data"},
-    "seqformer/config_data.py": set(),
+    "seqformer/config": set(),
     "seqformer/determinism.py": set(),
     "seqformer/devices.py": set(),
     "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
     "seqformer/annotations": {"safe_files", "files"},
-    "seqformer/evaluation": {"annotations", "safe_files"},
+    "seqformer/evaluation": {"annotations", "config", "safe_files"},
     "seqformer/data": {
         "structures",
         "boxes",
@@ -36,7 +37,7 @@ ALLOWED = {
     },
     "seqformer/model": {"_kernels", "structures", "config", "files", "safe_files"},
     "seqformer/criterion": {"structures", "boxes", "config", "devices", "model.masks"},
-    "seqformer/report": {"data", "evaluation", "annotations", "safe_files", "files"},
+    "seqformer/report": {"config", "data", "evaluation", "annotations", "safe_files", "files"},
     "seqformer/inference": {
         "model",
         "data",
@@ -60,8 +61,20 @@ ALLOWED = {
         "report",
         "annotations",
         "safe_files",
-        "command",
         "files",
+    },
+    "seqformer/cli": {
+        "seqformer",
+        "_kernels",
+        "command",
+        "config",
+        "data",
+        "distributed",
+        "evaluation",
+        "inference",
+        "report",
+        "tools",
+        "trainer",
     },
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""
@@ -98,11 +111,70 @@ def test_imports_point_one_way(place):
             assert allowed, f"{file.relative_to(ROOT)} imports {name}"
 
 
-def test_only_the_entry_point_and_the_benchmarks_import_the_trainer():
+def test_only_the_commands_and_the_benchmarks_import_the_trainer():
     for file in ROOT.rglob("*.py"):
         place = file.relative_to(ROOT).as_posix()
-        if place.startswith(("seqformer/trainer/", "tests/", "bench/", "train.py", ".")):
+        if place.startswith(("seqformer/trainer/", "seqformer/cli/", "tests/", "bench/", ".")):
             continue
         if place.startswith(("build/", "runs/")) or "venv" in place:
             continue
         assert not any(n.startswith("seqformer.trainer") for n in imported(file)), place
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its dotted name; a package is its `__init__.py`."""
+    found = {}
+    for top in ("kernels", "seqformer", "bench"):
+        for path in (ROOT / top).rglob("*.py"):
+            *folders, name = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(folders if name == "__init__" else [*folders, name])] = path
+    return found
+
+
+def needed(path: Path, known: Collection[str]) -> set[str]:
+    """Modules of ours that a file names, in functions and for annotations, too."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *([node.module] if node.module else [])))
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            names |= (inner & known) or {module}
+    return names & known
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that need one another in a circle, the first one again at the end; else empty."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_module_needs_itself():
+    known = modules()
+    graph = {name: needed(path, known.keys()) - {name} for name, path in known.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    assert not cycle_in(graph)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from kernels import launch",
+        "def f():\n    from .launch import Launch",
+        "if TYPE_CHECKING:\n    import kernels.launch",
+    ],
+)
+def test_every_way_of_needing_counts(text, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "kernels" / "device.py"
+    path.parent.mkdir()
+    path.write_text(text)
+    needs = needed(path, modules().keys() | {"kernels.launch"})
+    assert needs == {"kernels.launch"}
+    assert cycle_in({"kernels.device": needs, "kernels.launch": {"kernels.device"}})

@@ -116,11 +116,11 @@ def _interpolate(logits: Tensor, video: Video) -> Tensor:
 
 
 def _interpolate_and_pack(logits: Tensor, video: Video) -> Tensor:
-    return kernels.frame_masks.pack_columns(_interpolate(logits, video).to(torch.uint8))
+    return kernels.frame_masks.reference.pack_columns(_interpolate(logits, video).to(torch.uint8))
 
 
 def _can_encode(device: torch.device) -> bool:
-    compiled = kernels.native.library("frame_masks", torch.float32)
+    compiled = kernels.c_library.library("frame_masks", torch.float32)
     return compiled is not None and find_spec("pycocotools") is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import textwrap
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 from triton.runtime.jit import JITFunction
 
-from bench.compile import all_cases
+from bench.compile import all_cases, source_of
 from bench.emulator.driver import kernel_name
 from bench.emulator.session import LaunchRecord
 from bench.stand_in import jit_functions
@@ -25,20 +26,34 @@ def launched_kernels() -> frozenset[str]:
     return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
 
 
-def missing_forms(capability: int, launches: Iterable[LaunchRecord]) -> list[str]:
-    """Forms of the launch tables, of the model's own sizes, that no launch had on this GPU."""
+def covered_forms(capability: int, launches: Iterable[LaunchRecord]) -> list[str]:
+    """Forms of the launch tables, of the model's own sizes, that a launch had on this GPU."""
     launched: dict[str, list[LaunchRecord]] = {}
     for launch in {launch.key: launch for launch in launches}.values():
         launched.setdefault(launch.kernel, []).append(launch)
     return [
-        f"{case.name} {dict(case.variant.constants)}"
-        for case in all_cases(capability)
-        if case.is_model
-        and not any(
+        case.name
+        for case in model_forms(capability)
+        if any(
             _is_of(case.variant, launch)
             for launch in launched.get(kernel_name(case.variant.kernel), ())
         )
     ]
+
+
+def model_forms(capability: int) -> list[Any]:
+    """Entries of the launch tables for the model's own sizes."""
+    return [case for case in all_cases(capability) if case.is_model]
+
+
+@lru_cache(maxsize=1)
+def code_digests() -> dict[str, str]:
+    """Kernel -> digest of its code and of all that it calls."""
+    return {
+        kernel_name(f): hashlib.sha256(source_of(f).encode()).hexdigest()[:16]
+        for f in jit_functions()
+        if kernel_name(f) in launched_kernels()
+    }
 
 
 def _is_of(variant: Any, launch: LaunchRecord) -> bool:

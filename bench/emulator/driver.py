@@ -110,7 +110,7 @@ class Launcher:
     """Stands for Triton's launcher of one compiled kernel.
 
     Attributes:
-        kernel: module and name of the `triton.jit` function: "msda_triton.forward_kernel".
+        kernel: folder and name of the `triton.jit` function: "deformable_attention.forward_kernel".
         names, types: of all arguments, constants included.
         key: Triton's key of the compiled kernel.
         constants: argument -> value, for those that are compiled in.
@@ -172,8 +172,8 @@ def _flat(name: str, type_: Any, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def kernel_name(function: Any) -> str:
-    """Module and name of a `triton.jit` function: "msda_triton.forward_kernel"."""
-    return f"{function.fn.__module__.rpartition('.')[2]}.{function.fn.__name__}"
+    """Folder and name of a `triton.jit` function: "deformable_attention.forward_kernel"."""
+    return f"{function.fn.__module__.split('.')[-2:][0]}.{function.fn.__name__}"
 
 
 def extent(tensor: Tensor) -> int:

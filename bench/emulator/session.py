@@ -56,7 +56,7 @@ class LaunchRecord:
     """One emulated launch.
 
     Attributes:
-        kernel: module and name of the `triton.jit` function.
+        kernel: folder and name of the `triton.jit` function.
         grid: programs along x, y, z.
         key: Triton's key of the compiled kernel: two launches share it if they share the code.
         function: that code, as PTX, binary and program.
@@ -85,7 +85,7 @@ class Compilation:
     """A form of a kernel that Triton did not have yet on this device, from its own cache key.
 
     Attributes:
-        kernel: module and name of the `triton.jit` function.
+        kernel: folder and name of the `triton.jit` function.
         key: Triton's key: types, specialisations and constants of all arguments, and options.
     """
 
@@ -237,9 +237,9 @@ def emulated(
 def _refuse_interpreter() -> None:
     from triton.runtime.jit import JITFunction
 
-    from kernels import msda_triton
+    from kernels.deformable_attention import triton_forward
 
-    if not isinstance(msda_triton.forward_kernel, JITFunction):
+    if not isinstance(triton_forward.forward_kernel, JITFunction):
         raise RuntimeError(
             "the kernels were loaded for Triton's interpreter; unset TRITON_INTERPRET before "
             "triton is imported"

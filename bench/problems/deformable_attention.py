@@ -17,7 +17,7 @@ from bench.tolerances import assert_near
 
 Shapes = tuple[tuple[int, int], ...]
 
-launch = import_module(f"{kernels.msda_ops.__package__}.msda_launch")
+launch = import_module(f"{kernels.deformable_attention.__name__}.launch")
 """The launcher of the operators, whose package may go by `kernels` or `seqformer.kernels`."""
 
 IMPLEMENTATIONS = ("triton", "cpu", "bags")
@@ -80,7 +80,7 @@ class Problem:
 def implementation(name: str) -> Iterator[None]:
     """Everything inside is answered by one implementation (or by the "reference")."""
     backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
-    no_library = mock.patch.object(kernels.msda_cpu, "library", lambda *_: None)
+    no_library = mock.patch.object(kernels.deformable_attention.cpu, "library", lambda *_: None)
     with kernels.use_backend(backend), no_library if name == "bags" else nullcontext():
         yield
 

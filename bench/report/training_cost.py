@@ -172,7 +172,7 @@ def _text(prices: Mapping[str, float], told: Mapping[str, float]) -> str:
         for key in ASSUMED_EFFICIENCY
     )
     return f"""\
-Epochs and clips per step are those of the presets in `seqformer/config.py`; an epoch has a clip of
+Epochs and clips per step are those of the presets of `seqformer/config/`; an epoch has a clip of
 five frames for each of {VIDEO_FRAMES:,} video frames, jointly also for each of {COCO_IMAGES:,} COCO
 images (assumed: the authors' 1.5 and 4 hours an epoch differ by that much). Time is that of the
 training step alone, at one frame size, with data loading hidden behind it and no loss over several

@@ -7,6 +7,7 @@ layers, clips and instances in one piece, and split by layer only to be named.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -62,7 +63,7 @@ class SetCriterion:
             **self._box_losses(output, wanted, matches),
             **self._mask_losses(output, wanted, matches),
         }
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, value in per_layer.items():
             losses |= _named_by_layer(name, value / num_instances)
         losses["class_error"] = _class_error(output, wanted, matches)
@@ -100,7 +101,7 @@ class SetCriterion:
     def _box_losses(
         self, output: ClipOutput, wanted: Wanted, matches: Matches
     ) -> dict[str, Tensor]:
-        boxes = at_least_float32(output.boxes).transpose(2, 3)  # [D, B, Q, T, 4]
+        boxes = rearrange(at_least_float32(output.boxes), "d b t q xywh -> d b q t xywh")
         matched = boxes[matches.layer, matches.clip, matches.query]  # [N, T, 4]
         boxes_wanted = wanted.boxes[matches.target]
         # parity: frames in which an instance is absent count too, with their 1e-6 boxes.
@@ -115,9 +116,8 @@ class SetCriterion:
         self, output: ClipOutput, wanted: Wanted, matches: Matches
     ) -> dict[str, Tensor]:
         params = output.mask_params[matches.layer, matches.clip, matches.query]
-        references = output.reference_points.transpose(2, 3)[
-            matches.layer, matches.clip, matches.query
-        ]  # [N, T, 2]
+        references = rearrange(output.reference_points, "d b t q xy -> d b q t xy")
+        references = references[matches.layer, matches.clip, matches.query]  # [N, T, 2]
         focal, overlap, area, target_area = mask_loss_sums(
             output.mask_features,
             params,

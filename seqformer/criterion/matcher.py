@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -58,11 +59,11 @@ class HungarianMatcher:
         positive = alpha * (1 - prob) ** gamma * -(prob + 1e-8).log()
         class_cost = positive - negative
 
-        boxes = boxes.float().transpose(2, 3)  # [D, B, Q, T, 4]
+        boxes = rearrange(boxes.float(), "d b t q xywh -> d b q t xywh")
         # parity: the paper says L1; the published code takes the Euclidean distance over the clip.
         box_cost = torch.cdist(
-            boxes.flatten(3).flatten(0, 2),
-            targets.flatten(1),
+            rearrange(boxes, "d b q t xywh -> (d b q) (t xywh)"),
+            rearrange(targets, "n t xywh -> n (t xywh)"),
             compute_mode="donot_use_mm_for_euclid_dist",
         ).view(*class_cost.shape)
         giou = generalized_box_iou(

@@ -81,7 +81,7 @@ def check_still_categories(still: AnnotationSet, classes: ClassMap) -> None:
     if 2 * len(other) > len(shared):
         raise ValueError(
             f"{message}; map COCO to the edition that the videos are of "
-            "(`python -m seqformer.data.coco_to_ytvis --categories`, or --data.coco-categories)"
+            "(`seqformer data coco-to-ytvis --categories`, or --data.coco-categories)"
         )
     logger.warning("%s", message)
 
@@ -123,6 +123,8 @@ class ClipLoader(DataLoader[ClipBatch]):
         num_drawn: clips so far, broken ones included.
         num_broken: broken ones among them.
     """
+
+    batch_sampler: ClipBatchSampler
 
     def __init__(self, clips: JointClips, max_broken_share: float, **options: Any) -> None:
         super().__init__(clips, worker_init_fn=_begin_worker, **options)

@@ -18,13 +18,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from seqformer.annotations.run_lengths import RLE
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.network import Portion, PortionCopy
 from seqformer.inference.rendering import compress_masks, mask_logits
-from seqformer.inference.results import RLE, Detection, VideoPrediction
+from seqformer.inference.results import Detection, VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
 from seqformer.model.full_float32 import full_float32
@@ -104,7 +105,7 @@ class ClipMatcher:
             self,
             tracks=list(twins.values()),
             open=[twins[id(track)] for track in self.open],
-            **{
+            **{  # type: ignore[arg-type]
                 name: None if value is None else value.clone()
                 for name, value in (
                     ("logits", self.logits),
@@ -187,8 +188,8 @@ class ClipMatcher:
         done = min(frame - self.first, self.counts.shape[1])
         to_pixels = self.boxes.new_tensor([frame_size[1], frame_size[0]] * 2)
         counts = self.counts[:, :done].clamp(min=1)
-        xyxy = cxcywh_to_xyxy(self.boxes[:, :done] / counts[..., None]).clamp(0, 1) * to_pixels
-        xyxy = xyxy.cpu().numpy()
+        boxes = cxcywh_to_xyxy(self.boxes[:, :done] / counts[..., None]).clamp(0, 1) * to_pixels
+        xyxy = boxes.cpu().numpy()
         present = (self.counts > 0).cpu().numpy()
         for row, track in enumerate(self.open):
             frames = np.flatnonzero(present[row, :done])  # consecutive: clips without a gap

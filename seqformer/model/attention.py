@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .._kernels import kernels
@@ -47,7 +48,7 @@ class MSDeformAttn(nn.Module):
 
     def project_value(self, tokens: Tensor) -> Tensor:
         """[..., S, C] -> [..., S, M, D]; padding is left to the sampling."""
-        return self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))
+        return rearrange(self.value_proj(tokens), "... s (m d) -> ... s m d", m=self.num_heads)
 
     def forward(
         self,
@@ -71,17 +72,16 @@ class MSDeformAttn(nn.Module):
 
         Returns: [B, T, Q, C].
         """
-        B, T = value.shape[:2]
         offsets, logits = self._samples(query, position)
         sampled = kernels.ms_deform_attn_fused(
-            value.flatten(0, 1),
+            rearrange(value, "b t s m d -> (b t) s m d"),
             shapes,
-            offsets.flatten(0, 1),
-            logits.flatten(0, 1),
-            reference.flatten(0, 1),
+            rearrange(offsets, "b f q m l p xy -> (b f) q m l p xy"),
+            rearrange(logits, "b f q m l p -> (b f) q m l p"),
+            rearrange(reference, "b f q l xy -> (b f) q l xy"),
             valid_shapes,
         )
-        return sampled.unflatten(0, (B, T))
+        return rearrange(sampled, "(b t) q c -> b t q c", b=value.shape[0])
 
     def _samples(self, query: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, F, Q, M, L, P, 2] and logits [B, F, Q, M, L, P], in the precision of their
@@ -120,8 +120,8 @@ class QuerySelfAttention(nn.Module):
         (qk,) = linears_of_sum(x, position, (qk_weight, qk_bias))
         q, k = qk.chunk(2, dim=-1)
         v = F.linear(x, v_weight, v_bias)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (rearrange(t, "n q (m d) -> n m q d", m=self.num_heads) for t in (q, k, v))
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.out_proj(rearrange(out, "n m q d -> n q (m d)"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
@@ -82,7 +83,8 @@ class DecoderLayer(nn.Module):
 
         Returns: box [B, T, Q, C], sampled [B, T, Q, C] and time logits [B, T, Q, 1].
         """
-        attended = self.self_attn_box(box.flatten(0, 1), query_position).view_as(box)
+        frames = rearrange(box, "b t q c -> (b t) q c")
+        attended = self.self_attn_box(frames, query_position).view_as(box)
         box = self.norm2_box(box + self._drop(attended))
 
         value = self.cross_attn.project_value(memory)

@@ -14,6 +14,9 @@ from .._kernels import kernels
 MASK_CHANNELS = 8
 """Channels of the mask features; the dynamic mask head is made for this number."""
 
+NUM_MASK_PARAMS = kernels.MaskHeadConfig(MASK_CHANNELS).num_params
+"""Parameters of an instance's head: 80 + 64 + 8 weights, then 8 + 8 + 1 biases = 169."""
+
 
 class MaskBranch(nn.Module):
     """Top-down pyramid over the encoder output of the three finest levels, computed once."""
@@ -27,6 +30,7 @@ class MaskBranch(nn.Module):
         self.dcn = nn.Conv2d(dim, dim, 3, padding=1)  # a plain convolution; the name is historical
         for conv in (self.lay1, self.lay2, self.lay3, self.lay4, self.dcn):
             nn.init.kaiming_uniform_(conv.weight, a=1)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:

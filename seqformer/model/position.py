@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
@@ -44,7 +45,7 @@ def sine_position(padding_mask: Tensor, channels: int) -> Tensor:
         angle = angle[..., None] / period
         return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=4).flatten(3)
 
-    return torch.cat([encode(y), encode(x)], dim=3).permute(0, 3, 1, 2)
+    return rearrange(torch.cat([encode(y), encode(x)], dim=3), "b h w c -> b c h w")
 
 
 def valid_shape(padding_mask: Tensor) -> Tensor:
@@ -83,14 +84,14 @@ def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor
     """
     points = []
     for level, (h, w) in enumerate(shapes):
-        y = torch.linspace(0.5, h - 0.5, h, dtype=torch.float32, device=valid_ratios.device)
-        x = torch.linspace(0.5, w - 0.5, w, dtype=torch.float32, device=valid_ratios.device)
+        y = torch.arange(h, dtype=torch.float32, device=valid_ratios.device) + 0.5
+        x = torch.arange(w, dtype=torch.float32, device=valid_ratios.device) + 0.5
         y = y[None] / (valid_ratios[:, level, 1, None] * h)  # [B, h]
         x = x[None] / (valid_ratios[:, level, 0, None] * w)  # [B, w]
         grid = torch.stack(
             [x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1
         )
-        points.append(grid.flatten(1, 2))
+        points.append(rearrange(grid, "b h w xy -> b (h w) xy"))
     return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
 
 
@@ -116,7 +117,7 @@ def geometry_of(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: i
     masks = [level_mask(padding_mask, shape) for shape in shapes]
     ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
     return Geometry(
-        codes=[sine_position(mask, channels).flatten(2).transpose(1, 2) for mask in masks],
+        codes=[rearrange(sine_position(mask, channels), "b c h w -> b (h w) c") for mask in masks],
         reference=encoder_reference_points(shapes, ratios),
         valid_ratios=ratios,
         valid_shapes=torch.stack([valid_shape(mask) for mask in masks], dim=1),

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from .._kernels import kernels
 from ..config import ModelConfig
 from ..structures import ClipOutput
 from .attention import MSDeformAttn
@@ -22,7 +22,7 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
-from .masks import MaskBranch
+from .masks import NUM_MASK_PARAMS, MaskBranch
 from .position import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
 
@@ -45,7 +45,7 @@ class SeqFormer(nn.Module):
         backbone = build_backbone(config.backbone, config.drop_path)
         self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)
         self.backbone = backbone
-        self.controller = MLP(dim, dim, kernels.dynamic_mask.NUM_MASK_PARAMS, 3)
+        self.controller = MLP(dim, dim, NUM_MASK_PARAMS, 3)
         self.mask_branch = MaskBranch(dim, config.mask_dim)
         self.mask_stride = backbone.strides[1]
         self._reset_parameters()
@@ -164,12 +164,12 @@ class SeqFormer(nn.Module):
         Returns: memory [B, T, S, C], L shapes (h, w), valid_shapes [B, L, 2] int32 or None,
             valid_ratios [B, L, 2].
         """
-        B, T = images.shape[:2]
+        B = images.shape[0]
         dim = self.config.hidden_dim
-        maps = self.pyramid(images.flatten(0, 1))
+        maps = self.pyramid(rearrange(images, "b t c h w -> (b t) c h w"))
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
-        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
-        tokens = tokens.view(B, T, -1, dim)
+        tokens = torch.cat([rearrange(m, "n c h w -> n (h w) c") for m in maps], dim=1)
+        tokens = rearrange(tokens, "(b t) s c -> b t s c", b=B)
         del maps  # not needed beside the encoder's own tensors
 
         if padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
@@ -200,13 +200,14 @@ class SeqFormer(nn.Module):
 
     def mask_features(self, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """[B, T, S, C] encoder output -> [B, T, 8, h, w] of the finest level."""
-        B, T = memory.shape[:2]
-        levels = memory.flatten(0, 1).split([h * w for h, w in shapes], dim=1)[:3]
+        B = memory.shape[0]
+        tokens = rearrange(memory, "b t s c -> (b t) s c")
+        levels = tokens.split([h * w for h, w in shapes], dim=1)[:3]
         maps = [
-            tokens.transpose(1, 2).unflatten(2, shape)
-            for tokens, shape in zip(levels, shapes, strict=False)
+            rearrange(level, "n (h w) c -> n c h w", h=shape[0])
+            for level, shape in zip(levels, shapes, strict=False)
         ]
-        return self.mask_branch(*maps).unflatten(0, (B, T))
+        return rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
 
     def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
         """Returns: B."""
@@ -236,9 +237,10 @@ class SeqFormer(nn.Module):
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
             )
-        # On a GPU, looking would wait for the device.
+        # On a GPU, looking would wait for the device; a compiler has no values to look at.
         if (
             padding_mask is not None
+            and not torch.compiler.is_compiling()
             and padding_mask.device.type == "cpu"
             and not is_rectangle(padding_mask)
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -33,12 +34,13 @@ class DropPath(nn.Module):
 
 def _windows(x: Tensor, size: int) -> Tensor:
     """[n, h, w, C], multiples of `size` -> [n, windows, size^2, C], row by row."""
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [n, rows, size, columns, size, C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return rearrange(x, "n (h i) (w j) c -> n (h w) (i j) c", i=size, j=size)
 
 
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, with a learned bias per relative position."""
+
+    relative_position_index: Tensor
 
     def __init__(self, channels: int, window: int, heads: int) -> None:
         super().__init__()
@@ -52,18 +54,15 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, shift_mask: Tensor | None) -> Tensor:
         """x: [n, windows, p, C] with p = window^2; shift_mask: [windows, p, p] added, or None."""
         n = x.shape[0]
-        qkv = (
-            self.qkv(x).flatten(0, 1).unflatten(-1, (3, self.heads, -1))
-        )  # [n*windows, p, 3, M, D]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = rearrange(self.qkv(x), "n w p (qkv m d) -> qkv (n w) m p d", qkv=3, m=self.heads)
         index = self.relative_position_index
         bias = self.relative_position_bias_table[index.flatten()]
-        bias = bias.view(*index.shape, self.heads).permute(2, 0, 1)[None]  # [1, M, p, p]
+        bias = rearrange(bias, "(p q) m -> 1 m p q", p=index.shape[0])
         if shift_mask is not None:
             bias = bias + shift_mask[:, None]  # [windows, M, p, p]
             bias = bias.expand(n, *bias.shape).flatten(0, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(0, (n, -1)))
+        return self.proj(rearrange(out, "(n w) m p d -> n w p (m d)", n=n))
 
 
 class Mlp(nn.Module):
@@ -100,10 +99,9 @@ class SwinBlock(nn.Module):
         y = F.pad(self.norm1(x), (0, 0, 0, -w % size, 0, -h % size))
         if shift:
             y = y.roll((-shift, -shift), dims=(1, 2))
-        grid = y.shape[1] // size, y.shape[2] // size
+        rows = y.shape[1] // size
         y = self.attn(_windows(y, size), shift_mask if shift else None)
-        y = y.unflatten(2, (size, size)).unflatten(1, grid)  # [n, rows, columns, size, size, C]
-        y = y.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        y = rearrange(y, "n (h w) (i j) c -> n (h i) (w j) c", h=rows, i=size)
         if shift:
             y = y.roll((shift, shift), dims=(1, 2))
         x = x + self.drop_path(y[:, :h, :w])
@@ -174,7 +172,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, ceil(H/4), ceil(W/4), C]."""
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.norm(rearrange(self.proj(x), "n c h w -> n h w c"))
 
 
 class SwinTransformer(nn.Module):
@@ -230,7 +228,7 @@ class SwinTransformer(nn.Module):
         maps = []
         for i, stage in enumerate(self.layers):
             x = stage(x)
-            maps.append(getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2))
+            maps.append(rearrange(getattr(self, f"norm{i}")(x), "n h w c -> n c h w"))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return maps

@@ -12,7 +12,7 @@ from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.masks import Size, is_size, parse_mask
 from seqformer.annotations.polygons import bounds
 from seqformer.annotations.rules import get_box, is_crowd, is_id, is_number
-from seqformer.annotations.run_lengths import read_runs
+from seqformer.annotations.run_lengths import RLE, read_runs
 from seqformer.tools.check_videos import CheckedVideo, objects
 from seqformer.tools.findings import Findings
 from seqformer.tools.references import Ids
@@ -21,7 +21,6 @@ BOX_TOLERANCE = 2.0
 """Pixels by which a box may differ from that of its mask."""
 AREA_TOLERANCE = 0.02
 """Share by which an area may differ from that of its mask."""
-RLE = dict[str, Any]
 
 
 def mask_sizes(content: dict[str, Any]) -> dict[str, set[Size]]:
@@ -51,18 +50,18 @@ def check_annotations(
             annotations of a video that goes, go with it.
     """
     entries = objects(content, "annotations", findings)
-    numbers = [entry.get("id") for _, entry in entries]
+    numbers: list[Any] = [entry.get("id") for _, entry in entries]
     free = max((n for n in numbers if is_id(n)), default=0)
     used: set[int] = set()
     kept = []
-    for where, entry in entries:
-        entry = _with_references(where, entry, references, findings)
+    for where, given in entries:
+        entry = _with_references(where, given, references, findings)
         if entry is None or entry["video_id"] not in videos:
             continue
         mended = _check_tracks(where, entry, videos[entry["video_id"]], findings)
         if mended is None:
             continue
-        number = entry.get("id")
+        number: Any = entry.get("id")
         if not is_id(number) or number in used:
             free += 1
             is_harmless = "id" not in entry or is_id(number)

@@ -14,13 +14,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.masks import Size
+from seqformer.annotations.run_lengths import RLE
 from seqformer.data.pictures import open_picture
 from seqformer.tools.annotation_json import Content
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-RLE = dict[str, Any]
 
 
 @dataclass
@@ -74,7 +74,7 @@ class VideoTracks:
     video_id: int
     num_frames: int
     size: Size
-    masks: dict[Hashable, dict[int, RLE]] = field(default_factory=dict)
+    masks: dict[Any, dict[int, RLE]] = field(default_factory=dict)
 
     def add(self, key: Hashable, frame: int, rle: RLE) -> None:
         """The compressed mask of one instance in one frame."""

@@ -48,8 +48,8 @@ class BadStep:
             return cls(step, "the gradient is not finite, though the loss is", clips, True)
         ignored = ("loss", "grad_norm", "skipped", "class_error", "cardinality_error")
         parts = {k for mine, _ in guilty for k, v in mine.items() if not math.isfinite(v)}
-        parts = sorted(p for p in parts - {*ignored} if not p.startswith("cardinality"))
-        return cls(step, f"the loss is not finite ({', '.join(parts)})", clips, False)
+        named = sorted(p for p in parts - {*ignored} if not p.startswith("cardinality"))
+        return cls(step, f"the loss is not finite ({', '.join(named)})", clips, False)
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.reason} on clips: {'; '.join(self.clips)}"

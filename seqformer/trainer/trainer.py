@@ -88,15 +88,15 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         with setup_errors(), communication_errors():
-            if config.memory_report:
+            if config.logging.memory_report:
                 logger.info("%s", memory_report(config))
                 return {}
             rank = session.get("rank")
             is_main = (rank_from_environment() if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
             found = prepare_output(config)
-            stack.enter_context(deterministic_algorithms(config.deterministic))
-            session.setdefault("timeout_minutes", config.timeout_minutes)
+            stack.enter_context(deterministic_algorithms(config.compute.deterministic))
+            session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(parallel_session(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
@@ -132,7 +132,7 @@ class Trainer:
         self._stop = stop or StopRequest()
         found = _of_one_mind(config.output, parallel, found is not None)
         saved = None if found is None else read_run(found)
-        if saved is not None:
+        if saved is not None and found is not None:
             check_same_run(config, saved, found)
             config = _with_global_batch(config, saved["global_batch_size"])
 
@@ -150,7 +150,9 @@ class Trainer:
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        self.board = Board(config.output) if config.tensorboard and parallel.is_main else None
+        self.board = (
+            Board(config.output) if config.logging.tensorboard and parallel.is_main else None
+        )
         self.validator = Validator(config, self.classes, parallel, self.board)
         assembly = assemble(self.config, parallel, is_new=saved is None)
         self.model, self.replica = assembly.model, assembly.replica
@@ -165,13 +167,13 @@ class Trainer:
             is_main=parallel.is_main,
             scales_loss=self.precision.scaler.is_enabled(),
         )
-        self.checkpoints = Checkpoints(config.output, parallel, config.keep_checkpoints)
+        self.checkpoints = Checkpoints(config.output, parallel, config.checkpoint.keep_checkpoints)
         self.checkpoints.protected = self.validator.best.step
         self.profiler = StepProfiler(
-            config.output, self.device, enabled=config.profile, rank=parallel.rank
+            config.output, self.device, enabled=config.logging.profile, rank=parallel.rank
         )
         self._was_restored = found is not None
-        if found is not None:
+        if saved is not None and found is not None:
             self._restore(found, saved)
 
     def fit(self) -> dict[str, Any]:
@@ -255,9 +257,9 @@ class Trainer:
             if self.profiler.has_seen_enough():
                 return False
             at_end = self.step == self.total_steps
-            is_logging = self.step % self.config.log_every == 0
+            is_logging = self.step % self.config.logging.log_every == 0
             is_saving = at_end or 0 in (
-                self.step % self.config.checkpoint_every,
+                self.step % self.config.checkpoint.checkpoint_every,
                 self.step % self.steps_per_epoch,
             )
             if is_logging or is_saving:
@@ -280,7 +282,8 @@ class Trainer:
             try:
                 return [next(batches) for _ in range(self.micro_batches)], None
             except DeadWorkerError as error:
-                failure, cause = DataError(str(error)), error
+                cause: Exception = error
+                failure = DataError(str(error))
             except (ValueError, OSError, EOFError) as error:
                 # From a worker the sentence is the last line of a quoted traceback.
                 last_line = (str(error).strip().splitlines() or [repr(error)])[-1]
@@ -384,8 +387,9 @@ class Trainer:
                 break
             refused[found] = problems[0]
             try:
-                found = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
-                saved = read_run(found)
+                other = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
+                assert other is not None
+                found, saved = other, read_run(other)
             except ValueError:
                 raise ValueError(next(iter(refused.values()))) from None
             check_same_run(self.config, saved, found)
@@ -465,7 +469,7 @@ class Trainer:
             self.device,
             self.replica.mode,
             torch.get_num_threads(),
-            config.precision,
+            config.compute.precision,
         )
         logger.info(
             "%s at step %d of %d (%d per epoch); %d clips per step, %d per process in %d "

@@ -114,7 +114,7 @@ def test_a_side_that_does_other_work_is_not_timed():
 
 @pytest.mark.parametrize(
     ("cases", "module"),
-    [(msda, kernels.msda_cpu), (mask_head, kernels.dynamic_mask_native)],
+    [(msda, kernels.deformable_attention.cpu), (mask_head, kernels.mask_head.cpu)],
     ids=["msda", "mask head"],
 )
 def test_without_a_compiler_nothing_compiled_runs(cases, module, monkeypatch):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -45,7 +44,10 @@ def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     text = tune.rewrite(subject.path.read_text(), subject.table, 90, best)
     path = tmp_path / "tuned.py"
     path.write_text(text)
-    new = runpy.run_path(str(path))[subject.table]
+    spec = spec_from_file_location(subject.module.__name__, path)
+    tuned = module_from_spec(spec)
+    spec.loader.exec_module(tuned)
+    new = getattr(tuned, subject.table)
     assert tune.written(new[90]) == tune.written(best)
     assert {k: tune.written(new[k]) for k in new if k != 90} == {
         k: tune.written(table[k]) for k in table if k != 90
@@ -65,14 +67,14 @@ def test_candidates_of_the_mask_head_give_the_same_gradients(warps, monkeypatch)
     """One of each number of cells, interpreted."""
     from bench import tune
     from bench.problems.mask_head import make_case, run_head
-    from kernels import dynamic_mask_table
+    from kernels.mask_head import tiles
 
     case = make_case(1, 1, 2, 3, 13, seed=3)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
     of_warps = [t for t in tune.mask_backward_candidates(90) if t.num_warps == warps]
     for tile in (of_warps[1], of_warps[-1]):
-        monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: tile})
+        monkeypatch.setattr(tiles, "BACKWARD", {70: tile})
         for actual, wanted in zip(
             run_head("triton", case, grad, torch.float32), expected, strict=True
         ):

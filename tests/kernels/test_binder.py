@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 import pytest
 import torch
@@ -20,7 +20,8 @@ from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
 
 import kernels  # noqa: E402
-from kernels import dynamic_mask_launch, frame_masks_triton, msda_launch  # noqa: E402
+from bench.compile import all_cases  # noqa: E402
+from kernels.deformable_attention import launch as attention_launch  # noqa: E402
 from kernels.launch import FAMILIES, Variant  # noqa: E402
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
@@ -37,12 +38,12 @@ calls it, and those that it refuses. Compile options come to them."""
 def jit_functions() -> dict[str, JITFunction]:
     """Every `triton.jit` function of the package, helpers too, as it is outside the interpreter."""
     functions = {}
-    for module in iter_modules(kernels.__path__, "kernels."):
+    for module in walk_packages(kernels.__path__, "kernels."):
         for name, value in vars(import_module(module.name)).items():
             if isinstance(value, InterpretedFunction):
                 value = JITFunction(value.fn, **value.kwargs)
             if isinstance(value, JITFunction):
-                functions[f"{value.fn.__module__.rpartition('.')[2]}.{name}"] = value
+                functions[f"{value.fn.__module__.split('.')[-2]}.{name}"] = value
     return functions
 
 
@@ -125,9 +126,7 @@ def test_a_reserved_name_cannot_be_bound(name):
 
 def variants() -> list[Variant]:
     """All that the launch tables can ask for."""
-    modules = (msda_launch, dynamic_mask_launch, frame_masks_triton)
-    cases = [c for m in modules for f in (*FAMILIES, 86, 100) for c in m.compile_cases(f)]
-    return [case.variant for case in cases]
+    return [case.variant for f in (*FAMILIES, 86, 100) for case in all_cases(f)]
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -159,7 +158,7 @@ def test_sizes_and_unaligned_indices_compile_nothing_anew(name):
         given |= dict.fromkeys(numbers, number)
         if "levels" in given:
             height = min(number, 2**15 - 1)
-            given["levels"] = msda_launch._levels(((height, 16), (1, height)), 1).codes
+            given["levels"] = attention_launch._levels(((height, 16), (1, height)), 1).codes
         given |= {p.name: 1 for p in function.params if p.is_constexpr}
         keys.add(str(bind(function, given)[1]))
     assert len(keys) == 1

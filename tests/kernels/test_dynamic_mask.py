@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import kernels
 from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_head
 from bench.tolerances import assert_near
-from kernels.dynamic_mask_ops import sizes_of
-from kernels.dynamic_mask_spec import MaskHead
+from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
+from kernels.mask_head.op import sizes_of
 
 NAMES = ("logits", "grad_features", "grad_params", "grad_references")
-SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
+SEQFORMER = MaskHeadConfig(8, 8, 3, True, 2, 8)
 
 
 def grouped_convolutions(features, params, references, clip, stride):
@@ -94,7 +94,7 @@ def test_equals_grouped_convolutions(B, T, N, h, w, stride, seed):
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2)])
 def test_upsampling_is_the_published_one(factor, size):
     z = torch.randn(1, 1, *size, dtype=torch.float64)
-    actual = kernels.dynamic_mask_reference.aligned_upsample(z, factor)
+    actual = kernels.mask_head.reference.aligned_upsample(z, factor)
     torch.testing.assert_close(actual, padded_resize(z, factor))
 
 
@@ -125,9 +125,9 @@ def test_cpu_paths_equal_reference(cpu, B, T, N, h, w, relative, seed):
 )
 def test_blocks_of_the_cpu_paths_change_nothing(shape, tile, instances, cpu, monkeypatch):
     if tile:
-        monkeypatch.setattr(kernels.dynamic_mask_native, "_PIXELS", tile)
-        monkeypatch.setattr(kernels.dynamic_mask_cpu, "_TILE", tile)
-        monkeypatch.setattr(kernels.dynamic_mask_cpu, "_MAX_INSTANCES", instances)
+        monkeypatch.setattr(kernels.mask_head.cpu, "_PIXELS", tile)
+        monkeypatch.setattr(kernels.mask_head.cpu_torch, "_TILE", tile)
+        monkeypatch.setattr(kernels.mask_head.cpu_torch, "_MAX_INSTANCES", instances)
     case = make_case(*shape)
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
@@ -221,7 +221,7 @@ def test_threads_change_nothing():
     grad = torch.randn(case.out_shape())
     threads, results = torch.get_num_threads(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.dynamic_mask_native, "_PIXELS", 2 * 40 * 60)
+        patch.setattr(kernels.mask_head.cpu, "_PIXELS", 2 * 40 * 60)
         for n in (1, 3):
             torch.set_num_threads(n)
             try:
@@ -231,13 +231,13 @@ def test_threads_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.skipif(kernels.native._compiler() is None, reason="no C compiler")
+@pytest.mark.skipif(kernels.c_library._compiler() is None, reason="no C compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_c_code_is_taken(dtype):
     case = make_case(1, 1, 2, 3, 3)
     tensors = [t.to(dtype) for t in case.tensors]
-    head = (*tensors, case.clip_index, SEQFORMER)
-    assert kernels.dynamic_mask_native.network(*head) is not None
+    inputs = MaskHeadInputs(*tensors, case.clip_index)
+    assert kernels.mask_head.cpu.network(inputs, SEQFORMER) is not None
 
 
 def test_nan_in_features_stays_visible():

@@ -14,7 +14,8 @@ from parity_weights import DATA
 import kernels
 from bench.problems.mask_head import RELATIVES, make_case, run_head, run_loss
 from bench.tolerances import assert_near
-from kernels import dynamic_mask_launch, dynamic_mask_table
+from kernels.mask_head import launch, tiles
+from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 
 NAMES = ("result", "grad_features", "grad_params", "grad_references")
 
@@ -43,10 +44,10 @@ def check_head(case, dtype=torch.float32):
 
 def test_golden(monkeypatch):
     """Two of the instances, with wide programs, which are interpreted as fast as narrow ones."""
-    wide = dynamic_mask_table.Tile(num_warps=8, cells=4)
-    monkeypatch.setattr(dynamic_mask_table, "FORWARD", {70: wide})
-    wide = dynamic_mask_table.BackwardTile(num_warps=8, parameter_cells=4, feature_cells=4)
-    monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: wide})
+    wide = tiles.LaunchConfig(num_warps=8, cells=4)
+    monkeypatch.setattr(tiles, "FORWARD", {70: wide})
+    wide = tiles.BackwardConfig(num_warps=8, parameter_cells=4, feature_cells=4)
+    monkeypatch.setattr(tiles, "BACKWARD", {70: wide})
     golden = np.load(DATA / "parity" / "mask_head_case.npz")
     chosen = [0, 7]  # of the first and of the second clip
     features = torch.from_numpy(golden["features"])[:, None]
@@ -83,10 +84,8 @@ def test_relatives(relative):
 
 def test_layers_summed_apart(monkeypatch):
     """Where registers do not hold the sums of all layers."""
-    tile = dynamic_mask_table.BackwardTile(
-        num_warps=1, parameter_cells=2, feature_cells=1, max_sums=100
-    )
-    monkeypatch.setattr(dynamic_mask_table, "BACKWARD", {70: tile})
+    tile = tiles.BackwardConfig(num_warps=1, parameter_cells=2, feature_cells=1, max_sums=100)
+    monkeypatch.setattr(tiles, "BACKWARD", {70: tile})
     check_head(make_case(1, 1, 1, 3, 5, seed=7))
 
 
@@ -102,8 +101,8 @@ def test_low_precision(dtype):
 
 def test_long_strips_and_several_programs(monkeypatch):
     """What only large inputs have: strips of many rows, sums over many blocks, several programs."""
-    monkeypatch.setattr(dynamic_mask_table, "ENOUGH_LANES", 1)
-    monkeypatch.setattr(dynamic_mask_table, "ENOUGH_PROGRAMS", 2)
+    monkeypatch.setattr(tiles, "ENOUGH_LANES", 1)
+    monkeypatch.setattr(tiles, "ENOUGH_PROGRAMS", 2)
     check_head(make_case(1, 1, 1, 17, 13, seed=3, num_layers=2))
 
 
@@ -157,13 +156,14 @@ def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
     )
     case = make_case(1, 1, 2, 3, 3)
     features, params, references = (t.float() for t in case.tensors)
-    arguments = (torch.zeros(2, 1, 6, 6), features, params, references, case.clip_index)
-    head = dynamic_mask_launch.SEQFORMER
-    only_params = dynamic_mask_launch.backward(*arguments, head, [False, True])
+    inputs = MaskHeadInputs(features, params, references, case.clip_index)
+    arguments = (torch.zeros(2, 1, 6, 6), inputs)
+    head = MaskHeadConfig()
+    only_params = launch.backward(*arguments, head, [False, True])
     assert only_params[0] is None
     assert programs == {"gradient_kernel": 2, "sum_kernel": 2}  # one each per instance
     programs.clear()
-    only_features = dynamic_mask_launch.backward(*arguments, head, [True, False])
+    only_features = launch.backward(*arguments, head, [True, False])
     assert only_features[1] is None and +programs == {"gradient_kernel": 1}
 
 

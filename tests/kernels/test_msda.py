@@ -116,7 +116,7 @@ def test_many_levels_and_points(name, kind):
 @pytest.mark.parametrize("kind", [0, 2, 4])
 def test_several_programs_per_slice(kind, monkeypatch):
     """Programs of one warp: the queries of an image fall into blocks, the last one incomplete."""
-    monkeypatch.setattr(launch.msda_table, "INTERPRETER_WARPS", 1)
+    monkeypatch.setattr(launch.tiles, "INTERPRETER_WARPS", 1)
     compare("triton", Problem(Q=37, D=32, kind=kind, share=1 + (kind > 0), is_padded=kind > 0))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from kernels import native
+from kernels import c_library
 
 SHAPES = [(4, 5), (2, 3)]
 B, Q, M, L, P, D, S = 1, 3, 2, 2, 2, 4, 26
@@ -18,11 +18,11 @@ def implementation(request, monkeypatch):
     if request.param == "triton" and torch.cuda.is_available():
         pytest.skip("Triton is not interpreted here")
     if request.param == "plain":
-        monkeypatch.setenv(native.DISABLE_VARIABLE, "0")
-    native.library.cache_clear()
+        monkeypatch.setenv(c_library.DISABLE_VARIABLE, "0")
+    c_library.library.cache_clear()
     with kernels.use_backend({"C": "auto", "plain": "auto"}.get(request.param, request.param)):
         yield request.param
-    native.library.cache_clear()
+    c_library.library.cache_clear()
 
 
 def problem():

@@ -100,7 +100,7 @@ def test_content_of_padding_does_not_reach_queries(model):
     with torch.no_grad():
         memory, shapes, valid_shapes, ratios = model.encode(images, mask)
         assert valid_shapes.tolist() == [[[8, 12], [4, 6], [2, 3], [1, 2]]]
-        padding = ~kernels.msda_reference.inside_mask(valid_shapes, shapes)
+        padding = ~kernels.deformable_attention.reference.inside_mask(valid_shapes, shapes)
         noisy = torch.where(padding[..., None], torch.randn_like(memory), memory)
         states = [_decode(model, m, shapes, valid_shapes, ratios) for m in (memory, noisy)]
     torch.testing.assert_close(states[0].boxes, states[1].boxes)

@@ -128,15 +128,15 @@ def rounded(case: HeadCase, dtype: torch.dtype) -> HeadCase:
 @contextmanager
 def tables_with(changes: dict[str, int] | None) -> Iterator[None]:
     """Other thresholds in the launch table: what large inputs have, on small ones."""
-    from kernels import dynamic_mask_launch, dynamic_mask_table
+    from kernels.mask_head import launch, tiles
 
     def forget() -> None:
         """What launchers remember of the table."""
-        for value in vars(dynamic_mask_launch).values():
+        for value in vars(launch).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
 
-    with mock.patch.multiple(dynamic_mask_table, **changes) if changes else nullcontext():
+    with mock.patch.multiple(tiles, **changes) if changes else nullcontext():
         forget()
         try:
             yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.emulator import Options
+from bench.emulator.coverage import code_digests, covered_forms
 from bench.emulator.session import EmulatedFaultError, EmulatedGPU
 
 Extent = Literal["quick", "default", "full"]
@@ -41,7 +42,10 @@ class Row:
     Attributes:
         fault: why it failed, in words; None if it holds.
         launches: by kernel.
-        variants: Triton's keys of the compiled kernels, by kernel.
+        variants: how many forms of each there were, by Triton's keys.
+        forms: entries of the launch tables for the model's sizes that were launched.
+        code: digests of the kernels, by kernel.
+        commit: of the checkout that ran.
         compilations: forms of kernels that were new to this device.
         instructions: of warps, all launches together.
         faults: of the launches.
@@ -52,7 +56,10 @@ class Row:
     capability: int
     fault: str | None = None
     launches: dict[str, int] = field(default_factory=dict)
-    variants: dict[str, list[str]] = field(default_factory=dict)
+    variants: dict[str, int] = field(default_factory=dict)
+    forms: list[str] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
     compilations: int = 0
     instructions: int = 0
     faults: int = 0
@@ -78,10 +85,10 @@ def run_proof(gpu: EmulatedGPU, proof: Proof, options: Options) -> Row:
     row.seconds = time.perf_counter() - start
     launches = gpu.launches[first:]
     row.launches = dict(Counter(launch.kernel for launch in launches))
-    for launch in launches:
-        keys = row.variants.setdefault(launch.kernel, [])
-        if launch.key not in keys:
-            keys.append(launch.key)
+    keys = {(launch.kernel, launch.key) for launch in launches}
+    row.variants = dict(Counter(kernel for kernel, _ in sorted(keys)))
+    row.forms = covered_forms(gpu.capability, launches)
+    row.code = {kernel: code_digests()[kernel] for kernel in row.launches}
     row.compilations = len(gpu.compilations) - compiled
     row.instructions = sum(launch.counts.warp_instructions for launch in launches)
     row.faults = sum(len(launch.faults) for launch in launches)

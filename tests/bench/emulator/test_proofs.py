@@ -71,7 +71,7 @@ def test_everything_the_model_launches_holds_on_eight_gpus(tmp_path):
 
 
 def kernels_of_the_source() -> set[str]:
-    """Functions under `triton.jit` that no other one names: module and name."""
+    """Functions under `triton.jit` that no other one names: folder and name."""
     jitted: dict[str, tuple[str, set[str]]] = {}
     for path in (ROOT / "kernels").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -79,6 +79,6 @@ def kernels_of_the_source() -> set[str]:
                 "triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list
             ):
                 read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-                jitted[f"{path.stem}.{node.name}"] = (node.name, read)
+                jitted[f"{path.parent.name}.{node.name}"] = (node.name, read)
     called = set().union(*(read for _, read in jitted.values()))
     return {name for name, (short, _) in jitted.items() if short not in called}

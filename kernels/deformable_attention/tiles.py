@@ -1,0 +1,60 @@
+"""Launch table of the deformable attention kernels, one entry per GPU family and direction.
+
+`python -m bench.tune` measures the candidates on the GPU at hand and rewrites this file; entries of
+families that it has not seen stay. The entries below come from counts of the compiled code run on
+an emulator (docs/kernels.md), not from times: the tile with the least load on what binds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How a program is laid out.
+
+    Attributes:
+        num_warps: per program, when there are rows enough to fill the GPU.
+        channels_per_lane: channels of a row that one lane takes; at least a vector (16 bytes
+            forward, four floats backward), at most four.
+        max_registers: per thread, None to leave it to the compiler.
+        scalar: backward, a lane adds one float per instruction, and neighbouring lanes hold
+            neighbouring channels (see triton_backward).
+    """
+
+    num_warps: int
+    channels_per_lane: int
+    max_registers: int | None = None
+    scalar: bool = False
+
+
+FORWARD = {
+    70: Tile(num_warps=4, channels_per_lane=4),
+    75: Tile(num_warps=4, channels_per_lane=4),
+    80: Tile(num_warps=4, channels_per_lane=4, max_registers=64),
+    90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
+}
+"""More channels per lane save instructions and cost steps of L1, which binds. The bound on
+registers keeps ptxas from spilling a few bytes for occupancy on 8.6 and 8.9."""
+
+BACKWARD = {
+    70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
+    90: Tile(num_warps=4, channels_per_lane=4),
+    120: Tile(num_warps=4, channels_per_lane=4),
+}
+"""Adding four floats at once begins with 9.0."""
+
+MORE_REGISTERS = 128
+"""Bound of a thread where gradients of references or whole numbers are asked for, if its tile has
+none: left to itself, ptxas spills a few bytes there to gain a little occupancy."""
+
+FEW_ROWS = 8_192
+"""Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
+evenly; not where queries are tokens."""
+
+INTERPRETER_WARPS = 16
+"""Triton's interpreter works through programs one by one in numpy, so there they are large."""

@@ -1,0 +1,121 @@
+"""The named runs: `train.py NAME`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seqformer.config.data import AugmentConfig, DataConfig
+from seqformer.config.eval import EvalConfig
+from seqformer.config.execution import CheckpointConfig, LoggingConfig
+from seqformer.config.model import BackboneName, ModelConfig
+from seqformer.config.optim import OptimConfig
+from seqformer.config.train import DemoConfig, TrainConfig
+
+
+def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
+    """The joint YouTube-VIS + COCO recipe of the paper for one backbone."""
+    swin = backbone.startswith("swin")
+    return replace(
+        TrainConfig(
+            model=ModelConfig(backbone=backbone, dropout=0.1, drop_path=0.3 if swin else 0.0),
+            data=DataConfig(
+                class_layout="published",
+                global_batch_size=16,
+                coco_images=Path("data/coco/train2017"),
+                coco_annotations=Path("data/coco/annotations/coco_keepfor_ytvis2019.json"),
+            ),
+        ),
+        **changes,
+    )
+
+
+def _one_clip(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=replace(config.data, batch_size=1))
+
+
+_MINI_MODEL = ModelConfig(
+    backbone="resnet_mini",
+    hidden_dim=64,
+    num_heads=4,
+    num_levels=3,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    ffn_dim=256,
+    num_queries=20,
+    mask_dim=32,
+)
+"""A million parameters, meant to be trained from scratch."""
+
+_FROM_SCRATCH = OptimConfig(
+    lr=1e-3,
+    lr_backbone=1e-3,
+    lr_linear_proj_mult=0.5,
+    clip_max_norm=1.0,
+    schedule="cosine",
+    warmup_steps=50,
+)
+
+
+def _demo() -> DemoConfig:
+    """A small model that learns moving shapes from scratch."""
+    return DemoConfig(
+        output=Path("runs/demo"),
+        max_steps=1500,
+        seed=0,
+        logging=LoggingConfig(log_every=20),
+        checkpoint=CheckpointConfig(checkpoint_every=500),
+        model=_MINI_MODEL,
+        data=DataConfig(
+            num_frames=2,
+            batch_size=4,
+            num_workers=0,
+            cache_frames=True,
+            augment=AugmentConfig(
+                photometric=False, short_sides=(64,), max_long_side=96, crop_prob=0.0
+            ),
+        ),
+        optim=_FROM_SCRATCH,
+        eval=EvalConfig(short_side=64),
+    )
+
+
+def _mini() -> TrainConfig:
+    """The demo's model on one's own data."""
+    return TrainConfig(
+        output=Path("runs/mini"),
+        model=_MINI_MODEL,
+        data=DataConfig(
+            num_frames=3,
+            batch_size=4,
+            augment=AugmentConfig(short_sides=(112, 128, 144), max_long_side=256, crop_prob=0.0),
+        ),
+        optim=_FROM_SCRATCH,
+        eval=EvalConfig(short_side=128),
+    )
+
+
+def presets() -> dict[str, tuple[str, TrainConfig]]:
+    """name -> (one line of help, config)."""
+    r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
+    r50_ablation = replace(
+        r50_ablation,
+        optim=OptimConfig(lr_drop_epochs=(2, 10)),
+        data=replace(r50_ablation.data, coco_images=None, coco_annotations=None),
+    )
+    return {
+        "demo": ("Minutes on a CPU: synthetic videos, small model, AP and pictures", _demo()),
+        "mini": ("The demo's model on your own data, from scratch", _mini()),
+        "r50_ablation": ("ResNet-50, YouTube-VIS only (paper's ablations)", r50_ablation),
+        "r50": (
+            "ResNet-50, YouTube-VIS and COCO jointly, as all below",
+            _published("resnet50", output=Path("runs/r50")),
+        ),
+        "r101": ("ResNet-101", _published("resnet101", output=Path("runs/r101"))),
+        "x101": (
+            "ResNeXt-101 32x8d",
+            _one_clip(_published("resnext101_32x8d", output=Path("runs/x101"))),
+        ),
+        "swin_l": ("Swin-L", _one_clip(_published("swin_l", output=Path("runs/swin_l")))),
+    }
