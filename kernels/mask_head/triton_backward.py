@@ -6,7 +6,7 @@ and frame and write partial sums of the gradients of its parameters
 instances. The second launch adds up the partial sums. No atomics.
 
 Programs of both kinds that read the same pixels of the logits' gradient follow each other, so that
-the second reading is served by L2, be it small (`bench/mask_traffic.py`).
+the second reading is served by L2, be it small.
 
 The gradient of a reference point comes for nothing: moving it changes the first layer just as its
 biases do. Letters as in `triton_forward.py`.

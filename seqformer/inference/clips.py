@@ -105,7 +105,7 @@ class ClipMatcher:
             self,
             tracks=list(twins.values()),
             open=[twins[id(track)] for track in self.open],
-            **{
+            **{  # type: ignore[arg-type]
                 name: None if value is None else value.clone()
                 for name, value in (
                     ("logits", self.logits),
