@@ -230,6 +230,8 @@ def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up. Signals that are ignored (nohup) or handled already, by a command around, stay so."""
 
+    ignored_until = 0.0
+
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ignored_until
         if number == signal.SIGINT:
@@ -241,7 +243,6 @@ def _end_by_exception() -> Iterator[None]:
         _asked.append(signal.Signals(number))
         raise Terminated(_asked[-1].name)
 
-    ignored_until = 0.0
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = (signal.SIG_DFL, signal.default_int_handler)
