@@ -20,7 +20,11 @@ def subjects():
 
 
 @pytest.mark.parametrize(
-    "name", ["msda forward", "msda backward", "mask forward", "mask backward", "mask losses"]
+    "name",
+    [
+        *("msda forward", "msda backward", "msda merged"),
+        *("mask forward", "mask backward", "mask losses"),
+    ],
 )
 def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     from bench import tune
@@ -50,6 +54,19 @@ def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     assert {k: tune.written(new[k]) for k in new if k != 90} == {
         k: tune.written(table[k]) for k in table if k != 90
     }
+
+
+def test_adds_can_be_left_unmerged(tmp_path):
+    """An entry of None is written, used, and written over."""
+    from bench import tune
+
+    subject = subjects()["msda merged"]
+    assert None in list(subject.candidates(90))
+    text = tune.rewrite(subject.path.read_text(), subject.table, 90, None)
+    (tmp_path / "tuned.py").write_text(text)
+    assert runpy.run_path(str(tmp_path / "tuned.py"))["MERGED"][90] is None
+    again = tune.rewrite(text, subject.table, 90, subject.module.MERGED[90])
+    assert again == subject.path.read_text()
 
 
 def test_a_family_without_an_entry_is_refused():

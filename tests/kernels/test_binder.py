@@ -20,10 +20,9 @@ from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
 
 import kernels  # noqa: E402
+from bench.compile import all_cases  # noqa: E402
 from kernels.deformable_attention import launch as attention_launch  # noqa: E402
-from kernels.frame_masks import triton_forward as frame_masks_triton  # noqa: E402
 from kernels.launch import FAMILIES, Variant  # noqa: E402
-from kernels.mask_head import launch as mask_launch  # noqa: E402
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
 
@@ -127,9 +126,7 @@ def test_a_reserved_name_cannot_be_bound(name):
 
 def variants() -> list[Variant]:
     """All that the launch tables can ask for."""
-    modules = (attention_launch, mask_launch, frame_masks_triton)
-    cases = [c for m in modules for f in (*FAMILIES, 86, 100) for c in m.compile_cases(f)]
-    return [case.variant for case in cases]
+    return [case.variant for f in (*FAMILIES, 86, 100) for case in all_cases(f)]
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
