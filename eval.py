@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from seqformer.command import exit_with
 
 
 def main() -> int:
     """Returns: the exit code."""
-    from seqformer.inference.cli import main as evaluate
+    from seqformer.cli.eval import main as evaluate
 
-    return evaluate()
+    return evaluate(sys.argv[1:])
 
 
 if __name__ == "__main__":

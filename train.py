@@ -9,9 +9,9 @@ from seqformer.command import exit_with
 
 def main() -> int:
     """Returns: the exit code."""
-    from seqformer.trainer.cli import run
+    from seqformer.cli.train import main as train
 
-    return run(sys.argv[1:])
+    return train(sys.argv[1:])
 
 
 if __name__ == "__main__":

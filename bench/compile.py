@@ -74,11 +74,10 @@ class Row:
 
 def all_cases(capability: int) -> list[Any]:
     """Every launch-table entry that a GPU of this compute capability could be asked for."""
+    from bench.mask_variants import head_cases, threshold_cases
     from bench.msda_variants import attention_cases
-    from kernels.frame_masks.triton_forward import compile_cases as frame_cases
-    from kernels.mask_head.launch import compile_cases as mask_cases
 
-    return attention_cases(capability) + mask_cases(capability) + frame_cases(capability)
+    return attention_cases(capability) + head_cases(capability) + threshold_cases()
 
 
 @lru_cache

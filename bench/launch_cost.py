@@ -78,7 +78,7 @@ def subjects() -> Iterator[Subject]:
     yield Subject(name="the same, adds merged", call=attend_merged)
 
     features = torch.randn(1, 2, 8, 4, 6, generator=g).requires_grad_()
-    parameters = torch.randn(3, kernels.mask_head.NUM_MASK_PARAMS, generator=g).requires_grad_()
+    parameters = torch.randn(3, kernels.MaskHeadConfig().num_params, generator=g).requires_grad_()
     points = torch.rand(3, 2, 2, generator=g).requires_grad_()
     clip = torch.zeros(3, dtype=torch.int64)
     targets = torch.zeros(3, 2, 8, 12, dtype=torch.bool)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 
 from kernels.mask_head import tiles as table
+from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.launch import backward_tile, parts_of, piece_of, strips
-from kernels.mask_head.spec import MaskHead
+from kernels.mask_loss.tiles import LOSS
 
 FLOAT, INDEX = 4, 8
 """Bytes of a parameter, reference, gradient of cells or partial sum; and of an index."""
@@ -87,22 +88,22 @@ def moved(launches: list[Traffic], l2_bytes: int) -> int:
     return total
 
 
-def forward(head: MaskHead, sizes: Sizes) -> list[Traffic]:
+def forward(head: MaskHeadConfig, sizes: Sizes) -> list[Traffic]:
     """Reads its arguments, writes logits: there is nothing less."""
     return [
         Traffic(name="forward", reads=_inputs(head, sizes), writes={"logits": _logits(head, sizes)})
     ]
 
 
-def backward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic]:
+def backward(head: MaskHeadConfig, sizes: Sizes, capability: int = 90) -> list[Traffic]:
     """Feature gradients and partial sums of parameter gradients, then the sum of these."""
     gradient = {"gradient": _logits(head, sizes)}
     return _backward(head, sizes, gradient, capability)
 
 
-def loss_forward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic]:
+def loss_forward(head: MaskHeadConfig, sizes: Sizes, capability: int = 90) -> list[Traffic]:
     """Reads arguments and targets, writes four sums per program."""
-    tile, extra = table.tile_for(table.LOSS, capability), int(head.upsample > 2)
+    tile, extra = table.tile_for(LOSS, capability), int(head.upsample > 2)
     frames = sizes.instances * sizes.frames
     rows = sizes.height + extra
     own = tile.cells - int(head.upsample > 1)
@@ -119,7 +120,7 @@ def loss_forward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Tra
     ]
 
 
-def loss_backward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Traffic]:
+def loss_backward(head: MaskHeadConfig, sizes: Sizes, capability: int = 90) -> list[Traffic]:
     """The gradient of cells, which is stored, then the backward without upsampling."""
     cells = sizes.instances * sizes.frames * sizes.height * sizes.width
     gradient = {"gradient": cells * FLOAT}
@@ -132,30 +133,30 @@ def loss_backward(head: MaskHead, sizes: Sizes, capability: int = 90) -> list[Tr
     return [first, *_backward(head.without_upsampling(), sizes, gradient, capability)]
 
 
-def least_forward(head: MaskHead, sizes: Sizes) -> int:
+def least_forward(head: MaskHeadConfig, sizes: Sizes) -> int:
     """Every argument and the logits, once."""
     return sum(_inputs(head, sizes).values()) + _logits(head, sizes)
 
 
-def least_backward(head: MaskHead, sizes: Sizes) -> int:
+def least_backward(head: MaskHeadConfig, sizes: Sizes) -> int:
     """Every argument, the gradient of the logits and the three gradients, once."""
     written = sum(_gradients(head, sizes).values())
     return least_forward(head, sizes) + written
 
 
-def least_loss_forward(head: MaskHead, sizes: Sizes) -> int:
+def least_loss_forward(head: MaskHeadConfig, sizes: Sizes) -> int:
     """Every argument, targets and sums, once."""
     sums = sizes.instances * 4 * FLOAT
     return sum(_inputs(head, sizes).values()) + _targets(head, sizes) + sums
 
 
-def least_loss_backward(head: MaskHead, sizes: Sizes) -> int:
+def least_loss_backward(head: MaskHeadConfig, sizes: Sizes) -> int:
     """The same, and the three gradients."""
     return least_loss_forward(head, sizes) + sum(_gradients(head, sizes).values())
 
 
 def _backward(
-    head: MaskHead, sizes: Sizes, gradient: dict[str, int], capability: int
+    head: MaskHeadConfig, sizes: Sizes, gradient: dict[str, int], capability: int
 ) -> list[Traffic]:
     cells = sizes.height * sizes.width
     tile = backward_tile(capability, head)
@@ -174,7 +175,7 @@ def _backward(
     return [first, Traffic(name="sum", reads=of_params, writes=gradients, is_reversed=True)]
 
 
-def _inputs(head: MaskHead, sizes: Sizes) -> dict[str, int]:
+def _inputs(head: MaskHeadConfig, sizes: Sizes) -> dict[str, int]:
     return {
         "features": _features(head, sizes),
         "params": sizes.instances * head.num_params * FLOAT,
@@ -183,24 +184,24 @@ def _inputs(head: MaskHead, sizes: Sizes) -> dict[str, int]:
     }
 
 
-def _gradients(head: MaskHead, sizes: Sizes) -> dict[str, int]:
+def _gradients(head: MaskHeadConfig, sizes: Sizes) -> dict[str, int]:
     inputs = _inputs(head, sizes)
     return {f"grad_{name}": inputs[name] for name in ("features", "params", "references")}
 
 
-def _features(head: MaskHead, sizes: Sizes) -> int:
+def _features(head: MaskHeadConfig, sizes: Sizes) -> int:
     frames = sizes.clips * sizes.frames
     return frames * head.channels * sizes.height * sizes.width * sizes.dtype.itemsize
 
 
-def _logits(head: MaskHead, sizes: Sizes) -> int:
+def _logits(head: MaskHeadConfig, sizes: Sizes) -> int:
     return sizes.instances * sizes.dtype.itemsize * _pixels(head, sizes)
 
 
-def _targets(head: MaskHead, sizes: Sizes) -> int:
+def _targets(head: MaskHeadConfig, sizes: Sizes) -> int:
     return sizes.targets * sizes.target_bytes * _pixels(head, sizes)
 
 
-def _pixels(head: MaskHead, sizes: Sizes) -> int:
+def _pixels(head: MaskHeadConfig, sizes: Sizes) -> int:
     """Of an instance, in all frames."""
     return sizes.frames * sizes.height * sizes.width * head.upsample**2

@@ -1,8 +1,8 @@
-"""The measured figures that the README quotes, each as a question to the records.
+"""The measured figures, each as a question to the records.
 
-A row of the README's table is a claim, the command that measures it, and a text with the figures
-filled in. Figures come from the newest CPU record that has the case; a row whose cases nobody has
-measured is left out of the README and listed in the report.
+All stand in the report, the headlines in the README. A row is a claim, the command that measures
+it, and a text with the figures filled in. Figures come from the newest CPU record that has the
+case; a row whose cases nobody has measured is left out and listed in the report.
 """
 
 from __future__ import annotations
@@ -133,12 +133,13 @@ class Compiled:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A row: `result` has one {} for each of `values`."""
+    """A row: `result` has one {} for each of `values`; the README shows the headlines only."""
 
     claim: str
     command: str
     result: str
     values: tuple[Measured | Compiled, ...]
+    is_headline: bool = False
 
     def row(self, records: Records) -> tuple[str, str, str] | None:
         """claim, command, result; None where a value is missing."""
@@ -174,6 +175,7 @@ FIGURES: tuple[Figure, ...] = (
         command="pytest bench --measure -k resnet50",
         result=_SHARES,
         values=(Measured(what="share", **_STEP), Measured(what="memory share", **_STEP)),
+        is_headline=True,
     ),
     Figure(
         claim="operators that one such step dispatches, against the published formulation",
@@ -208,6 +210,7 @@ FIGURES: tuple[Figure, ...] = (
         command="pytest bench --measure -k resnet50",
         result="{} times the speed, {} of its memory",
         values=(Measured(what="speed-up", **_VIDEO_36), Measured(what="memory share", **_VIDEO_36)),
+        is_headline=True,
     ),
     Figure(
         claim="peak memory of the process for 50, 200 and 1,000 frames, ResNet-50, 360x640",
@@ -217,6 +220,7 @@ FIGURES: tuple[Figure, ...] = (
             Measured(what="peak MiB", op="long video", shapes={"T": frames}, along="T")
             for frames in (50, 200, 1000)
         ),
+        is_headline=True,
     ),
     Figure(
         claim="mask head beside grouped convolutions, both ways",
@@ -258,12 +262,14 @@ FIGURES: tuple[Figure, ...] = (
             Measured(what="speed-up", direction="forward", of="no compiler", **_MSDA),
             Measured(what="speed-up", direction="both", of="no compiler", **_MSDA),
         ),
+        is_headline=True,
     ),
     Figure(
         claim="loading training clips (720p JPEG) beside the published way, per core",
         command="pytest bench --measure -k loader",
         result="{} times the clips per second",
         values=(Measured(what="speed-up", op="loader"),),
+        is_headline=True,
     ),
     Figure(
         claim="scoring a validation-size file, beside the published evaluator",
@@ -283,6 +289,7 @@ FIGURES: tuple[Figure, ...] = (
             for processes in (1, 2)
             for what in ("AP", "AP50", "seconds")
         ),
+        is_headline=True,
     ),
     Figure(
         claim="the demo's held-out videos evaluated in float32, bf16 and fp16",

@@ -34,6 +34,7 @@ from bench.msda_calls import MSDACall
 from kernels.deformable_attention import tiles as attention_tiles
 from kernels.device import facts
 from kernels.mask_head import tiles as mask_tiles
+from kernels.mask_loss import tiles as loss_tiles
 
 WARPS = (1, 2, 4, 8)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -170,7 +171,7 @@ SUBJECTS = (
     ),
     Subject(
         name="mask losses",
-        module=mask_tiles,
+        module=loss_tiles,
         table="LOSS",
         candidates=partial(mask_candidates, 4),
         calls=partial(_mask_calls, mask_calls.our_losses, "both"),

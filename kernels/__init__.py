@@ -3,7 +3,7 @@
 `ms_deform_attn` and `dynamic_mask_head` are what a model calls; the `*_reference` beside each is
 plain PyTorch and the definition of correct. `dynamic_mask_loss` goes from the same arguments to
 the sums of the mask losses; `threshold_masks` and `encode_masks` from logits to masks of the
-frame's size. `use_backend` overrides the choice of implementation.
+frame's size. `explain` says which implementation a call takes, `use_backend` overrides the choice.
 This folder knows nothing of the models that use it; it needs torch only.
 """
 
@@ -27,7 +27,7 @@ if _twin is not None:
     for _name in [n for n in _sys.modules if n == _twin or n.startswith(_twin + ".")]:
         _sys.modules[__name__ + _name[len(_twin) :]] = _sys.modules[_name]
 else:
-    from .backend import current_backend, use_backend
+    from .backend import Explanation, current_backend, explain, use_backend
     from .deformable_attention import (
         ms_deform_attn,
         ms_deform_attn_fused,
@@ -35,10 +35,12 @@ else:
         ms_deform_attn_reference,
     )
     from .frame_masks import RunLengths, encode_masks, threshold_masks
-    from .mask_head import dynamic_mask_head, dynamic_mask_head_reference
+    from .mask_head import MaskHeadConfig, dynamic_mask_head, dynamic_mask_head_reference
     from .mask_loss import MaskLossSums, dynamic_mask_loss
 
     __all__ = [
+        "Explanation",
+        "MaskHeadConfig",
         "MaskLossSums",
         "RunLengths",
         "current_backend",
@@ -46,6 +48,7 @@ else:
         "dynamic_mask_head_reference",
         "dynamic_mask_loss",
         "encode_masks",
+        "explain",
         "ms_deform_attn",
         "ms_deform_attn_fused",
         "ms_deform_attn_fused_reference",

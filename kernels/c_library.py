@@ -56,6 +56,8 @@ class _UnavailableError(Exception):
 
 
 _has_warned = False
+_reasons: dict[tuple[str, torch.dtype], str] = {}
+"""Why `library` gave None."""
 
 
 @lru_cache(maxsize=16)
@@ -67,7 +69,9 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
     global _has_warned
     if library.cache_info().currsize == 0:  # nothing is remembered, so nothing has been said
         _has_warned = False
+    _reasons.pop((name, dtype), None)
     if os.environ.get(DISABLE_VARIABLE) == "0":
+        _reasons[name, dtype] = f"{DISABLE_VARIABLE} is 0"
         return None
     try:
         return _compiled(name, dtype)
@@ -77,7 +81,13 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
             level, "the CPU kernels run in plain PyTorch, which is several times slower: %s", reason
         )
         _has_warned = True
+        _reasons[name, dtype] = str(reason)
         return None
+
+
+def why_not(name: str, dtype: torch.dtype) -> str:
+    """Why `library` gave None for these arguments."""
+    return _reasons.get((name, dtype), "the C code is switched off")
 
 
 def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:

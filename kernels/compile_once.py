@@ -20,7 +20,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # not a POSIX system
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LONGEST_WAIT = 300.0
 """Seconds; ten times what the slowest kernel takes on a busy machine."""

@@ -29,6 +29,7 @@ def _load() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         _NAME, origin, submodule_search_locations=[str(origin.parent)]
     )
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = module
     try:

@@ -206,7 +206,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     if type(error).__module__ == "cv2":
         return "Insufficient memory" in text
-    signs = ("can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory")
+    signs: tuple[str, ...] = (
+        "can't allocate memory",
+        "DefaultCPUAllocator",
+        "Cannot allocate memory",
+    )
     signs += ("std::bad_alloc", "bad allocation", "CUDA out of memory")
     return isinstance(error, (RuntimeError, OSError)) and any(sign in text for sign in signs)
 
@@ -232,8 +236,8 @@ def _end_by_exception() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def _is_ours(error: BaseException) -> bool:

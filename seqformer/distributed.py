@@ -17,7 +17,13 @@ class LostProcessError(RuntimeError):
 
 def is_communication_error(error: BaseException) -> bool:
     """Whether a collective failed; torch has no type of its own for gloo's failures."""
-    known = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
+    known: tuple[str, ...] = (
+        "gloo",
+        "Gloo",
+        "NCCL",
+        "Connection closed by peer",
+        "Timed out waiting",
+    )
     known += ("Connection reset by peer", "Broken pipe", "Socket Timeout")
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in known)

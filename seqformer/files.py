@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,10 +78,14 @@ def write_error(path: Path, error: OSError) -> WriteError:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, to be filled inside; afterwards it is put in place.
 
-    Nothing is left of it when the block fails.
+    Nothing is left of it when the block fails. Where `path` is a link, the file that it leads to is
+    replaced. A pipe or a device is not: a file would take its name.
 
     Raises: WriteError naming `path`.
     """
+    check_replaceable(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing_to(path, temporary):
@@ -125,8 +130,22 @@ def write_json(path: Path, content: Any) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add one line, and its end. Raises: WriteError."""
+    check_replaceable(path)
     with writing_to(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def check_replaceable(path: Path) -> None:
+    """Make sure that a name is free, or that of a regular file, or one that writing will refuse.
+
+    Raises: WriteError when it is that of a pipe, a device or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise WriteError(f"cannot write {path} (it is no regular file); give the name of a file")
 
 
 def to_disk(file: IO[Any]) -> None:

@@ -8,7 +8,7 @@ h x w = size of the finest feature level.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -52,7 +52,10 @@ class ClipBatch:
             self,
             images=move(self.images),
             padding_mask=move(self.padding_mask),
-            targets=[{k: move(v) for k, v in target.items()} for target in self.targets],
+            targets=[
+                cast(ClipTargets, {k: move(v) for k, v in target.items()})
+                for target in self.targets
+            ],
         )
 
     def pin_memory(self) -> ClipBatch:
@@ -62,7 +65,9 @@ class ClipBatch:
             self,
             images=pin(self.images),
             padding_mask=pin(self.padding_mask),
-            targets=[{k: pin(v) for k, v in target.items()} for target in self.targets],
+            targets=[
+                cast(ClipTargets, {k: pin(v) for k, v in target.items()}) for target in self.targets
+            ],
         )
 
 

@@ -118,6 +118,7 @@ def test_wheel_contents(our_wheel):
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
     assert listed | page <= set(names) and len(page) > 5
+    assert {"seqformer/py.typed", "seqformer/kernels/py.typed"} <= set(names)
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
@@ -129,6 +130,9 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
     for what in order:
         pip_install(env, *what, cwd=tmp_path)
     assert python(env, "-c", PROBE, cwd=tmp_path).startswith("ok")
+    command = [str(env / "bin" / "seqformer"), "kernels"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "ms_deform_attn" in done.stdout, done.stderr
     # From the checkout, `kernels` is ours, and the same copy that the model uses.
     probe = (
         "import kernels, seqformer; from seqformer._kernels import kernels as used; "

@@ -116,7 +116,7 @@ def _interpolate(logits: Tensor, video: Video) -> Tensor:
 
 
 def _interpolate_and_pack(logits: Tensor, video: Video) -> Tensor:
-    return kernels.frame_masks.pack_columns(_interpolate(logits, video).to(torch.uint8))
+    return kernels.frame_masks.reference.pack_columns(_interpolate(logits, video).to(torch.uint8))
 
 
 def _can_encode(device: torch.device) -> bool:

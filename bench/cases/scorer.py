@@ -29,8 +29,8 @@ from torch import Tensor
 from bench.case import Call, Case, Side, Size
 from bench.scorer_files import HEIGHT, NUM_VIDEOS, RESULTS_PER_VIDEO, WIDTH, TruthForm, draw_files
 from bench.scratch import drawn
+from seqformer.cli import eval as command
 from seqformer.evaluation import evaluate, format_table
-from seqformer.inference import cli
 
 VARIABLE = "SEQFORMER_COCOAPI"
 
@@ -96,7 +96,7 @@ def _command(truth_form: TruthForm, num_videos: int, device: torch.device) -> Ca
             file = Path(folder) / "metrics.json"
             with redirect_stderr(io.StringIO()) as errors:
                 arguments = ["--results", results, "--annotations", annotations]
-                if cli.main([*arguments, "--metrics", str(file)]):
+                if command.main([*arguments, "--metrics", str(file)]):
                     raise RuntimeError(errors.getvalue())
             return _numbers(json.loads(file.read_text()))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import kernels
 from bench.problems.deformable_attention import moved
-from kernels.mask_head.spec import MaskHead
+from kernels.mask_head.inputs import MaskHeadConfig
 
 CPU_PATHS = ("auto", "plain")
 """The CPU path, in C where there is a compiler, and its form in plain PyTorch."""
@@ -54,7 +54,7 @@ class HeadCase:
 
 def make_case(B, T, N, h, w, seed=0, channels=8, **options) -> HeadCase:
     """Clips in random order, some perhaps without instances."""
-    head = MaskHead(
+    head = MaskHeadConfig(
         channels,
         options.get("hidden_width", 8),
         options.get("num_layers", 3),

@@ -64,7 +64,7 @@ def main(options: Options) -> int:
     if is_default:
         for stale in set((FOLDER / PLOTS).glob("*.svg")) - set(drawn):
             stale.unlink()
-        _write_readme(readme.block(records), gpu_status.paragraph(records))
+        _write_readme(readme.headlines(records), gpu_status.paragraph(records))
     return 0
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from bench.report.records import Newest, Record, Records
 
 NONE = (
-    "No GPU number is given because none was measured: the compiled code of the Triton kernels has "
-    "run through Triton's own launch path on an emulator (`python -m bench.emulate`), not yet on a "
-    "GPU. `python -m bench.gpu --part first` makes a record in eight minutes; `bench/REPORT.md` "
-    "says how to contribute it."
+    "Nothing has run on a GPU yet, and no GPU number is given. The compiled code of the Triton "
+    "kernels has run through Triton's own launch path on an emulator (`python -m bench.emulate`). "
+    "`python -m bench.gpu --part first` makes a first record in eight minutes."
 )
 FIRST_KINDS = (
     ("msda encoder", "forward", "deformable attention of the encoder, forward"),

@@ -61,7 +61,7 @@ def page(inputs: Inputs) -> str:
     sections = [
         ("Summary", _summary(records, found, devices)),
         ("Regressions", regressions.section(found)),
-        ("Figures quoted in the README", readme.section(records)),
+        ("Figures, with the command of each", readme.section(records)),
         *((f"Measured: {name}", _device(records, name)) for name in records.devices()),
         ("Devices not measured", modelled.section(inputs.declared, devices)),
         (

@@ -19,12 +19,17 @@ def block(records: Records, figures: Sequence[Figure] = FIGURES) -> str:
     return f.table(["claim", "command", "result"], rows, numbers_from=3)
 
 
+def headlines(records: Records, figures: Sequence[Figure] = FIGURES) -> str:
+    """The rows of the README."""
+    return block(records, [figure for figure in figures if figure.is_headline])
+
+
 def section(records: Records, figures: Sequence[Figure] = FIGURES) -> str:
-    """The same, and the rows that nobody has measured."""
+    """All rows, and those that nobody has measured."""
     missing = [figure.claim for figure in figures if figure.row(records) is None]
     text = block(records, figures)
     if missing:
-        text += "\n\nNot measured yet, and so not in the README: " + "; ".join(missing) + "."
+        text += "\n\nNot measured yet: " + "; ".join(missing) + "."
     return text
 
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..backend import is_reference_chosen
-from . import op, reference
+from ..backend import explained_by, is_reference_chosen
+from . import cpu, op, reference
 from .op import Shapes
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
 
 
+@explained_by(cpu.why_not_compiled)
 def ms_deform_attn(
     value: Tensor,
     spatial_shapes: SpatialShapes,
@@ -61,6 +62,7 @@ def ms_deform_attn(
     return op.attend(value, sampling_locations, attention_weights, None, None, shapes)
 
 
+@explained_by(cpu.why_not_compiled)
 def ms_deform_attn_fused(
     value: Tensor,
     spatial_shapes: SpatialShapes,

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
+from ..c_library import library, run_jobs, why_not
 from ..launch import sum_of_shared
 from . import cpu_torch
 
@@ -104,6 +104,27 @@ def backward(
     )
 
 
+def compiled_for(value: Tensor, points: Tensor) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled or a row has too many samples."""
+    if points.shape[3] * points.shape[4] > MAX_SAMPLES:
+        return None
+    return library("deformable_attention", _compute_dtype(value))
+
+
+def why_not_compiled(value: Tensor, points: Tensor, *_: Tensor) -> str | None:
+    """Why `compiled_for` gives none; None where it gives one."""
+    if compiled_for(value, points) is not None:
+        return None
+    samples = points.shape[3] * points.shape[4]
+    if samples > MAX_SAMPLES:
+        return f"L * P = {samples} samples of a query are more than {MAX_SAMPLES}"
+    return why_not("deformable_attention", _compute_dtype(value))
+
+
+def _compute_dtype(value: Tensor) -> torch.dtype:
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
 class _Inputs:
     """The inputs in one dtype, contiguous."""
 
@@ -116,7 +137,7 @@ class _Inputs:
         valid: Tensor | None,
         shapes: Shapes,
     ) -> None:
-        self.dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+        self.dtype = _compute_dtype(value)
         self.shapes = shapes
         self.value, self.points, self.weights = (
             x.to(self.dtype).contiguous() for x in (value, points, weights)
@@ -128,10 +149,8 @@ class _Inputs:
         self.levels = torch.tensor(rows, dtype=torch.int32)
 
     def library(self) -> ctypes.CDLL | None:
-        """The C code, unless it cannot be compiled or a row has too many samples."""
-        if self.points.shape[3] * self.points.shape[4] > MAX_SAMPLES:
-            return None
-        return library("deformable_attention", self.dtype)
+        """`compiled_for` these."""
+        return compiled_for(self.value, self.points)
 
     def arguments(self, **results: Tensor | None) -> _Arguments:
         """The struct of the C code."""

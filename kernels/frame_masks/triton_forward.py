@@ -7,12 +7,8 @@ cells, and along a column when they write; bytes change lanes in between.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from ..launch import Case, Variant, launch_of, pointer_type
 
 COLUMNS, BYTES = 32, 32
 """BX and BY."""
@@ -64,44 +60,3 @@ def threshold_kernel(
         value |= is_set.to(tl.int32) << bit
     target = masks + m * W * rows + (x * rows + row)
     tl.store(target, value.to(tl.uint8), mask=(x < W) & (row < rows))
-
-
-def threshold_masks_triton(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
-    """[M, h, w] -> uint8 [M, W, H], or packed [M, W, ceil(H / 8)]. One launch."""
-    M, h, w = logits.shape
-    rows = -(-height // 8) if packed else height
-    masks = logits.new_empty((M, width, rows), dtype=torch.uint8)
-    tiles = -(-width // COLUMNS) * -(-rows // BYTES)
-    tensors = (logits.contiguous(), masks)
-    numbers = (h, w, height, width, rows, tiles)
-    launch = launch_of(
-        threshold_kernel,
-        packed,
-        lambda _: threshold_variant(logits.dtype, packed),
-        tensors,
-        numbers,
-    )
-    launch.run(M * tiles, logits.device, *tensors, *numbers)
-    return masks
-
-
-def threshold_variant(dtype: torch.dtype, packed: bool) -> Variant:
-    """How the kernel is compiled."""
-    types = {"logits": pointer_type(dtype), "masks": pointer_type(torch.uint8)}
-    types |= dict.fromkeys(("h", "w", "H", "W", "rows", "tiles"), "i32")
-    constants = {"PACKED": packed, "BX": COLUMNS, "BY": BYTES}
-    return Variant(
-        kernel=threshold_kernel, types=types, constants=constants, num_warps=4, rows=COLUMNS * BYTES
-    )
-
-
-def compile_cases(capability: int) -> list[Case]:
-    """Every launch; the same on all GPUs."""
-    return [
-        Case(
-            name=f"mask threshold {form} {str(dtype).removeprefix('torch.')}",
-            variant=threshold_variant(dtype, packed),
-        )
-        for form, packed in (("bytes", False), ("bits", True))
-        for dtype in (torch.float32, torch.float16, torch.bfloat16)
-    ]

@@ -5,9 +5,8 @@ instance sees the mask features and its own relative coordinates, and draws the 
 frame; the result is upsampled. Letters: B clips, T frames, N instances, C feature channels, h x w
 cells, D hidden width, G generated parameters per instance, F upsampling factor.
 
-Definition: `reference.py`. Operators: `op.py`. GPU:
-`triton_forward.py`. CPU: `cpu.py` where there is a C compiler, otherwise
-`cpu_torch.py`, which also chooses.
+Definition: `reference.py`. Operators: `op.py`. GPU: `triton_forward.py`. CPU: `cpu.py`, and
+`cpu_torch.py` where there is no C compiler.
 """
 
 from __future__ import annotations
@@ -17,17 +16,12 @@ from functools import lru_cache
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..backend import is_reference_chosen
-from . import op, reference
-from .spec import MaskHead, check_head, check_values
-
-MASK_CHANNELS = 8
-"""Channels of SeqFormer's mask features, and of its two hidden layers."""
-
-NUM_MASK_PARAMS = MaskHead(MASK_CHANNELS, 8, 3, True, 2, 8).num_params
-"""G of SeqFormer: 80 + 64 + 8 weights, then 8 + 8 + 1 biases = 169."""
+from ..backend import explained_by, is_reference_chosen
+from . import cpu, op, reference
+from .inputs import MaskHeadConfig, MaskHeadInputs, check_head, check_values
 
 
+@explained_by(cpu.why_not_compiled)
 def dynamic_mask_head(
     mask_features: Tensor,
     mask_params: Tensor,
@@ -45,8 +39,8 @@ def dynamic_mask_head(
     Args:
         mask_features: [B, T, C, h, w], output of the mask branch; any float dtype.
         mask_params: [N, G] per instance: the weights of all layers, then their biases, each
-            row-major [outputs, inputs]; SeqFormer's 169 are W0 [8, 10], W1 [8, 8], W2 [1, 8],
-            b0 [8], b1 [8], b2 [1]. The inputs of W0 are rel_x, rel_y, then the channels.
+            row-major [outputs, inputs]; the 169 of the default head are W0 [8, 10], W1 [8, 8],
+            W2 [1, 8], b0 [8], b1 [8], b2 [1]. The inputs of W0 are rel_x, rel_y, then the channels.
         reference_points: [N, T, 2], (x, y) in input pixels; the relative coordinates of a cell are
             reference minus `mask_stride * cell + mask_stride // 2`, in pixels. To divide them by a
             size, divide the first two columns of W0. None without relative coordinates.
@@ -64,15 +58,14 @@ def dynamic_mask_head(
     Raises: ValueError naming the argument, what was given and what is needed; on a CPU also for a
         clip index out of range and for references that are not finite.
     """
-    head, references = checked_head(
-        mask_features, mask_params, reference_points, clip_index, mask_stride,
-        hidden_width, num_layers, relative_coordinates, upsample,
-    )  # fmt: skip
-    tensors = (mask_features, mask_params, references, clip_index)
-    if is_reference_chosen(mask_features, mask_params, references):
-        check_values(references, clip_index, mask_features.shape[0])
-        return reference.dynamic_mask_head(*tensors, head)
-    return op.draw(*tensors, head)
+    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    inputs, head = checked(
+        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+    )
+    if is_reference_chosen(*inputs[:3]):
+        check_values(inputs)
+        return reference.dynamic_mask_head(inputs, head)
+    return op.draw(inputs, head)
 
 
 def dynamic_mask_head_reference(
@@ -88,34 +81,35 @@ def dynamic_mask_head_reference(
     upsample: int = 2,
 ) -> Tensor:
     """`dynamic_mask_head` in plain PyTorch: the definition."""
-    head, references = checked_head(
-        mask_features, mask_params, reference_points, clip_index, mask_stride,
-        hidden_width, num_layers, relative_coordinates, upsample,
-    )  # fmt: skip
-    check_values(references, clip_index, mask_features.shape[0])
-    return reference.dynamic_mask_head(mask_features, mask_params, references, clip_index, head)
+    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    inputs, head = checked(
+        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+    )
+    check_values(inputs)
+    return reference.dynamic_mask_head(inputs, head)
 
 
-def checked_head(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor | None,
-    clip_index: Tensor,
+def checked(
+    inputs: MaskHeadInputs,
     mask_stride: int,
     hidden_width: int,
     num_layers: int,
     relative_coordinates: bool,
     upsample: int,
-) -> tuple[MaskHead, Tensor]:
-    """The head that the arguments of the public functions describe, and references that exist."""
-    channels = mask_features.shape[2] if mask_features.dim() == 5 else 0
+) -> tuple[MaskHeadInputs, MaskHeadConfig]:
+    """The arguments of the public functions, with references that exist.
+
+    Raises: ValueError as `check_head`.
+    """
+    features, params, references, _ = inputs
+    channels = features.shape[2] if features.dim() == 5 else 0
     # A number of channels that is a symbol has no hash.
-    make = _known_head if type(channels) is int and not is_compiling() else MaskHead
+    make = _known_head if type(channels) is int and not is_compiling() else MaskHeadConfig
     head = make(channels, hidden_width, num_layers, relative_coordinates, upsample, mask_stride)
-    check_head(mask_features, mask_params, reference_points, clip_index, head)
-    if reference_points is None:
-        reference_points = mask_params.new_zeros(mask_params.shape[0], mask_features.shape[1], 2)
-    return head, reference_points
+    check_head(inputs, head)
+    if references is None:
+        inputs = inputs._replace(references=params.new_zeros(params.shape[0], features.shape[1], 2))
+    return inputs, head
 
 
-_known_head = lru_cache(maxsize=256)(MaskHead)
+_known_head = lru_cache(maxsize=256)(MaskHeadConfig)

@@ -1,4 +1,4 @@
-"""Dynamic mask head for CPUs in C, where there is a compiler: `cpu.c`.
+"""Dynamic mask head for CPUs: in C where there is a compiler (`cpu.c`), or by `cpu_torch.py`.
 
 A part is a frame of a clip with some of the clip's instances. In the backward the parts of a frame
 are visited in order, since all add to the gradient of its features, and each frame leaves its own
@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
-from .spec import MaskHead, compute_dtype
+from ..c_library import library, run_jobs, why_not
+from . import cpu_torch
+from .inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
 
 _PIXELS = 1 << 18
 """Pixels of a part: of one frame's masks that are drawn or read together, a megabyte in float32."""
@@ -45,17 +46,10 @@ class Network:
         size: (F*h, F*w).
     """
 
-    def __init__(
-        self,
-        compiled: ctypes.CDLL,
-        mask_features: Tensor,
-        mask_params: Tensor,
-        reference_points: Tensor,
-        clip_index: Tensor,
-        head: MaskHead,
-    ) -> None:
-        self.dtype = compute_dtype(mask_features, mask_params, reference_points)
-        self.shape, self.N, self._compiled = mask_features.shape, len(mask_params), compiled
+    def __init__(self, compiled: ctypes.CDLL, inputs: MaskHeadInputs, head: MaskHeadConfig) -> None:
+        features, params, references, clip_index = inputs
+        self.dtype = inputs.compute_dtype
+        self.shape, self.N, self._compiled = features.shape, len(params), compiled
         B, T, C, h, w = self.shape
         self.size = (head.upsample * h, head.upsample * w)
         self._counts = torch.bincount(clip_index, minlength=B).tolist()
@@ -63,9 +57,9 @@ class Network:
         known = clip_index.numpy()
         if not (known[1:] >= known[:-1]).all():
             self._order = torch.argsort(clip_index, stable=True)
-        self._features = mask_features.to(self.dtype).contiguous()
+        self._features = features.to(self.dtype).contiguous()
         self._params, self._references = (
-            self.sort(x).to(self.dtype).contiguous() for x in (mask_params, reference_points)
+            self.sort(x).to(self.dtype).contiguous() for x in (params, references)
         )
         self._arguments = _Arguments(
             *(x.data_ptr() for x in (self._features, self._params, self._references)),
@@ -150,32 +144,46 @@ class Network:
         function(ctypes.byref(self._arguments), ctypes.byref(job))
 
 
-def network(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> Network | None:
+def compiled_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled."""
+    return library("mask_head", dtype)
+
+
+def why_not_compiled(features: Tensor, params: Tensor, *references: Tensor) -> str | None:
+    """Why `compiled_for` gives none; None where it gives one."""
+    dtype = compute_dtype(features, params, *references)
+    return why_not("mask_head", dtype) if compiled_for(dtype) is None else None
+
+
+def network(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Network | None:
     """None where the C code cannot be compiled."""
-    tensors = (mask_features, mask_params, reference_points)
-    compiled = library("mask_head", compute_dtype(*tensors))
+    compiled = compiled_for(inputs.compute_dtype)
     if compiled is None:
         return None
     compiled.space_of.restype = ctypes.c_int64
     compiled.forward.restype = compiled.backward.restype = None
-    return Network(compiled, *tensors, clip_index, head)
+    return Network(compiled, inputs, head)
 
 
-def forward(net: Network, out: Tensor) -> None:
-    """Fill [N, T, F*h, F*w]."""
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Tensor:
+    """Result as `op.forward`."""
+    features, F = inputs.features, head.upsample
+    _, T, _, h, w = features.shape
+    out = features.new_empty(inputs.params.shape[0], T, F * h, F * w)
+    net = network(inputs, head)
+    if net is None:
+        return cpu_torch.forward(inputs, head, out)
     run_jobs(net.draw_into, [(out, part) for parts in net.frames() for part in parts])
+    return out
 
 
 def backward(
-    net: Network, grad: Tensor, needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of features (if asked for), parameters and references."""
+    grad: Tensor, inputs: MaskHeadInputs, head: MaskHeadConfig, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Results as `op.backward`; None where not asked for."""
+    net = network(inputs, head)
+    if net is None:
+        return cpu_torch.backward(grad, inputs, head, needs)
 
     def read_frame(parts: list[Part]) -> None:
         for part in parts:
@@ -183,7 +191,7 @@ def backward(
 
     net.start_backward(needs[0])
     run_jobs(read_frame, [(parts,) for parts in net.frames()])
-    return net.gradients()
+    return in_dtypes(net.gradients(), inputs, needs)
 
 
 def sum_in_order(shares: Tensor) -> Tensor:

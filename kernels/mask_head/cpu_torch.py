@@ -1,5 +1,4 @@
-"""Dynamic mask head for CPUs: C code where there is a compiler (`cpu.py`), and here
-what serves where there is none: matrix products in PyTorch, on tiles that stay in cache.
+"""Dynamic mask head for CPUs without a C compiler: matrix products, on tiles that stay in cache.
 
 In the first layer, only the bias depends on instance and frame at once: relative coordinates are
 affine in the cell, so `W (ref - cell) + b` is the product of the instances' weights with rows that
@@ -16,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from . import cpu
-from .spec import MaskHead, compute_dtype
+from .inputs import MaskHeadConfig, MaskHeadInputs, in_dtypes
 
 _TILE = 1 << 17
 """Hidden values of a tile: half a megabyte in float32."""
@@ -52,7 +50,7 @@ class Block:
 
     def __init__(
         self,
-        head: MaskHead,
+        head: MaskHeadConfig,
         clip: int,
         frames: slice,
         rows: slice | Tensor,
@@ -166,22 +164,16 @@ class Block:
         return torch.cat(weights + biases, dim=1), d_references
 
 
-def blocks(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-    scratch: Scratch,
-) -> Iterator[Block]:
+def blocks(inputs: MaskHeadInputs, head: MaskHeadConfig, scratch: Scratch) -> Iterator[Block]:
     """All instances in all frames, a block at a time; a block is valid until the next."""
-    _, T, _, h, w = mask_features.shape
+    features, params, references, clip_index = inputs
+    _, T, _, h, w = features.shape
     dtype = scratch.dtype
-    params, references = mask_params.to(dtype), reference_points.to(dtype)
+    params, references = params.to(dtype), references.to(dtype)
     centre = torch.tensor([w * head.stride / 2, h * head.stride / 2], dtype=dtype)
     references = references - centre
     order = torch.argsort(clip_index, stable=True)
-    counts = torch.bincount(clip_index, minlength=mask_features.shape[0]).tolist()
+    counts = torch.bincount(clip_index, minlength=features.shape[0]).tolist()
     known = clip_index.numpy()
     is_sorted = bool((known[1:] >= known[:-1]).all())
     start = 0
@@ -190,18 +182,18 @@ def blocks(
         frames_at_once = max(1, _TILE // max(step * head.hidden_width * h * w, 1))
         for t in range(0, T if count else 0, frames_at_once):
             frames = slice(t, min(t + frames_at_once, T))
-            inputs = _input_rows(mask_features[clip, frames], head, centre, scratch)
+            input_rows = _input_rows(features[clip, frames], head, centre, scratch)
             for a in range(start, start + count, step):
                 b = min(a + step, start + count)
                 rows = slice(a, b) if is_sorted else order[a:b]
                 yield Block(
-                    head, clip, frames, rows, inputs, params[rows], references[rows, frames],
+                    head, clip, frames, rows, input_rows, params[rows], references[rows, frames],
                     centre, scratch,
                 )  # fmt: skip
         start += count
 
 
-def _input_rows(features: Tensor, head: MaskHead, centre: Tensor, scratch: Scratch) -> Tensor:
+def _input_rows(features: Tensor, head: MaskHeadConfig, centre: Tensor, scratch: Scratch) -> Tensor:
     """[f, C, h, w] -> [f, I + 1, h*w]: (-x, -y,) channels and 1, coordinates from the middle."""
     f, C, h, w = features.shape
     rows = scratch("inputs", f, head.inputs + 1, h, w)
@@ -215,24 +207,11 @@ def _input_rows(features: Tensor, head: MaskHead, centre: Tensor, scratch: Scrat
     return rows.flatten(2)
 
 
-def forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> Tensor:
-    """Same contract as `op.forward`."""
-    _, T, _, h, w = mask_features.shape
-    F, N = head.upsample, mask_params.shape[0]
-    out = mask_features.new_empty(N, T, F * h, F * w)
-    tensors = (mask_features, mask_params, reference_points, clip_index)
-    net = cpu.network(*tensors, head)
-    if net is not None:
-        cpu.forward(net, out)
-        return out
-    scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
-    for block in blocks(*tensors, head, scratch):
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, out: Tensor) -> Tensor:
+    """Fill and return [N, T, F*h, F*w]."""
+    F, (h, w) = head.upsample, inputs.features.shape[-2:]
+    scratch = Scratch(inputs.compute_dtype)
+    for block in blocks(inputs, head, scratch):
         z = block.logits().view(block.f, block.n, h, w)
         if isinstance(block.rows, slice) and out.dtype == z.dtype:
             upsample_into(z, out[block.rows, block.frames].transpose(0, 1), F, scratch)
@@ -244,64 +223,39 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
-    needs: Sequence[bool],
+    grad: Tensor, inputs: MaskHeadInputs, head: MaskHeadConfig, needs: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Arguments and gradients as `op.backward`; None where not asked for."""
-    tensors = (mask_features, mask_params, reference_points, clip_index)
-    net = cpu.network(*tensors, head)
-    if net is not None:
-        return in_dtypes(cpu.backward(net, grad, needs), tensors[:3], needs)
-    h, w = mask_features.shape[-2:]
-    scratch = Scratch(compute_dtype(mask_features, mask_params, reference_points))
+    """Results as `op.backward`; None where not asked for."""
+    h, w = inputs.features.shape[-2:]
+    scratch = Scratch(inputs.compute_dtype)
 
     def gradient(block: Block) -> Tensor:
         part = grad[block.rows, block.frames].transpose(0, 1)
         return upsample_adjoint(part, head.upsample, h, w, scratch)
 
-    return backward_blocks(gradient, *tensors, head, scratch, needs)
+    return backward_blocks(gradient, inputs, head, scratch, needs)
 
 
 def backward_blocks(
     gradient: Callable[[Block], Tensor],
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    head: MaskHead,
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
     scratch: Scratch,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Backward of all blocks; `gradient(block)` is that of its logits, [f, n, h, w]."""
-    tensors = (mask_features, mask_params, reference_points, clip_index)
     dtype = scratch.dtype
-    d_features = torch.zeros(mask_features.shape, dtype=dtype) if needs[0] else None
-    d_params = torch.zeros(mask_params.shape, dtype=dtype)
-    d_references = torch.zeros(reference_points.shape, dtype=dtype)
-    for block in blocks(*tensors, head, scratch):
+    d_features = torch.zeros(inputs.features.shape, dtype=dtype) if needs[0] else None
+    d_params = torch.zeros(inputs.params.shape, dtype=dtype)
+    d_references = torch.zeros(inputs.references.shape, dtype=dtype)
+    for block in blocks(inputs, head, scratch):
         to_features = None
         if d_features is not None:
             to_features = d_features[block.clip, block.frames].flatten(2)
         dz = gradient(block).flatten(2)
         part, d_references[block.rows, block.frames] = block.backward(dz, to_features)
         d_params[block.rows] += part
-    return in_dtypes((d_features, d_params, d_references), tensors[:3], needs)
-
-
-def in_dtypes(
-    grads: Sequence[Tensor | None], tensors: Sequence[Tensor], needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of features, params and references in their dtypes; None where not asked for."""
-    is_needed = (needs[0], needs[1], needs[1])
-    return tuple(
-        g.to(t.dtype) if needed else None
-        for g, t, needed in zip(grads, tensors, is_needed, strict=True)
-    )
+    return in_dtypes((d_features, d_params, d_references), inputs, needs)
 
 
 def upsample_into(z: Tensor, out: Tensor, F: int, scratch: Scratch) -> None:

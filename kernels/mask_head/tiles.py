@@ -62,14 +62,14 @@ class BackwardTile:
 
 FORWARD = {
     70: Tile(num_warps=4, cells=4, max_registers=80),
-    75: Tile(num_warps=4, cells=4, max_registers=80),
+    75: Tile(num_warps=4, cells=4),
     80: Tile(num_warps=4, cells=4, max_registers=80),
     90: Tile(num_warps=4, cells=4, max_registers=80),
     100: Tile(num_warps=4, cells=4),
     120: Tile(num_warps=4, cells=4),
 }
 """Left to itself, the compiler takes 96: six programs fit instead of five. On sm_100 it would spill
-to keep to it; on sm_120 it takes 60."""
+to keep to it; on sm_75 and sm_120 it takes 64 and less."""
 BACKWARD = {
     70: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
     75: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
@@ -78,24 +78,15 @@ BACKWARD = {
     100: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2, max_sums=100),
     120: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
 }
-"""One warp: sums over lanes then need no shared memory. The 169 sums of SeqFormer's head leave
+"""One warp: sums over lanes then need no shared memory. The 169 sums of the default head leave
 registers for one cell, and on sm_100 not even for that."""
 if triton.__version__.startswith("3.6."):
     # That compiler spills 76 bytes with the bound, and 28 with two cells.
     FORWARD[70] = replace(FORWARD[70], max_registers=None)
     BACKWARD = {key: replace(tile, feature_cells=1) for key, tile in BACKWARD.items()}
 SUM = Tile(num_warps=4, cells=1)
-LOSS = {
-    70: Tile(num_warps=4, cells=4),
-    75: Tile(num_warps=8, cells=4),
-    80: Tile(num_warps=4, cells=4),
-    90: Tile(num_warps=4, cells=4),
-    120: Tile(num_warps=4, cells=4),
-}
-"""With four warps, the compiler spills 8 bytes on sm_75 to fit one program more."""
-
 MAX_SUMS = 100
-"""Sums over cells that a lane keeps in registers: all 8 * 11 of SeqFormer's first layer."""
+"""Sums over cells that a lane keeps in registers: all 8 * 11 of the default head's first layer."""
 LONGEST_STRIP = 8
 ENOUGH_LANES = 1 << 17
 """Lanes that fill a large GPU."""

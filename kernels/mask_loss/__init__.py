@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backend import is_reference_chosen
-from ..mask_head import checked_head, reference
-from ..mask_head.spec import MaskHead, check_index, check_values
-from . import op
+from ..backend import explained_by, is_reference_chosen
+from ..mask_head import checked
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, check_index, check_values
+from . import cpu, op, reference
+from .inputs import LossTargets
 
 
 class MaskLossSums(NamedTuple):
@@ -35,6 +36,7 @@ class MaskLossSums(NamedTuple):
     """t; has no gradient."""
 
 
+@explained_by(cpu.why_not_compiled)
 def dynamic_mask_loss(
     mask_features: Tensor,
     mask_params: Tensor,
@@ -69,36 +71,34 @@ def dynamic_mask_loss(
     Returns: `MaskLossSums`, differentiable once in features, parameters and references.
     Raises: ValueError as `dynamic_mask_head`, and for targets that do not fit.
     """
-    head, references = checked_head(
-        mask_features, mask_params, reference_points, clip_index, mask_stride,
-        hidden_width, num_layers, relative_coordinates, upsample,
-    )  # fmt: skip
+    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    inputs, head = checked(
+        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+    )
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
-    index = _checked_targets(mask_features, mask_params, targets, target_index, target_stride, head)
-    tensors = (mask_features, mask_params, references, clip_index)
-    if is_reference_chosen(mask_features, mask_params, references):
-        check_values(references, clip_index, mask_features.shape[0])
+    index = _checked_index(inputs, head, targets, target_index, target_stride)
+    given = LossTargets(targets, index, target_stride, float(alpha), float(gamma))
+    if is_reference_chosen(*inputs[:3]):
+        check_values(inputs)
         check_index("target_index", index, targets.shape[0], "targets")
-        sums = reference.dynamic_mask_loss(
-            *tensors, targets, index, head, target_stride, alpha, gamma
-        )
+        sums = reference.dynamic_mask_loss(inputs, head, given)
     else:
-        sums = op.sums(*tensors, targets, index, head, target_stride, float(alpha), float(gamma))
+        sums = op.sums(inputs, head, given)
     return MaskLossSums(*sums.unbind(1))
 
 
-def _checked_targets(
-    mask_features: Tensor,
-    mask_params: Tensor,
+def _checked_index(
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
     targets: Tensor,
     target_index: Tensor | None,
     target_stride: int,
-    head: MaskHead,
 ) -> Tensor:
-    """The index to use."""
-    _, T, _, h, w = mask_features.shape
-    N, F = mask_params.shape[0], head.upsample
+    """The index to use, for targets that fit."""
+    features = inputs.features
+    _, T, _, h, w = features.shape
+    N, F = inputs.params.shape[0], head.upsample
     if targets.dtype not in (torch.bool, torch.uint8):
         raise ValueError(f"targets must be bool or uint8, got {targets.dtype}")
     if target_stride < 1:
@@ -112,12 +112,12 @@ def _checked_targets(
     ):
         raise ValueError(
             f"targets must be [M, T, H, W] with T = {T} and at most H, W = {size} for "
-            f"mask_features {list(mask_features.shape)}, upsample {F} and target_stride "
+            f"mask_features {list(features.shape)}, upsample {F} and target_stride "
             f"{target_stride}; got {list(targets.shape)}"
         )
-    if targets.device != mask_features.device:
+    if targets.device != features.device:
         raise ValueError(
-            f"targets are on {targets.device} but mask_features is on {mask_features.device}"
+            f"targets are on {targets.device} but mask_features is on {features.device}"
         )
     if target_index is None:
         if targets.shape[0] != N:

@@ -1,4 +1,4 @@
-"""Losses of dynamic masks for CPUs in C, where there is a compiler: `cpu.c`.
+"""Mask losses for CPUs: in C where there is a compiler (`cpu.c`), or by `cpu_torch.py`.
 
 The masks of a part are drawn, summed (or replaced by their gradient) and forgotten while they are
 in cache. Letters and parts as in `mask_head/cpu.py`.
@@ -12,29 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs
-from ..mask_head.cpu import Network, Part, sum_in_order
+from ..c_library import library, run_jobs, why_not
+from ..mask_head.cpu import Network, Part, network, sum_in_order
+from ..mask_head.cpu import why_not_compiled as of_head
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
+from . import cpu_torch
+from .inputs import LossTargets
 
 
 class PixelLosses:
     """Targets and settings of a call beside its networks."""
 
-    def __init__(
-        self,
-        compiled: ctypes.CDLL,
-        net: Network,
-        targets: Tensor,
-        target_index: Tensor,
-        target_stride: int,
-        alpha: float,
-        gamma: float,
-    ) -> None:
+    def __init__(self, compiled: ctypes.CDLL, net: Network, given: LossTargets) -> None:
         self._compiled, self._net = compiled, net
-        self._targets = targets.contiguous()
-        self._index = net.sort(target_index.long()).contiguous()
+        self._targets = given.masks.contiguous()
+        self._index = net.sort(given.index.long()).contiguous()
         self._arguments = _Arguments(
             self._targets.data_ptr(), self._index.data_ptr(), None, None,
-            net.shape[1], net.N, *targets.shape[2:], target_stride, *net.size, alpha, gamma,
+            net.shape[1], net.N, *self._targets.shape[2:], given.stride, *net.size,
+            given.alpha, given.gamma,
         )  # fmt: skip
 
     def forward(self) -> Tensor:
@@ -75,20 +71,50 @@ class PixelLosses:
         function(ctypes.byref(self._arguments), ctypes.byref(job))
 
 
-def pixel_losses(
-    net: Network | None,
-    targets: Tensor,
-    target_index: Tensor,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) -> Tensor:
+    """Result as `op.forward`."""
+    losses = _pixel_losses(inputs, head, given)
+    return cpu_torch.forward(inputs, head, given) if losses is None else losses.forward()
+
+
+def backward(
+    grad_sums: Tensor,
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
+    given: LossTargets,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Results as `op.backward`; None where not asked for."""
+    losses = _pixel_losses(inputs, head, given)
+    if losses is None:
+        return cpu_torch.backward(grad_sums, inputs, head, given, needs)
+    return in_dtypes(losses.backward(grad_sums, needs), inputs, needs)
+
+
+def compiled_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C code, unless it cannot be compiled."""
+    return library("mask_loss", dtype)
+
+
+def why_not_compiled(features: Tensor, params: Tensor, *references: Tensor) -> str | None:
+    """Why the C code of the head or `compiled_for` gives none; None where both do."""
+    reason = of_head(features, params, *references)
+    dtype = compute_dtype(features, params, *references)
+    if reason is None and compiled_for(dtype) is None:
+        reason = why_not("mask_loss", dtype)
+    return reason
+
+
+def _pixel_losses(
+    inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets
 ) -> PixelLosses | None:
     """None where the C code cannot be compiled."""
-    compiled = None if net is None else library("mask_loss", net.dtype)
+    net = network(inputs, head)
+    compiled = None if net is None else compiled_for(net.dtype)
     if compiled is None:
         return None
     compiled.sums.restype = compiled.gradient.restype = None
-    return PixelLosses(compiled, net, targets, target_index, target_stride, alpha, gamma)
+    return PixelLosses(compiled, net, given)
 
 
 class _Arguments(ctypes.Structure):

@@ -1,5 +1,4 @@
-"""Mask losses for CPUs: C code where there is a compiler (`cpu.py`), and here
-PyTorch on the pixels of a few rows at a time, used up while they are in cache.
+"""Mask losses for CPUs without a C compiler: a few rows of pixels at a time, in cache.
 
 For target t and w = (1 - 2t) * logit: m = sigmoid(w) is the probability of the wrong answer and
 c = log(1 + exp(w)) its cross entropy, so all four sums follow from those of t, m, tm, q and tq with
@@ -14,48 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..mask_head.cpu import network
 from ..mask_head.cpu_torch import (
     Block,
     Scratch,
     backward_blocks,
     blocks,
-    in_dtypes,
     upsample_adjoint,
     upsample_into,
 )
-from ..mask_head.spec import MaskHead, compute_dtype
-from .cpu import pixel_losses
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs
+from .inputs import LossTargets
 
 _PIXELS = 1 << 16
 """Pixels of a pass; its few buffers stay in cache."""
 
 
-def forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
-    """Arguments and result as `op.forward`."""
-    tensors = (mask_features, mask_params, reference_points, clip_index)
-    wanted = (targets, target_index, target_stride, alpha, gamma)
-    losses = pixel_losses(network(*tensors, head), *wanted)
-    if losses is not None:
-        return losses.forward()
-    scratch = Scratch(compute_dtype(*tensors[:3]))
-    sums = torch.zeros(mask_params.shape[0], 4, dtype=scratch.dtype)
-    for block in blocks(*tensors, head, scratch):
-        pixels = _pixels(block, mask_features.shape, scratch)
-        wanted = _block_targets(block, targets, target_index, target_stride)
+def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) -> Tensor:
+    """Result as `op.forward`."""
+    alpha, gamma = given.alpha, given.gamma
+    scratch = Scratch(inputs.compute_dtype)
+    sums = torch.zeros(inputs.params.shape[0], 4, dtype=scratch.dtype)
+    for block in blocks(inputs, head, scratch):
+        pixels = _pixels(block, inputs.features.shape, scratch)
+        targets = _block_targets(block, given)
         total = torch.zeros(block.f * block.n, 5, dtype=scratch.dtype)
-        for logits, target in _passes(pixels, wanted, scratch):
+        for logits, target in _passes(pixels, targets, scratch):
             miss, cost = _miss_and_cost(logits, target, scratch)
             cost.mul_(_power(miss, gamma, scratch))
             for i, values in enumerate((target, miss, cost)):
@@ -73,33 +55,22 @@ def forward(
 
 def backward(
     grad_sums: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
+    given: LossTargets,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Arguments and results as `op.backward`; None where not asked for."""
-    tensors = (mask_features, mask_params, reference_points, clip_index)
-    wanted = (targets, target_index, target_stride, alpha, gamma)
-    losses = pixel_losses(network(*tensors, head), *wanted)
-    if losses is not None:
-        return in_dtypes(losses.backward(grad_sums, needs), tensors[:3], needs)
-    scratch = Scratch(compute_dtype(*tensors[:3]))
-    h, w = mask_features.shape[-2:]
+    """Results as `op.backward`; None where not asked for."""
+    alpha, gamma = given.alpha, given.gamma
+    scratch = Scratch(inputs.compute_dtype)
+    h, w = inputs.features.shape[-2:]
 
     def gradient(block: Block) -> Tensor:
-        pixels = _pixels(block, mask_features.shape, scratch)
-        wanted = _block_targets(block, targets, target_index, target_stride)
+        pixels = _pixels(block, inputs.features.shape, scratch)
+        targets = _block_targets(block, given)
         grads = grad_sums[block.rows].to(scratch.dtype).repeat(block.f, 1)  # [f*n, 4]
         by_focal, by_overlap, by_area = (grads[:, i, None] for i in range(3))
-        for logits, target in _passes(pixels, wanted, scratch):
+        for logits, target in _passes(pixels, targets, scratch):
             miss, cost = _miss_and_cost(logits, target, scratch)
             slope = torch.sub(1, miss, out=scratch("slope", *miss.shape))
             cost.mul_(slope).mul_(gamma).add_(miss).mul_(_power(miss, gamma, scratch))
@@ -108,7 +79,7 @@ def backward(
             logits.copy_(cost.add_(slope))
         return upsample_adjoint(pixels, head.upsample, h, w, scratch)
 
-    return backward_blocks(gradient, *tensors, head, scratch, needs)
+    return backward_blocks(gradient, inputs, head, scratch, needs)
 
 
 def _pixels(block: Block, features: Sequence[int], scratch: Scratch) -> Tensor:
@@ -120,22 +91,20 @@ def _pixels(block: Block, features: Sequence[int], scratch: Scratch) -> Tensor:
     return pixels
 
 
-def _block_targets(
-    block: Block, targets: Tensor, target_index: Tensor, target_stride: int
-) -> Tensor:
+def _block_targets(block: Block, given: LossTargets) -> Tensor:
     """[f, n, H, W] views or copies of the targets at the stride of the pixels."""
-    every = slice(target_stride // 2, None, target_stride)
-    sampled = targets[:, block.frames, every, every]
-    return sampled[target_index[block.rows]].transpose(0, 1)
+    every = slice(given.stride // 2, None, given.stride)
+    sampled = given.masks[:, block.frames, every, every]
+    return sampled[given.index[block.rows]].transpose(0, 1)
 
 
-def _passes(pixels: Tensor, wanted: Tensor, scratch: Scratch) -> Iterator[tuple[Tensor, Tensor]]:
+def _passes(pixels: Tensor, targets: Tensor, scratch: Scratch) -> Iterator[tuple[Tensor, Tensor]]:
     """Some rows of all masks at a time: logits (a view) and targets, [f*n, pixels]."""
     f, n, height, width = pixels.shape
     rows = max(1, _PIXELS // (f * n * width))
     for a in range(0, height, rows):
         b = min(a + rows, height)
-        part = wanted[:, :, a:b, :width]
+        part = targets[:, :, a:b, :width]
         target = scratch("target", f, n, b - a, width)
         if part.shape == target.shape:
             torch.ne(part, 0, out=target) if part.dtype != torch.bool else target.copy_(part)

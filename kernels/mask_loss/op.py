@@ -1,6 +1,6 @@
 """The mask losses as operators of torch: registration, shapes, gradients, FLOPs, dispatch.
 
-As `mask_head/op.py`. Arguments are checked already; letters as in `mask_head/__init__.py`.
+As `mask_head/op.py`. Operators take the fields of `MaskHeadInputs` and `LossTargets` one by one.
 """
 
 from __future__ import annotations
@@ -13,153 +13,122 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backend import kernel_implementation
-from ..mask_head.op import fake_gradients, head_flops, head_of, sizes_of, wanted_gradients
-from ..mask_head.spec import MaskHead, check_index, check_values, compute_dtype
+from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, check_index, check_values
+from ..mask_head.op import (
+    INPUTS_SCHEMA,
+    asked_for,
+    fake_gradients,
+    head_flops,
+    head_of,
+    needed,
+    sizes_of,
+)
 from ..tracing import is_watched, needs_graph
-from . import cpu_torch
+from . import cpu
+from .inputs import LossTargets
+
+_SCHEMA = (
+    f"{INPUTS_SCHEMA}, Tensor targets, Tensor target_index, SymInt[] sizes, "
+    "SymInt target_stride, float alpha, float gamma"
+)
 
 
-def sums(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    head: MaskHead,
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
+def sums(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) -> Tensor:
     """`forward` by the shortest way: around the operator where nobody traces."""
-    tensors = (mask_features, mask_params, reference_points, clip_index, targets, target_index)
-    settings = (target_stride, alpha, gamma)
-    if is_watched(*tensors):
-        return forward(*tensors, sizes_of(head), *settings)
-    if needs_graph(mask_features, mask_params, reference_points):
-        return _DynamicMaskLoss.apply(*tensors, head, *settings)
-    return _forward(*tensors, head, *settings)
+    if is_watched(*inputs, given.masks, given.index):
+        targets, index, *settings = given
+        return forward(*inputs, targets, index, sizes_of(head), *settings)
+    if needs_graph(*inputs[:3]):
+        return _DynamicMaskLoss.apply(*inputs, head, *given)
+    return _forward(inputs, head, given)
 
 
 class _DynamicMaskLoss(torch.autograd.Function):
     """The operators' gradient without the operators."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        ctx.save_for_backward(*inputs[:6])
-        ctx.settings = inputs[6:]
-        return _forward(*inputs)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *inputs, ctx.head, masks, index, stride, alpha, gamma = arguments
+        ctx.settings = (stride, alpha, gamma)
+        ctx.save_for_backward(*inputs, masks, index)
+        return _forward(MaskHeadInputs(*inputs), ctx.head, LossTargets(masks, index, *ctx.settings))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad
-        needs = [wanted[0], wanted[1] or wanted[2]]
-        grads = _backward(grad_sums, *ctx.saved_tensors, *ctx.settings, needs)
-        return (*wanted_gradients(wanted, grads), *[None] * 7)
+        *inputs, masks, index = ctx.saved_tensors
+        given = LossTargets(masks, index, *ctx.settings)
+        needs = needed(ctx.needs_input_grad)
+        grads = _backward(grad_sums, MaskHeadInputs(*inputs), ctx.head, given, needs)
+        return (*asked_for(ctx.needs_input_grad, grads), *[None] * 7)
 
 
-def _forward(*arguments: Any) -> Tensor:
-    """Arguments of `sums`."""
-    mask_features, _, reference_points, clip_index, targets, target_index, *_ = arguments
-    check_values(reference_points, clip_index, mask_features.shape[0])
-    check_index("target_index", target_index, targets.shape[0], "targets")
-    if kernel_implementation(mask_features) == "triton":
-        from ..mask_head import launch
+def _forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) -> Tensor:
+    check_values(inputs)
+    check_index("target_index", given.index, given.masks.shape[0], "targets")
+    if kernel_implementation(inputs.features) == "triton":
+        from . import launch
 
-        return launch.loss_forward(*arguments)
-    return cpu_torch.forward(*arguments)
+        return launch.forward(inputs, head, given)
+    return cpu.forward(inputs, head, given)
 
 
-def _backward(grad_sums: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-    """Arguments of `sums`, and `needs`."""
-    if kernel_implementation(arguments[0]) == "triton":
-        from ..mask_head import launch
+def _backward(
+    grad_sums: Tensor,
+    inputs: MaskHeadInputs,
+    head: MaskHeadConfig,
+    given: LossTargets,
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:
+    if kernel_implementation(inputs.features) == "triton":
+        from . import launch
 
-        return launch.loss_backward(grad_sums, *arguments)
-    return cpu_torch.backward(grad_sums, *arguments)
+        return launch.backward(grad_sums, inputs, head, given, needs)
+    return cpu.backward(grad_sums, inputs, head, given, needs)
 
 
-@torch.library.custom_op("seqformer_kernels::dynamic_mask_loss", mutates_args=())
-def forward(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    sizes: list[int],
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
-    """Sums over the pixels of an instance, [N, 4]: focal loss, p * t, p, t.
+def _unpacked(arguments: Any) -> tuple[MaskHeadInputs, MaskHeadConfig, LossTargets]:
+    """From arguments in the order of the schema."""
+    *inputs, masks, index, sizes, stride, alpha, gamma = arguments
+    inputs = MaskHeadInputs(*inputs)
+    head = head_of(inputs.features.shape[2], sizes)
+    return inputs, head, LossTargets(masks, index, stride, alpha, gamma)
 
-    Args:
-        targets: [M, T, H, W] bool or uint8.
-        target_index: [N], which of the M.
-    """
-    tensors = (mask_features, mask_params, reference_points, clip_index)
-    head = head_of(mask_features.shape[2], sizes)
-    return _forward(*tensors, targets, target_index, head, target_stride, alpha, gamma)
+
+@torch.library.custom_op(
+    "seqformer_kernels::dynamic_mask_loss", mutates_args=(), schema=f"({_SCHEMA}) -> Tensor"
+)
+def forward(*arguments: Any) -> Tensor:
+    """Sums over the pixels of an instance, [N, 4]: focal loss, p * t, p, t."""
+    return _forward(*_unpacked(arguments))
 
 
 @forward.register_fake
-def _(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    sizes: list[int],
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-) -> Tensor:
-    dtype = compute_dtype(mask_features, mask_params, reference_points)
-    return mask_features.new_empty(mask_params.shape[0], 4, dtype=dtype)
+def _(*arguments: Any) -> Tensor:
+    inputs, _, _ = _unpacked(arguments)
+    return inputs.features.new_empty(inputs.params.shape[0], 4, dtype=inputs.compute_dtype)
 
 
-@torch.library.custom_op("seqformer_kernels::dynamic_mask_loss_backward", mutates_args=())
-def backward(
-    grad_sums: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    sizes: list[int],
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of features, parameters and references; `needs` as in `mask_head/op.py`."""
-    tensors = (grad_sums, mask_features, mask_params, reference_points, clip_index)
-    head = head_of(mask_features.shape[2], sizes)
-    settings = (head, target_stride, alpha, gamma, needs)
-    grads = _backward(*tensors, targets, target_index, *settings)
+@torch.library.custom_op(
+    "seqformer_kernels::dynamic_mask_loss_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_sums, {_SCHEMA}, bool[] needs) -> (Tensor, Tensor, Tensor)",
+)
+def backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """Gradients of features, parameters and references.
+
+    Args:
+        arguments: `grad_sums`, [N, 4], those of `forward`, and `needs` as in `mask_head/op.py`.
+    """
+    grad_sums, *given, needs = arguments
+    grads = _backward(grad_sums, *_unpacked(given), needs)
     return tuple(grad_sums.new_empty(0) if g is None else g for g in grads)
 
 
 @backward.register_fake
-def _(
-    grad_sums: Tensor,
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor,
-    clip_index: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
-    sizes: list[int],
-    target_stride: int,
-    alpha: float,
-    gamma: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
-    return fake_gradients(mask_features, mask_params, reference_points, needs)
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    _, *given, needs = arguments
+    return fake_gradients(_unpacked(given)[0], needs)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -168,10 +137,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad
-    needs = [wanted[0], wanted[1] or wanted[2]]
+    needs = needed(ctx.needs_input_grad)
     grads = backward(grad_sums, *ctx.saved_tensors, *ctx.settings, needs)
-    return (*wanted_gradients(wanted, grads), *[None] * 7)
+    return (*asked_for(ctx.needs_input_grad, grads), *[None] * 7)
 
 
 forward.register_autograd(_gradient, setup_context=_setup_context)
@@ -185,18 +153,13 @@ def _pixels(features: Any, params: Any, sizes: list[int]) -> int:
 
 
 @register_flop_formula(torch.ops.seqformer_kernels.dynamic_mask_loss)
-def _forward_flops(
-    features: Any, params: Any, references: Any, clip: Any, targets: Any, index: Any, sizes: Any,
-    *args: Any, out_shape: Any = None, **kw: Any,
-) -> int:  # fmt: skip
+def _forward_flops(*shapes: Any, out_shape: Any = None, **kw: Any) -> int:
+    features, params, sizes = shapes[0], shapes[1], shapes[6]
     return head_flops(features, params, sizes) + _PIXEL * _pixels(features, params, sizes)
 
 
 @register_flop_formula(torch.ops.seqformer_kernels.dynamic_mask_loss_backward)
-def _backward_flops(
-    grad: Any, features: Any, params: Any, references: Any, clip: Any, targets: Any, index: Any,
-    sizes: Any, target_stride: Any, alpha: Any, gamma: Any, needs: Any,
-    *args: Any, out_shape: Any = None, **kw: Any,
-) -> int:  # fmt: skip
+def _backward_flops(*shapes: Any, out_shape: Any = None, **kw: Any) -> int:
+    features, params, sizes, needs = shapes[1], shapes[2], shapes[7], shapes[11]
     pixels = _PIXEL_BACKWARD * _pixels(features, params, sizes)
     return head_flops(features, params, sizes) * (2 + sum(needs)) + pixels

@@ -39,10 +39,8 @@ class Runs:
     """[P] int32; 0 in the last pair of a mask that ends with zeros."""
     first: np.ndarray
     """[N + 1]: the first pair of every mask, and P."""
-
-    def areas(self) -> np.ndarray:
-        """Pixels of every mask, [N]."""
-        return np.add.reduceat(self.ones, self.first[:-1], dtype=np.int32)
+    areas: np.ndarray
+    """[N]: ones of every mask."""
 
 
 def read_runs(counts: list[str], pixels: list[int]) -> Runs:
@@ -51,23 +49,20 @@ def read_runs(counts: list[str], pixels: list[int]) -> Runs:
     Raises: InvalidMaskError naming the first mask that is not the text of such a mask.
     """
     if not counts:
-        return Runs(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(1, np.int64))
-    runs = _parse(counts)
+        none = np.zeros(0, np.int32)
+        return Runs(none, none, np.zeros(1, np.int64), none)
+    runs, first = _parse(counts)
     # Differences are below 2**29, so a sum that leaves the 32 bits was too large or negative
     # before: as numbers without a sign both are seen.
-    longest = max(runs.zeros.view(np.uint32).max(), runs.ones.view(np.uint32).max())
+    longest = int(runs.view(np.uint32).max())
     if longest > MAX_PIXELS:
-        is_odd = np.maximum(runs.zeros.view(np.uint32), runs.ones.view(np.uint32)) > MAX_PIXELS
-        pair = int(is_odd.argmax())
-        position = int(np.searchsorted(runs.first, pair, "right")) - 1
-        if min(runs.zeros[pair], runs.ones[pair]) < 0:
+        number = int((runs.view(np.uint32) > MAX_PIXELS).argmax())
+        position = int(np.searchsorted(first, number // 2, "right")) - 1
+        if runs[number] < 0:
             raise InvalidMaskError("has a negative run length", position)
         raise InvalidMaskError("has a run longer than any frame", position)
-    first = runs.first[:-1]
-    is_short = int(longest) * 2 * int(np.diff(runs.first).max()) < 2**31
-    number = np.int32 if is_short else np.int64
-    totals = np.add.reduceat(runs.ones, first, dtype=number)
-    totals += np.add.reduceat(runs.zeros, first, dtype=number)
+    is_short = longest * 2 * int(np.diff(first).max()) < 2**31
+    totals = np.add.reduceat(runs, first[:-1] * 2, dtype=np.int32 if is_short else np.int64)
     is_wrong = totals != pixels
     if is_wrong.any():
         position = int(is_wrong.argmax())
@@ -75,19 +70,12 @@ def read_runs(counts: list[str], pixels: list[int]) -> Runs:
             f"has runs that add up to {totals[position]} pixels instead of {pixels[position]}",
             position,
         )
-    return runs
+    zeros, ones = runs[0::2], runs[1::2]
+    return Runs(zeros, ones, first, np.add.reduceat(ones, first[:-1], dtype=np.int32))
 
 
-def read_areas(counts: list[str], pixels: list[int]) -> np.ndarray:
-    """Pixels of N compressed masks, [N], for masks of which nothing else is needed.
-
-    Raises: InvalidMaskError as `read_runs`.
-    """
-    return read_runs(counts, pixels).areas() if counts else np.zeros(0, np.int64)
-
-
-def _parse(counts: list[str]) -> Runs:
-    """The numbers in the text, whatever their sense."""
+def _parse(counts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers in the text, whatever their sense: [2P] zeros and ones in turn, and `first`."""
     # A mask usually ends with zeros, and is then a row of pairs with one more number behind it.
     text = ("0".join(counts) + "0").encode("ascii", "replace")
     code = np.frombuffer(text, np.uint8) - np.uint8(48)
@@ -102,17 +90,18 @@ def _parse(counts: list[str]) -> Runs:
 
     # One value per number, of its last character alone. Then the characters before it, from the
     # highest down: where an index repeats, NumPy keeps the last assignment.
-    values = np.frombuffer(text.translate(_TOP, delete=_CONTINUED), np.int8).astype(np.int32)
+    values = np.frombuffer(text.translate(_TOP, delete=_CONTINUED), np.int8).astype("<i4")
     continued = np.flatnonzero(code >= 32)
-    number = continued - np.arange(continued.size)
+    start = byte_start[:-1] - np.searchsorted(continued, byte_start[:-1])
     digit = code.take(continued) & np.uint8(31)
+    number = continued
+    number -= np.arange(number.size)
     for _ in range(MAX_CHARACTERS - 1):
         values[number] = values.take(number) * 32 + digit
         has_more = np.flatnonzero(number[1:] == number[:-1])
         number, digit = number.take(has_more), digit.take(has_more)
         if not number.size:
             break
-    start = byte_start[:-1] - np.searchsorted(continued, byte_start[:-1])
     if number.size:
         position = int(np.searchsorted(start, number[0], "right")) - 1
         raise InvalidMaskError("has a run length of absurd size", position)
@@ -125,18 +114,25 @@ def _parse(counts: list[str]) -> Runs:
     first = np.append(start, values.size) // 2
     third = start[np.diff(first) > 1] + 2
     values[third] -= values[third - 2]  # stored plainly, unlike all that follow
-    zeros = _sum_differences(values[0::2], first[:-1])
-    ones = _sum_differences(values[1::2], first[:-1])
-    ones[first[1:][ends_with_zeros] - 1] = 0
-    return Runs(zeros, ones, first)
+    runs = _sum_differences(values, first[:-1])
+    runs[first[1:][ends_with_zeros] * 2 - 1] = 0
+    return runs, first
 
 
-def _sum_differences(differences: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Running sums that begin anew at every index of `first`."""
-    differences = differences.copy()
-    totals = np.add.reduceat(differences, first, dtype=np.int32)
-    differences[first[1:]] -= totals[:-1]
-    return np.cumsum(differences, dtype=np.int32)
+def _sum_differences(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Running sums of P pairs, [2P] int32, in place; they begin anew at every pair of `first`.
+
+    A running sum waits for the one before, so both of a pair are summed as one number of 64 bits.
+    What its upper half lends to a negative lower one is given back first.
+    """
+    pairs = values.view("<i8")
+    lent = pairs & 0x80000000
+    lent <<= 1
+    pairs -= lent
+    totals = np.add.reduceat(pairs, first)
+    pairs[first[1:]] -= totals[:-1]
+    np.add.accumulate(pairs, out=pairs)
+    return values
 
 
 def compress_runs(runs: list[int] | np.ndarray) -> str:

@@ -6,25 +6,46 @@ a preset. Conflicts are refused here, in words, before anything starts.
 
 from seqformer.config.as_json import config_from_dict, config_to_dict
 from seqformer.config.data import AugmentConfig, DataConfig
-from seqformer.config.eval import EvalConfig, Precision
+from seqformer.config.eval import EvalConfig, EvalOptions, Precision
+from seqformer.config.execution import (
+    CheckpointConfig,
+    ComputeConfig,
+    LoggingConfig,
+    ParallelConfig,
+    StartConfig,
+)
+from seqformer.config.fields import changeable, grouped, override
 from seqformer.config.model import IMAGENET_MEAN, IMAGENET_STD, BackboneName, ModelConfig
+from seqformer.config.optim import LossConfig, OptimConfig
 from seqformer.config.presets import presets
-from seqformer.config.train import DemoConfig, LossConfig, OptimConfig, TrainConfig
+from seqformer.config.report import RESAMPLES, ReportOptions
+from seqformer.config.train import DemoConfig, TrainConfig
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "RESAMPLES",
     "AugmentConfig",
     "BackboneName",
+    "CheckpointConfig",
+    "ComputeConfig",
     "DataConfig",
     "DemoConfig",
     "EvalConfig",
+    "EvalOptions",
+    "LoggingConfig",
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
+    "ParallelConfig",
     "Precision",
+    "ReportOptions",
+    "StartConfig",
     "TrainConfig",
+    "changeable",
     "config_from_dict",
     "config_to_dict",
+    "grouped",
+    "override",
     "presets",
 ]

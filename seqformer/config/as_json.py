@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from seqformer.config.fields import grouped, nested_class
 
 
 def config_to_dict(config: Any) -> dict:
@@ -23,13 +25,14 @@ def config_to_dict(config: Any) -> dict:
 
 
 def config_from_dict(cls: type, state: dict) -> Any:
-    """Inverse of `config_to_dict` for a config of known class.
+    """Inverse of `config_to_dict` for a config of known class; takes flat tables of old runs, too.
 
     Raises: ValueError naming fields that the class does not have, or whose value is of another
         kind.
     """
     if not isinstance(state, dict):
         raise ValueError(f"{cls.__name__} is to be made of {state!r:.40}, which is no table")
+    state = grouped(cls, state)
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(state) - set(known))
@@ -37,7 +40,7 @@ def config_from_dict(cls: type, state: dict) -> Any:
         raise ValueError(f"{cls.__name__} has no fields {unknown}; the file is of another version")
     values = {}
     for name, value in state.items():
-        kind = _nested(known[name])
+        kind = nested_class(known[name])
         if kind is not None:
             value = config_from_dict(kind, value)
         else:
@@ -71,9 +74,3 @@ def _is_of(value: Any, hint: Any) -> bool:
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
-
-
-def _nested(field: Field[Any]) -> type | None:
-    """The class of a field that holds another config."""
-    made_by = field.default_factory
-    return made_by if made_by is not MISSING and is_dataclass(made_by) else None

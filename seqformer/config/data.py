@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from seqformer.config.fields import MAY_CHANGE
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -37,30 +39,32 @@ class AugmentConfig:
 class DataConfig:
     """Where the clips come from."""
 
-    train_images: Path = Path("data/ytvis2019/train/JPEGImages")
+    train_images: Path = field(default=Path("data/ytvis2019/train/JPEGImages"), metadata=MAY_CHANGE)
     """Folder that the training annotation's `file_names` are relative to."""
-    train_annotations: Path = Path("data/ytvis2019/annotations/instances_train_sub.json")
+    train_annotations: Path = field(
+        default=Path("data/ytvis2019/annotations/instances_train_sub.json"), metadata=MAY_CHANGE
+    )
     """Training annotation file in YouTube-VIS layout."""
-    more_images: tuple[Path, ...] = ()
+    more_images: tuple[Path, ...] = field(default=(), metadata=MAY_CHANGE)
     """Image folders of further video sets to train on jointly."""
-    more_annotations: tuple[Path, ...] = ()
+    more_annotations: tuple[Path, ...] = field(default=(), metadata=MAY_CHANGE)
     """Their annotation files, one per folder; categories with the same id must be the same."""
-    coco_images: Path | None = None
+    coco_images: Path | None = field(default=None, metadata=MAY_CHANGE)
     """Folder of still images (train2017) that become pseudo-videos; none trains on videos alone."""
-    coco_annotations: Path | None = None
-    """Annotation file of the still images, as `python -m seqformer.data.coco_to_ytvis` makes it."""
+    coco_annotations: Path | None = field(default=None, metadata=MAY_CHANGE)
+    """Annotation file of the still images, as `seqformer data coco-to-ytvis` makes it."""
     coco_categories: Literal["as_is", "2019", "2019_published", "2021", "ovis"] = "as_is"
     """Category map for a file that has COCO's own ids (only of mapped categories). as_is: the file
     has the ids of the videos' categories."""
     sampling_weights: tuple[float, ...] = ()
     """Shares of the sets in an epoch: training set, further sets, still images. Empty: every frame
     and every still image once, as published."""
-    annotation_cache: Path | None = Path("~/.cache/seqformer")
+    annotation_cache: Path | None = field(default=Path("~/.cache/seqformer"), metadata=MAY_CHANGE)
     """Folder for a compact form of the annotation files that all processes of a machine share;
     none makes a temporary one for each training process."""
-    val_images: Path | None = None
+    val_images: Path | None = field(default=None, metadata=MAY_CHANGE)
     """Frames folder of the validation set; none means no validation during training."""
-    val_annotations: Path | None = None
+    val_annotations: Path | None = field(default=None, metadata=MAY_CHANGE)
     """Validation annotation file; it must hold `annotations` to give an AP."""
     class_layout: Literal["from_data", "published"] = "from_data"
     """from_data: one output per category of the annotation file, any ids. published: 42 outputs,
@@ -69,14 +73,14 @@ class DataConfig:
     """T, frames per clip."""
     frame_range: int = 3
     """How far the two neighbours of a sampled frame may lie from it, in frames."""
-    batch_size: int = 2
+    batch_size: int = field(default=2, metadata=MAY_CHANGE)
     """Clips that a process holds at once."""
-    global_batch_size: int = 0
+    global_batch_size: int = field(default=0, metadata=MAY_CHANGE)
     """Clips of one optimiser step over all processes, a multiple of their number. A process whose
     share exceeds `batch_size` accumulates gradients. 0: `batch_size` times the processes."""
-    num_workers: int = 4
+    num_workers: int = field(default=4, metadata=MAY_CHANGE)
     """Decoding processes per training process; 0 decodes in the training process."""
-    cache_frames: bool = False
+    cache_frames: bool = field(default=False, metadata=MAY_CHANGE)
     """Keep decoded frames and masks in memory (small sets only)."""
     presence: Literal["mask", "box"] = "mask"
     """What decides whether an instance is in a frame. mask: its mask has pixels; a missing or
@@ -85,9 +89,9 @@ class DataConfig:
     upright: bool = False
     """Turn frames as their EXIF orientation says; by default they are read as they are stored, as
     published, and the first with another orientation is named."""
-    allow_outside: bool = False
+    allow_outside: bool = field(default=False, metadata=MAY_CHANGE)
     """Let file names of the annotation files lead out of the image folders."""
-    max_broken_share: float = 0.01
+    max_broken_share: float = field(default=0.01, metadata=MAY_CHANGE)
     """Broken files and annotations are skipped with a warning. A process stops the run when they
     are more than this share of the clips it drew, counted as at least 1000 (or one per item)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -1,9 +1,12 @@
-"""The settings of inference."""
+"""The settings of inference, and of the command that evaluates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from seqformer.config.model import BackboneName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -28,8 +31,8 @@ class EvalConfig:
     match_threshold: float = 0.1
     """Soft mask IoU on the shared frames from which two clips' instances are one track, in 0..1."""
     chunk_frames: int | None = None
-    """Frames that go through the network together; by default what fits into the free memory.
-    Results are the same but for rounding."""
+    """Frames that go through the network together; by default what fits into the free memory, which
+    is asked once per run and kept with it. Results are the same but for rounding."""
     precision: Precision = "fp32"
     """Of the per-frame part; positions, sums over time and instance queries stay fp32."""
 
@@ -47,3 +50,80 @@ class EvalConfig:
             raise ValueError(
                 f"short_side and top_k must be at least 1, got {self.short_side} and {self.top_k}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Run a SeqFormer on videos (--weights), or score and draw existing results (--results).
+
+    eval.py --weights r50.pth --backbone resnet50 --images valid/JPEGImages --annotations
+    valid.json --output results.json writes the results file, and prints the AP if the annotation
+    file has annotations. Without --annotations, --images may be a video file, a folder of images or
+    a folder of such folders. eval.py --results results.json --annotations valid.json scores.
+
+    How the weights run (--short-side and all below) is as their checkpoint says, which knows how
+    its run validated, unless it is given here; for released files it is the defaults shown.
+    """
+
+    weights: Path | None = None
+    """Checkpoint: a released file or one of ours."""
+    backbone: BackboneName | None = None
+    """Backbone of the weights; needed only where the file does not tell."""
+    images: Path | None = None
+    """Folder of the frames; without --annotations a folder of images or of folders, or a video."""
+    annotations: Path | None = None
+    """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
+    output: Path | None = None
+    """Results file to write."""
+    results: Path | None = None
+    """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
+    metrics: Path | None = None
+    """Write the metrics here, as JSON."""
+    report: Path | None = None
+    """Folder for an HTML page with the AP, its failures and all videos; needs ground truth, and
+    --images to show frames."""
+    visualize: Path | None = None
+    """Folder for videos with the results drawn on them."""
+    visualize_format: Literal["mp4", "webm", "gif", "png"] = "mp4"
+    """png writes a folder of pictures per video."""
+    visualize_min_score: float = 0.3
+    """Results below this score are not drawn."""
+    visualize_truth: bool = False
+    """Draw the ground truth of the annotation file beside the results, in the same colours."""
+    visualize_fps: float | None = None
+    """Frames per second of drawn videos; by default that of the video file, 6 for images."""
+    upright: bool = False
+    """Turn still frames as their EXIF orientation says; by default they are read as they are
+    stored, as published, and the first with another orientation is named. Videos always are."""
+    allow_broken: bool = False
+    """Take video files that break off or have damaged frames as they are, with a warning, instead
+    of counting them as failed."""
+    allow_outside: bool = False
+    """Let file names of the annotation file lead out of the folder --images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    fresh: bool = False
+    """Start over instead of continuing an interrupted run of the same command."""
+    deterministic: bool = False
+    """The same bits from the same command on the same machine; somewhat slower on a GPU."""
+    verbose: bool = False
+    """Show where an error of a video came from."""
+    threads: int | None = None
+    """CPU threads per process on --device cpu; by default at most 4, and the same for any number of
+    processes, because the last bits of results depend on it."""
+    decode_workers: int | None = None
+    """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
+    encode_workers: int | None = None
+    """Processes per rank that compress masks; by default 2 on a GPU, 0 on a CPU."""
+    memory_mib: int = 1024
+    """Host memory for what drawing the masks of a video needs, about 0.12 MiB per 360p frame; the
+    rest goes to a temporary file."""
+
+    network: EvalConfig = field(default_factory=EvalConfig)
+    """How the weights run."""
+    given: tuple[str, ...] = ()
+    """Which fields of `network` were given."""
+
+    def config_changes(self) -> dict[str, Any]:
+        """Those fields and their values."""
+        return {name: getattr(self.network, name) for name in self.given}

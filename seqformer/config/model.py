@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from seqformer.config.fields import MAY_CHANGE
 
 BackboneName = Literal[
     "resnet50",
@@ -26,7 +28,7 @@ class ModelConfig:
 
     backbone: BackboneName = "resnet50"
     """Feature extractor. resnet_mini is the small GroupNorm network of the demo."""
-    num_classes: int = 42
+    num_classes: int = field(default=42, metadata=MAY_CHANGE)
     """K, classifier outputs. In training the class map of the data decides it."""
     hidden_dim: int = 256
     """C, width of encoder and decoder."""

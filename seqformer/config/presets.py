@@ -8,8 +8,10 @@ from typing import Any
 
 from seqformer.config.data import AugmentConfig, DataConfig
 from seqformer.config.eval import EvalConfig
+from seqformer.config.execution import CheckpointConfig, LoggingConfig
 from seqformer.config.model import BackboneName, ModelConfig
-from seqformer.config.train import DemoConfig, OptimConfig, TrainConfig
+from seqformer.config.optim import OptimConfig
+from seqformer.config.train import DemoConfig, TrainConfig
 
 
 def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
@@ -62,8 +64,8 @@ def _demo() -> DemoConfig:
         output=Path("runs/demo"),
         max_steps=1500,
         seed=0,
-        log_every=20,
-        checkpoint_every=500,
+        logging=LoggingConfig(log_every=20),
+        checkpoint=CheckpointConfig(checkpoint_every=500),
         model=_MINI_MODEL,
         data=DataConfig(
             num_frames=2,

@@ -63,7 +63,7 @@ class SetCriterion:
             **self._box_losses(output, wanted, matches),
             **self._mask_losses(output, wanted, matches),
         }
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, value in per_layer.items():
             losses |= _named_by_layer(name, value / num_instances)
         losses["class_error"] = _class_error(output, wanted, matches)

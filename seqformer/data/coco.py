@@ -25,7 +25,7 @@ from seqformer.data.ytvis import AnnotationSet, read_json
 
 logger = logging.getLogger(__name__)
 
-_COMMAND = "python -m seqformer.data.coco_to_ytvis"
+_COMMAND = "seqformer data coco-to-ytvis"
 
 
 def load_coco_file(

@@ -1,6 +1,6 @@
 """Make the still images' annotation file of joint training from COCO's own.
 
-`python -m seqformer.data.coco_to_ytvis instances_train2017.json --categories 2019` writes a file in
+`seqformer data coco-to-ytvis instances_train2017.json --categories 2019` writes a file in
 COCO layout that holds the images with an instance of a mapped category, those instances, and the
 categories (ids and names) of the video set. Crowds are left out, as they are never trained on.
 """
@@ -8,38 +8,17 @@ categories (ids and names) of the video set. Crowds are left out, as they are ne
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-import tyro
 from tqdm import tqdm
 
 from seqformer.annotations.rules import get_id, get_object, is_crowd
-from seqformer.command import Command, exit_with
 from seqformer.data.coco import read_categories
 from seqformer.data.coco_categories import Edition, coco_to_ytvis, target_categories
 from seqformer.data.ytvis import read_json
 from seqformer.files import write_bytes, writing_to
-
-PROGRAM = "coco_to_ytvis"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Keep of a COCO annotation file what a video set can use, under the video set's categories."""
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """COCO annotation file, such as instances_train2017.json."""
-    output: Path | None = None
-    """File to write; default beside the source, coco_keepfor_ytvis2019.json and alike."""
-    categories: Edition = "2019"
-    """Video set to map to: YouTube-VIS 2019 or 2021, or OVIS. 2019_published repeats the slip of
-    the published map, mouse as fox."""
-    like: Path | None = None
-    """Annotation file of your own videos, instead of --categories: its categories are matched to
-    COCO's by name (capitals, blanks and underscores do not matter)."""
 
 
 def convert(
@@ -90,7 +69,7 @@ def convert(
     if not kept:
         raise ValueError(f"{path} has no instance of a mapped category")
     return {
-        "info": {"description": f"{path.name}, mapped by seqformer.data.{PROGRAM}"},
+        "info": {"description": f"{path.name}, mapped by seqformer.data.coco_to_ytvis"},
         "images": [image for image_id, image in images.items() if image_id in used],
         "annotations": kept,
         "categories": categories,
@@ -115,44 +94,40 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ").strip()
 
 
-def run(options: Options) -> Path:
-    """Convert and write. Returns: the file. Raises: OSError, ValueError."""
-    suffix = options.like.stem if options.like else f"ytvis{options.categories}"
+def convert_file(source: Path, output: Path | None, edition: Edition, like: Path | None) -> Path:
+    """Convert and write.
+
+    Args:
+        source: COCO annotation file.
+        output: None for a name of its own beside the source.
+        edition: video set to map to, unless `like` is given.
+        like: annotation file whose categories are matched by name.
+
+    Returns: the file.
+    Raises: OSError, ValueError.
+    """
+    suffix = like.stem if like else f"ytvis{edition}"
     name = f"coco_keepfor_{suffix.replace('ytvisovis', 'ovis')}.json"
-    output = options.output or options.source.with_name(name)
-    if output.resolve() == options.source.resolve():
-        raise ValueError(f"--output {output} is the source itself; choose another name")
-    print(f"reading {options.source} (COCO's training file takes about 4 GB of memory)")
+    target = output or source.with_name(name)
+    if target.resolve() == source.resolve():
+        raise ValueError(f"--output {target} is the source itself; choose another name")
+    print(f"reading {source} (COCO's training file takes about 4 GB of memory)")
     gc.disable()  # millions of new objects and no garbage
-    content = read_json(options.source)
-    if options.like:
-        categories = read_categories(read_json(options.like), options.like)
-        mapping = map_by_name(read_categories(content, options.source), categories, options.like)
+    content = read_json(source)
+    if like:
+        categories = read_categories(read_json(like), like)
+        mapping = map_by_name(read_categories(content, source), categories, like)
     else:
         mapping, categories = (
-            coco_to_ytvis(options.categories),
-            target_categories(options.categories),
+            coco_to_ytvis(edition),
+            target_categories(edition),
         )
-    converted = convert(content, options.source, mapping, categories, show_progress=True)
-    with writing_to(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(output, orjson.dumps(converted))
+    converted = convert(content, source, mapping, categories, show_progress=True)
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, orjson.dumps(converted))
     print(
-        f"{output}: {len(converted['annotations'])} instances of {len(set(mapping.values()))} "
+        f"{target}: {len(converted['annotations'])} instances of {len(set(mapping.values()))} "
         f"categories in {len(converted['images'])} images"
     )
-    return output
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command. Returns: the exit code; a mistake is one sentence and 1."""
-    options = tyro.cli(Options, prog=f"python -m seqformer.data.{PROGRAM}", args=argv)
-
-    def act() -> None:
-        run(options)
-
-    return Command(PROGRAM, error_code=1).run(act)
-
-
-if __name__ == "__main__":
-    exit_with(PROGRAM, main)
+    return target

@@ -81,7 +81,7 @@ def check_still_categories(still: AnnotationSet, classes: ClassMap) -> None:
     if 2 * len(other) > len(shared):
         raise ValueError(
             f"{message}; map COCO to the edition that the videos are of "
-            "(`python -m seqformer.data.coco_to_ytvis --categories`, or --data.coco-categories)"
+            "(`seqformer data coco-to-ytvis --categories`, or --data.coco-categories)"
         )
     logger.warning("%s", message)
 

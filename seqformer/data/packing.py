@@ -98,7 +98,7 @@ class MaskPacker:
             runs = read_runs(texts, [size[0] * size[1] for _, _, size, _ in self._waiting])
         except InvalidMaskError as error:
             raise ValueError(f"{self._waiting[error.position][1]} {error}") from None
-        areas = runs.areas()
+        areas = runs.areas
         rles = [{"size": size, "counts": text} for _, _, size, text in self._waiting]
         boxes = coco_mask.toBbox(rles).tolist() if rles else []
         for (entry, _, size, text), area, box in zip(self._waiting, areas, boxes, strict=True):

@@ -162,7 +162,8 @@ def _write_split(
     config: SyntheticConfig,
 ) -> dict[str, Any]:
     """Write the frames of one split; returns the content of its annotation file."""
-    videos, annotations = [], []
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(num_videos):
         rng = np.random.default_rng([seed, split, index])
         frames, owner, classes = draw_video(rng, num_frames, height, width, config)

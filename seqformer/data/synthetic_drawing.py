@@ -129,7 +129,9 @@ def draw_video(
     num_objects = int(rng.integers(config.num_objects[0], config.num_objects[1] + 1))
     leaver = 0 if rng.random() < config.leave_share and num_frames >= 5 else -1
     order = rng.permutation(num_objects)  # who leaves is independent of who lies on top
-    classes, starts, bases = [], np.empty((0, 2)), []
+    classes: list[int] = []
+    bases: list[np.ndarray] = []
+    starts = np.empty((0, 2))
     for number in range(num_objects):
         shape = int(rng.integers(len(config.shapes)))
         classes.append(shape)

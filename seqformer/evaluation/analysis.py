@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from seqformer.config import RESAMPLES
 from seqformer.evaluation.bootstrap import Interval, resample_weights
 from seqformer.evaluation.error_kinds import (
     ErrorBreakdown,
@@ -38,7 +39,6 @@ SIZE_SHARES = {
 }
 """Mean share of the frame that an instance covers while it is visible; both ends included."""
 STATS = ("AP", "AP50", "AP75", "AR100")
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)

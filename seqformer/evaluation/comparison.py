@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from seqformer.evaluation.analysis import RESAMPLES, STATS, Analysis, stats_of
+from seqformer.config import RESAMPLES
+from seqformer.evaluation.analysis import STATS, Analysis, stats_of
 from seqformer.evaluation.bootstrap import Interval, resample_weights
 from seqformer.evaluation.tally import mean_of_valid
 

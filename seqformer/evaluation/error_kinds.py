@@ -130,10 +130,10 @@ def find_errors(
     same, same_iou = _best(np.where(is_same, ious, 0.0))
     other, other_iou = _best(np.where(is_same, 0.0, ious))
     outcomes = []
-    for d, g in enumerate(partner.tolist()):
-        if g >= 0:
-            kind = "ignored" if video.is_crowd[g] else "true"
-            outcomes.append(ResultOutcome(kind, g, float(video.ious[d, g])))
+    for d, matched in enumerate(partner.tolist()):
+        if matched >= 0:
+            kind = "ignored" if video.is_crowd[matched] else "true"
+            outcomes.append(ResultOutcome(kind, matched, float(video.ious[d, matched])))
         elif same_iou[d] >= iou_threshold:
             outcomes.append(ResultOutcome("duplicate", same[d], same_iou[d]))
         elif other_iou[d] >= iou_threshold:

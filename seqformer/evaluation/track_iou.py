@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from seqformer.annotations.errors import InvalidMaskError
-from seqformer.annotations.masks import Size, blank_text, parse_mask
-from seqformer.annotations.run_lengths import MAX_PIXELS, read_areas, read_runs
+from seqformer.annotations.masks import Size, blank_text, is_size, parse_mask
+from seqformer.annotations.run_lengths import MAX_PIXELS, read_runs
 
 
 @dataclass(frozen=True)
@@ -75,37 +75,20 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
     pixels: list[int] = []
     common_sizes: list[Size | None] = []
     for number, frames in enumerate(segmentations):
-        track_sizes: list[Size | None] = []
-        track_texts: list[str] = []
-        size: Size | None = None
-        same_size: list[int] = []
-        for frame, segmentation in enumerate(frames):
-            # Nearly all masks are text and as large as the one before: not worth a call.
-            if (
-                size is None
-                or type(segmentation) is not dict
-                or segmentation.get("size") != same_size
-                or type(text := segmentation.get("counts")) is not str
-                or not text
-            ):
-                try:
-                    size, text = parse_mask(segmentation, canvas)
-                except InvalidMaskError as error:
-                    raise InvalidMaskError(f"frame {frame} {error}", number) from None
-                same_size = list(size or ())
-            track_sizes.append(size)
-            track_texts.append(text)
-        different = set(track_sizes) - {None}
-        # An absent frame is as long as the others: equal frames of two tracks then lie level.
-        usual = next(iter(different), (1, 1))
-        blank = blank_text(*usual)
+        try:
+            track_sizes, track_texts, size = _parse_track(frames, canvas)
+        except InvalidMaskError as error:
+            raise InvalidMaskError(f"frame {error.position} {error}", number) from None
         sizes.append(track_sizes)
-        common_sizes.append(usual if len(different) == 1 else None)
+        common_sizes.append(size)
+        # An absent frame is as long as the others: equal frames of two tracks then lie level.
+        usual = size or next((size for size in track_sizes if size is not None), (1, 1))
+        blank = blank_text(*usual)
         texts += [text or blank for text in track_texts]
-        if len(different) > 1:
-            pixels += [height * width for height, width in (size or usual for size in track_sizes)]
+        if size is None:
+            pixels += [height * width for height, width in (own or usual for own in track_sizes)]
         else:
-            pixels += [usual[0] * usual[1]] * len(track_sizes)
+            pixels += [size[0] * size[1]] * len(track_sizes)
     try:
         runs = read_runs(texts, pixels)
     except InvalidMaskError as error:
@@ -114,7 +97,7 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
             position += len(sizes[number])
             number += 1
         raise InvalidMaskError(f"frame {error.position - position} {error}", number) from None
-    areas = runs.areas()
+    areas = runs.areas
     tracks, start = [], 0
     for of_masks, size in zip(sizes, common_sizes, strict=True):
         stop = start + len(of_masks)
@@ -134,6 +117,44 @@ def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> lis
     return tracks
 
 
+def _parse_track(
+    frames: list[Any], canvas: Size | None
+) -> tuple[list[Size | None], list[str], Size | None]:
+    """The masks of one instance, not yet checked.
+
+    Returns: sizes and compressed text, [T] each, None and "" where the instance is absent; and the
+        size of all masks, None if there are none or they differ.
+    Raises: InvalidMaskError whose `position` is the frame.
+    """
+    # Nearly all masks are text, and as large as the first: not worth a call for each.
+    try:
+        texts = ["" if mask is None else mask["counts"] for mask in frames]
+        listed = [mask["size"] for mask in frames if mask is not None]
+    except (TypeError, KeyError):
+        listed = []
+    if (
+        listed
+        and set(map(type, texts)) == {str}
+        and texts.count("") == len(frames) - len(listed)
+        and type(listed[0]) is list
+        and listed.count(listed[0]) == len(listed)
+        and len(size := tuple(listed[0])) == 2
+        and is_size(*size)
+    ):
+        return [None if mask is None else size for mask in frames], texts, size
+    sizes: list[Size | None] = []
+    texts = []
+    for frame, mask in enumerate(frames):
+        try:
+            size, text = parse_mask(mask, canvas)
+        except InvalidMaskError as error:
+            raise InvalidMaskError(str(error), frame) from None
+        sizes.append(size)
+        texts.append(text)
+    different = set(sizes) - {None}
+    return sizes, texts, different.pop() if len(different) == 1 else None
+
+
 def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[float]:
     """`Track.mean_area` of several instances that are compared with nothing, [N].
 
@@ -143,30 +164,18 @@ def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[
     pixels: list[int] = []
     ends = [0]
     for number, frames in enumerate(segmentations):
-        size: Size | None = None
-        same_size: list[int] = []
-        for frame, segmentation in enumerate(frames):
-            if segmentation is None:
-                continue
-            if (
-                size is None
-                or type(segmentation) is not dict
-                or segmentation.get("size") != same_size
-                or type(text := segmentation.get("counts")) is not str
-                or not text
-            ):
-                try:
-                    size, text = parse_mask(segmentation, canvas)
-                except InvalidMaskError as error:
-                    raise InvalidMaskError(f"of frame {frame} {error}", number) from None
-                same_size = list(size or ())
-                if size is None:
-                    continue
-            texts.append(text)
-            pixels.append(size[0] * size[1])
+        try:
+            sizes, track_texts, size = _parse_track(frames, canvas)
+        except InvalidMaskError as error:
+            raise InvalidMaskError(f"of frame {error.position} {error}", number) from None
+        texts += [text for text in track_texts if text]
+        if size is None:
+            pixels += [own[0] * own[1] for own in sizes if own is not None]
+        else:
+            pixels += [size[0] * size[1]] * (len(texts) - ends[-1])
         ends.append(len(texts))
     try:
-        areas = read_areas(texts, pixels)
+        areas = read_runs(texts, pixels).areas
     except InvalidMaskError as error:
         number = int(np.searchsorted(ends, error.position, "right")) - 1
         raise InvalidMaskError(f"of one of its frames {error}", number) from None

@@ -187,8 +187,8 @@ class ClipMatcher:
         done = min(frame - self.first, self.counts.shape[1])
         to_pixels = self.boxes.new_tensor([frame_size[1], frame_size[0]] * 2)
         counts = self.counts[:, :done].clamp(min=1)
-        xyxy = cxcywh_to_xyxy(self.boxes[:, :done] / counts[..., None]).clamp(0, 1) * to_pixels
-        xyxy = xyxy.cpu().numpy()
+        boxes = cxcywh_to_xyxy(self.boxes[:, :done] / counts[..., None]).clamp(0, 1) * to_pixels
+        xyxy = boxes.cpu().numpy()
         present = (self.counts > 0).cpu().numpy()
         for row, track in enumerate(self.open):
             frames = np.flatnonzero(present[row, :done])  # consecutive: clips without a gap

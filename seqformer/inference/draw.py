@@ -39,16 +39,24 @@ COLOURS = (
 MASK_OPACITY = 0.45
 READABLE_SHORT_SIDE = 240
 """Frames are enlarged by a whole factor until their shorter side has this many pixels."""
-Colours = dict[Hashable, int]
+Colours = dict[Any, int]
 """Number of a track (`Detection.query`) -> its place in `COLOURS`, modulo their count."""
 
 
 class Track(Protocol):
     """What can be drawn; `Detection` and `DrawnTrack` are such."""
 
-    category_id: int
-    score: float
-    segmentations: Sequence[RLE | None]
+    @property
+    def category_id(self) -> int:
+        """As in the results file."""
+
+    @property
+    def score(self) -> float:
+        """0..1."""
+
+    @property
+    def segmentations(self) -> Sequence[RLE | None]:
+        """T compressed masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +239,7 @@ def _draw_labels(
     """Labels at the top left of their boxes, inside the frame, beside each other where possible."""
     width, height = size
     font = label_font(min(28, max(12, round(min(size) / 24))))
-    row = font.getbbox("Ág|")[3] + 3
+    row = int(font.getbbox("Ág|")[3]) + 3
     taken: list[tuple[int, int, int]] = []
     for colour, box, text in labels:
         text_width = int(font.getlength(text)) + 7

@@ -33,7 +33,7 @@ def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
 
     Raises: ValueError for a frame so long and thin that the result would not fit into memory.
     """
-    height, width = network_size(*frame.shape[:2], short_side)
+    height, width = network_size(frame.shape[0], frame.shape[1], short_side)
     if height * width > MAX_NETWORK_PIXELS:
         raise ValueError(
             f"a frame of {frame.shape[1]}x{frame.shape[0]} pixels would be enlarged to "

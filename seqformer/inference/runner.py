@@ -98,7 +98,8 @@ def settle_choices(
 def _digest(weights: Path) -> str:
     """Of a file, or of all files in a checkpoint folder."""
     digest = hashlib.sha256()
-    for path in [weights] if weights.is_file() else sorted(weights.iterdir()):
+    paths = [weights] if weights.is_file() else sorted(filter(Path.is_file, weights.iterdir()))
+    for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -10,13 +10,11 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from seqformer.config import EvalOptions, ReportOptions
 from seqformer.files import write_json
 from seqformer.safe_files import read_regular
-
-if TYPE_CHECKING:
-    from seqformer.inference.cli import EvalOptions
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
         write_json(options.metrics, metrics.to_dict())
         logger.info("metrics in %s", options.metrics)
     if options.report is not None:
-        from seqformer.report import ReportOptions, write_report
+        from seqformer.report import write_report
 
         results = options.results or options.output  # both hold these entries
         assert results is not None

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import cast
 
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import BackboneName, ModelConfig
 
 _BOX_ALIAS = ("detr.transformer.decoder.bbox_embed.", "detr.bbox_embed.")
 
@@ -77,12 +78,14 @@ def identify_config(state: dict[str, Tensor]) -> ModelConfig | None:
     ffn = state.get("detr.transformer.encoder.layers.0.linear1.weight")
     lay1 = state.get("mask_head.lay1.weight")
     offsets = state.get("detr.transformer.encoder.layers.0.self_attn.sampling_offsets.bias")
-    if backbone is None or any(t is None for t in (query, level, ffn, lay1, offsets)):
+    if backbone is None or query is None or level is None or ffn is None:
+        return None
+    if lay1 is None or offsets is None:
         return None
     samples = offsets.shape[0] // (2 * level.shape[0])  # M * P
     heads = 8 if samples % 8 == 0 else 1
     config = ModelConfig(
-        backbone=backbone,
+        backbone=cast(BackboneName, backbone),
         hidden_dim=query.shape[1] // 2,
         num_queries=query.shape[0],
         num_levels=level.shape[0],

@@ -25,6 +25,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from .recording import is_recorded
+
 _lock = Lock()
 _inside = 0
 _restore: Callable[[], None] | None = None
@@ -119,9 +121,11 @@ def full_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Returns: [..., O].
     """
-    if may_round(x):
+    if not may_round(x):
+        return F.linear(x, weight, bias)
+    if is_recorded(x, weight, bias):
         return _FullLinear.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return exact_product(x, weight, bias)
 
 
 class _FullLinear(Function):

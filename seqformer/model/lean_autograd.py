@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .full_float32 import exact_product, may_round
 from .products import product
+from .recording import is_recorded
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -37,7 +38,16 @@ def linears_of_sum(
     """
     flat = as_autocast(x.device.type, *(tensor for pair in layers for tensor in pair))
     is_exact = is_exact and may_round(flat[0])
-    return list(_LinearsOfSum.apply(is_exact, x, position.expand_as(x), *flat))
+    if is_recorded(x, position, *flat):
+        return list(_LinearsOfSum.apply(is_exact, x, position.expand_as(x), *flat))
+    return _linears_of_sum(is_exact, x, position, *flat)
+
+
+def _linears_of_sum(is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor) -> list[Tensor]:
+    multiply = exact_product if is_exact else product
+    weights, biases = flat[::2], flat[1::2]
+    total = (x + position).to(weights[0].dtype)
+    return [multiply(total, w, b) for w, b in zip(weights, biases, strict=True)]
 
 
 class _LinearsOfSum(Function):
@@ -46,11 +56,8 @@ class _LinearsOfSum(Function):
         ctx: Any, is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.is_exact = is_exact
-        multiply = exact_product if is_exact else product
-        weights, biases = flat[::2], flat[1::2]
-        ctx.save_for_backward(x, position, *weights)
-        total = (x + position).to(weights[0].dtype)
-        return tuple(multiply(total, w, b) for w, b in zip(weights, biases, strict=True))
+        ctx.save_for_backward(x, position, *flat[::2])
+        return tuple(_linears_of_sum(is_exact, x, position, *flat))
 
     @staticmethod
     @once_differentiable
@@ -73,7 +80,10 @@ class _LinearsOfSum(Function):
 def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """`second(relu(first(x)))`, [..., C]; the gradient of the hidden units is masked in place."""
     arguments = (x, first.weight, first.bias, second.weight, second.bias)
-    return _FeedForward.apply(*as_autocast(x.device.type, *arguments))
+    x, w1, b1, w2, b2 = as_autocast(x.device.type, *arguments)
+    if is_recorded(x, w1, b1, w2, b2):
+        return _FeedForward.apply(x, w1, b1, w2, b2)
+    return product(product(x, w1, b1, relu=True), w2, b2)
 
 
 class _FeedForward(Function):
@@ -100,7 +110,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., O]."""
-        return _Linear.apply(*as_autocast(x.device.type, x, self.weight, self.bias))
+        x, weight, bias = as_autocast(x.device.type, x, self.weight, self.bias)
+        if is_recorded(x, weight, bias):
+            return _Linear.apply(x, weight, bias)
+        return product(x, weight, bias)
 
 
 class _Linear(Function):
@@ -128,7 +141,21 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
     """
     x, weight = as_autocast(x.device.type, x, conv.weight)
     geometry = (conv.stride, conv.padding, conv.dilation)
-    return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups)
+    if is_recorded(x, weight):
+        return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups)
+    return _scaled_conv2d(x, weight, scale, shift, geometry, conv.groups)
+
+
+def _scaled_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    geometry: tuple[tuple[int, ...], ...],
+    groups: int,
+) -> Tensor:
+    shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
+    return F.conv2d(x, _scaled(weight, scale), shift, *geometry, groups)
 
 
 class _ScaledConv2d(Function):
@@ -144,8 +171,7 @@ class _ScaledConv2d(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.geometry, ctx.groups = geometry, groups
-        shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
-        return F.conv2d(x, _scaled(weight, scale), shift, *geometry, groups)
+        return _scaled_conv2d(x, weight, scale, shift, geometry, groups)
 
     @staticmethod
     @once_differentiable

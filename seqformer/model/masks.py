@@ -14,6 +14,9 @@ from .._kernels import kernels
 MASK_CHANNELS = 8
 """Channels of the mask features; the dynamic mask head is made for this number."""
 
+NUM_MASK_PARAMS = kernels.MaskHeadConfig(MASK_CHANNELS).num_params
+"""Parameters of an instance's head: 80 + 64 + 8 weights, then 8 + 8 + 1 biases = 169."""
+
 
 class MaskBranch(nn.Module):
     """Top-down pyramid over the encoder output of the three finest levels, computed once."""

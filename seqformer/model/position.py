@@ -84,8 +84,8 @@ def encoder_reference_points(shapes: list[tuple[int, int]], valid_ratios: Tensor
     """
     points = []
     for level, (h, w) in enumerate(shapes):
-        y = torch.linspace(0.5, h - 0.5, h, dtype=torch.float32, device=valid_ratios.device)
-        x = torch.linspace(0.5, w - 0.5, w, dtype=torch.float32, device=valid_ratios.device)
+        y = torch.arange(h, dtype=torch.float32, device=valid_ratios.device) + 0.5
+        x = torch.arange(w, dtype=torch.float32, device=valid_ratios.device) + 0.5
         y = y[None] / (valid_ratios[:, level, 1, None] * h)  # [B, h]
         x = x[None] / (valid_ratios[:, level, 0, None] * w)  # [B, w]
         grid = torch.stack(

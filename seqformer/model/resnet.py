@@ -19,6 +19,10 @@ class FrozenBatchNorm2d(nn.Module):
     """
 
     eps = 1e-5
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

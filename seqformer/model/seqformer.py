@@ -14,7 +14,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .._kernels import kernels
 from ..config import ModelConfig
 from ..structures import ClipOutput
 from .attention import MSDeformAttn
@@ -23,7 +22,7 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
-from .masks import MaskBranch
+from .masks import NUM_MASK_PARAMS, MaskBranch
 from .position import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
 
@@ -46,7 +45,7 @@ class SeqFormer(nn.Module):
         backbone = build_backbone(config.backbone, config.drop_path)
         self.input_proj = _input_projections(backbone.channels[1:], dim, config.num_levels)
         self.backbone = backbone
-        self.controller = MLP(dim, dim, kernels.mask_head.NUM_MASK_PARAMS, 3)
+        self.controller = MLP(dim, dim, NUM_MASK_PARAMS, 3)
         self.mask_branch = MaskBranch(dim, config.mask_dim)
         self.mask_stride = backbone.strides[1]
         self._reset_parameters()
@@ -238,9 +237,10 @@ class SeqFormer(nn.Module):
                 f"padding_mask must be bool [B, H, W] = {[B, H, W]}, got "
                 f"{padding_mask.dtype} {list(padding_mask.shape)}"
             )
-        # On a GPU, looking would wait for the device.
+        # On a GPU, looking would wait for the device; a compiler has no values to look at.
         if (
             padding_mask is not None
+            and not torch.compiler.is_compiling()
             and padding_mask.device.type == "cpu"
             and not is_rectangle(padding_mask)
         ):

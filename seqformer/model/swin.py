@@ -40,6 +40,8 @@ def _windows(x: Tensor, size: int) -> Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, with a learned bias per relative position."""
 
+    relative_position_index: Tensor
+
     def __init__(self, channels: int, window: int, heads: int) -> None:
         super().__init__()
         self.heads = heads

@@ -3,6 +3,7 @@
 Needs results, annotations and, to show frames, their folder; never torch.
 """
 
-from seqformer.report.build import ReportOptions, write_report
+from seqformer.config import ReportOptions
+from seqformer.report.build import write_report
 
 __all__ = ["ReportOptions", "write_report"]

@@ -10,14 +10,14 @@ import importlib.resources
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from seqformer.evaluation.analysis import RESAMPLES, Analysis, VideoSummary, analyse
+from seqformer.config import ReportOptions
+from seqformer.evaluation.analysis import Analysis, VideoSummary, analyse
 from seqformer.evaluation.records import load_json
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.files import write_text, writing_to
@@ -30,39 +30,6 @@ logger = logging.getLogger(__name__)
 WORST_SHARE = 0.75
 """Of the videos that are shown when not all are: the worst ones; the rest is spread evenly."""
 SCRIPTS = ("data.js", "charts.js", "tables.js", "player.js", "main.js")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What a report shows."""
-
-    title: str = "Video instance segmentation report"
-    """Heading of the page."""
-    max_bytes: int = 19_000_000
-    """Largest size of the page; more frames make each of them coarser."""
-    max_videos: int = 50
-    """Videos with frames and masks, mostly the worst; the others are listed only."""
-    max_frames: int = 120
-    """Frames shown of a video; of longer ones every second, every third, ..."""
-    min_score: float = 0.3
-    """Failures are counted, and results drawn, from this score on; the page can change it."""
-    iou_threshold: float = 0.5
-    """From this IoU on a result is right, for the kinds of failure: 0.50, 0.55, ... or 0.95."""
-    resamples: int = RESAMPLES
-    """Bootstrap resamples of the videos behind the confidence intervals."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    upright: bool = False
-    """Turn frames as their EXIF orientation says, as eval.py --upright does."""
-    allow_outside: bool = False
-    """Let file names of the annotation file lead out of the image folder."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_bytes", 200_000), ("max_videos", 0), ("max_frames", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must be between 0 and 1, got {self.min_score}")
 
 
 def write_report(
@@ -89,11 +56,11 @@ def write_report(
     images = None if images is None else Path(images)
     if images is not None and not images.is_dir():
         raise FileNotFoundError(f"image folder {images} does not exist; check the path")
-    annotations, results = load_json(annotations, "annotations"), load_json(results, "results")
-    names = {"annotations": Path(annotations.name).name, "results": Path(results.name).name}
+    truth, made = load_json(annotations, "annotations"), load_json(results, "results")
+    names = {"annotations": Path(truth.name).name, "results": Path(made.name).name}
     analysis = analyse(
-        annotations,
-        results,
+        truth,
+        made,
         iou_threshold=options.iou_threshold,
         resamples=options.resamples,
         seed=options.seed,
@@ -104,8 +71,8 @@ def write_report(
             "a report needs ground truth, but the annotation file has no annotations (the public "
             "validation files have none)"
         )
-    content = overview(analysis, evaluate(annotations, results))
-    file_names = _file_names(annotations.content)
+    content = overview(analysis, evaluate(truth, made))
+    file_names = _file_names(truth.content)
     if images is not None:
         _check_images(file_names, images, options.allow_outside)
     shown = _choose(analysis.videos, options.max_videos)
@@ -119,7 +86,7 @@ def write_report(
         "counts": {
             "videos": len(analysis.truth.videos),
             "instances": sum(not i.is_crowd for i in analysis.truth.instances),
-            "results": len(results.content),
+            "results": len(made.content),
             "resamples": options.resamples,
         },
     }

@@ -185,5 +185,6 @@ def _slice(row: Slice) -> dict[str, Any]:
     return {"name": row.name, "videos": row.num_videos, "instances": row.num_instances, **stats}
 
 
-def _digits(value: float | None, digits: int = 4) -> float | None:
+def _digits(value: float | None, digits: int = 4) -> Any:
+    """The number, rounded; None stays None."""
     return None if value is None else round(float(value), digits)

@@ -119,8 +119,8 @@ def _read(path: Path, upright: bool) -> Image.Image:
 def _to_text(picture: Image.Image, side: int, quality: int) -> str:
     if max(picture.size) > side:
         scale = side / max(picture.size)
-        size = tuple(max(1, round(length * scale)) for length in picture.size)
-        picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

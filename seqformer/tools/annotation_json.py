@@ -45,7 +45,7 @@ def read_sound_content(path: Path) -> Content:
     Raises: also ValueError naming the first entry that is not sound, and the command that mends it.
     """
     content = read_content(path)
-    remedy = "python -m seqformer.tools.check --fix mends such files"
+    remedy = "seqformer data check --fix mends such files"
     ids: dict[str, set[int]] = {}
     for key in ("videos", "categories"):
         ids[key] = set()

@@ -51,18 +51,18 @@ def check_annotations(
             annotations of a video that goes, go with it.
     """
     entries = objects(content, "annotations", findings)
-    numbers = [entry.get("id") for _, entry in entries]
+    numbers: list[Any] = [entry.get("id") for _, entry in entries]
     free = max((n for n in numbers if is_id(n)), default=0)
     used: set[int] = set()
     kept = []
-    for where, entry in entries:
-        entry = _with_references(where, entry, references, findings)
+    for where, given in entries:
+        entry = _with_references(where, given, references, findings)
         if entry is None or entry["video_id"] not in videos:
             continue
         mended = _check_tracks(where, entry, videos[entry["video_id"]], findings)
         if mended is None:
             continue
-        number = entry.get("id")
+        number: Any = entry.get("id")
         if not is_id(number) or number in used:
             free += 1
             is_harmless = "id" not in entry or is_id(number)

@@ -89,7 +89,7 @@ def _with_sound_id(
 
 def check_videos(
     content: dict[str, Any],
-    mask_sizes: dict[int, set[Size]],
+    mask_sizes: dict[str, set[Size]],
     images: Path | None,
     decode: bool,
     findings: Findings,
@@ -98,7 +98,7 @@ def check_videos(
     """The videos that stay, by id, in the order of the file, and how to refer to them.
 
     Args:
-        mask_sizes: by video id, (height, width) of its run-length masks.
+        mask_sizes: by the text of a video id, (height, width) of its run-length masks.
         images: folder of the frames; without it files are not looked at.
         decode: read whole frames, not only their headers.
     """

@@ -1,36 +1,15 @@
 """Join annotation files into one.
 
-    python -m seqformer.tools.merge --inputs ytvis.json own.json --output both.json
-
 Categories are told apart by their names and keep the ids of the first file that has them, where
 these are free. Videos and annotations are numbered anew.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from seqformer.command import exit_with
-from seqformer.tools.annotation_json import Content, read_sound_content, write_content
-from seqformer.tools.command import run
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Join annotation files; categories of the same name become one."""
-
-    inputs: tuple[Path, ...]
-    """Files to join, two or more; they stay as they are."""
-    output: Path
-    """File to write."""
-    prefixes: tuple[str, ...] = ()
-    """Folder of each file's frames below the common image folder: --prefixes ytvis/JPEGImages own;
-    by default all files name their frames from the same folder."""
+from seqformer.tools.annotation_json import Content
 
 
 def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
@@ -50,7 +29,8 @@ def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
                     number = max(taken) + 1
                 ids[name] = number
                 categories.append({**category, "id": number, "name": name})
-    videos, annotations = [], []
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     first_with: dict[str, int] = {}
     for c, content in enumerate(contents):
         prefix = prefixes[c].strip("/") + "/" if prefixes and prefixes[c] else ""
@@ -73,33 +53,3 @@ def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
             }
             annotations.append({**entry, **changes})
     return {**contents[0], "videos": videos, "categories": categories, "annotations": annotations}
-
-
-def merge_files(options: Options) -> int:
-    """The command."""
-    if len(options.inputs) < 2:
-        raise ValueError("--inputs needs two files or more")
-    if options.prefixes and len(options.prefixes) != len(options.inputs):
-        raise ValueError(
-            f"--prefixes needs one folder per file, {len(options.inputs)}, not "
-            f'{len(options.prefixes)}; "" for none'
-        )
-    merged = merge([read_sound_content(path) for path in options.inputs], options.prefixes)
-    write_content(options.output, merged)
-    logger.info(
-        "%s: %d videos, %d instances, %d categories",
-        options.output,
-        len(merged["videos"]),
-        len(merged["annotations"]),
-        len(merged["categories"]),
-    )
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns: the exit code."""
-    return run("merge", Options, merge_files, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("merge", main)

@@ -1,39 +1,16 @@
-"""What is in an annotation file: numbers, a table of the classes, and a plot.
-
-python -m seqformer.tools.stats --annotations train.json --plot stats.png
-"""
+"""What is in an annotation file: numbers, a table of the classes, and a plot."""
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqformer.command import exit_with
 from seqformer.data.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
-from seqformer.tools.annotation_json import write_content
-from seqformer.tools.command import run
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Count videos, frames, instances, lengths and sizes of an annotation file."""
-
-    annotations: Path
-    """Annotation file."""
-    plot: Path | None = None
-    """Write a figure here (.png, .pdf or .svg)."""
-    output: Path | None = None
-    """Write the numbers here, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -169,27 +146,3 @@ def format_summary(numbers: dict[str, Any]) -> str:
             f"  {cell:>14}"
         )
     return "\n".join(lines)
-
-
-def write_stats(options: Options) -> int:
-    """The command."""
-    measures = measure(options.annotations)
-    numbers = summarise(measures)
-    sys.stdout.write(format_summary(numbers) + "\n")
-    if options.output is not None:
-        write_content(options.output, numbers)
-    if options.plot is not None:
-        from seqformer.tools.stats_plot import plot
-
-        plot(measures, numbers, options.plot)
-        logger.info("plot in %s", options.plot)
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns: the exit code."""
-    return run("stats", Options, write_stats, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("stats", main)

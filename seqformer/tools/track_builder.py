@@ -74,7 +74,7 @@ class VideoTracks:
     video_id: int
     num_frames: int
     size: Size
-    masks: dict[Hashable, dict[int, RLE]] = field(default_factory=dict)
+    masks: dict[Any, dict[int, RLE]] = field(default_factory=dict)
 
     def add(self, key: Hashable, frame: int, rle: RLE) -> None:
         """The compressed mask of one instance in one frame."""

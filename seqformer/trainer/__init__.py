@@ -1,1 +1,1 @@
-"""The training loop and what surrounds it; only train.py imports it."""
+"""The training loop and what surrounds it; only `seqformer.cli` imports it."""

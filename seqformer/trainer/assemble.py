@@ -60,31 +60,31 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
         check_start(config)
     seed_all(config.seed)
     model = build_model_from_config(config.model)
-    if config.from_scratch:
+    if config.start.from_scratch:
         model.backbone.requires_grad_(True)
-    if is_new and config.weights is not None:
-        load_weights(model, config.weights, drop_class_heads=config.drop_class_heads)
-    elif is_new and config.backbone_weights is not None:
-        load_backbone_weights(model, config.backbone_weights)
+    if is_new and config.start.weights is not None:
+        load_weights(model, config.start.weights, drop_class_heads=config.start.drop_class_heads)
+    elif is_new and config.start.backbone_weights is not None:
+        load_backbone_weights(model, config.start.backbone_weights)
     model.to(parallel.device)
-    is_sharded = parallel.world_size > 1 and config.parallel in ("fsdp", "hsdp")
-    precision = Precision(config.precision, parallel.device, caches_weights=not is_sharded)
-    use_tf32(config.tf32)
+    is_sharded = parallel.world_size > 1 and config.distributed.parallel in ("fsdp", "hsdp")
+    precision = Precision(config.compute.precision, parallel.device, caches_weights=not is_sharded)
+    use_tf32(config.compute.tf32)
     if precision.low is not None:
         keep_float32_islands(model)
     apply_regions(
         model,
-        recompute=config.recompute,
-        compile=config.compile,
-        channels_last=config.channels_last,
+        recompute=config.compute.recompute,
+        compile=config.compute.compile,
+        channels_last=config.compute.channels_last,
     )
     replica = build_replica(
         model,
-        config.parallel,
+        config.distributed.parallel,
         parallel,
         low_precision=precision.low,
-        reshard=config.reshard,
-        replicas=config.hsdp_replicas,
+        reshard=config.distributed.reshard,
+        replicas=config.distributed.hsdp_replicas,
     )
     optimizer = build_optimizer(model, config.optim)
     step = TrainingStep(
@@ -93,7 +93,7 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
         optimizer,
         precision,
         clip_max_norm=config.optim.clip_max_norm,
-        frame_chunk=config.frame_chunk,
+        frame_chunk=config.compute.frame_chunk,
     )
     return Assembly(model, precision, replica, optimizer, step)
 
@@ -104,12 +104,12 @@ def check_start(config: TrainConfig) -> None:
     Raises: ValueError saying where weights come from.
     """
     backbone = config.model.backbone
-    has_weights = config.weights is not None or config.backbone_weights is not None
-    if config.from_scratch and has_weights:
+    has_weights = config.start.weights is not None or config.start.backbone_weights is not None
+    if config.start.from_scratch and has_weights:
         raise ValueError("--from-scratch and weights exclude one another; leave one of them out")
     if has_weights or backbone == SMALL_BACKBONE:
         return
-    if not config.from_scratch:
+    if not config.start.from_scratch:
         raise ValueError(
             f"a run on {backbone} starts from trained weights: the recipe keeps its first layers "
             "as ImageNet has made them, and random ones would stay random. Give --weights FILE (a "

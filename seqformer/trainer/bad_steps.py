@@ -48,8 +48,8 @@ class BadStep:
             return cls(step, "the gradient is not finite, though the loss is", clips, True)
         ignored = ("loss", "grad_norm", "skipped", "class_error", "cardinality_error")
         parts = {k for mine, _ in guilty for k, v in mine.items() if not math.isfinite(v)}
-        parts = sorted(p for p in parts - {*ignored} if not p.startswith("cardinality"))
-        return cls(step, f"the loss is not finite ({', '.join(parts)})", clips, False)
+        named = sorted(p for p in parts - {*ignored} if not p.startswith("cardinality"))
+        return cls(step, f"the loss is not finite ({', '.join(named)})", clips, False)
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.reason} on clips: {'; '.join(self.clips)}"
@@ -121,8 +121,8 @@ class BadSteps:
         """At the end of a run: whether not one of its steps has updated anything."""
         if self._is_main and self._overflows_in_all and not self._sound:
             logger.warning(
-                "none of the %d step(s) has updated the weights, because all fp16 gradients "
-                "overflowed; train for more steps, or with --precision bf16 or fp32",
+                "all %d step(s) were skipped, because their fp16 gradients overflowed: the weights "
+                "are as they were; train for more steps, or with --precision bf16 or fp32",
                 self._overflows_in_all,
             )
 

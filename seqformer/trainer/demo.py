@@ -10,8 +10,9 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,8 +24,9 @@ from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.ytvis import load_annotation_file
 from seqformer.files import write_json
-from seqformer.inference.draw import draw_video, tracks_from_entries
+from seqformer.inference.draw import tracks_from_entries
 from seqformer.inference.results import load_results
+from seqformer.inference.showcase import clear_tracks, most_objects, showcase
 from seqformer.inference.sources import listed_videos
 from seqformer.inference.video_writer import write_video
 from seqformer.processes import deaf_children, serve
@@ -42,10 +44,9 @@ from seqformer.trainer.trainer import train
 
 logger = logging.getLogger(__name__)
 
-DRAWN_VIDEOS = 4
 CONTENTION_SECONDS = 1.0
 """How long to look at what other programs do before choosing the number of processes."""
-DRAWN_MIN_SCORE = 0.3
+DRAWN_MIN_SCORE = 0.5
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
@@ -69,7 +70,10 @@ def _run(config: DemoConfig, started: float, launched: int) -> dict[str, Any]:
         )
     torch.set_num_threads(threads)
     config = _with_data(replace(config, processes=processes))
-    with nullcontext({}) if launched > 1 else _peers(config, processes, threads) as session:
+    peers: AbstractContextManager[dict[str, Any]] = nullcontext({})
+    if launched <= 1:
+        peers = _peers(config, processes, threads)
+    with peers as session:
         with setup_errors():
             if rank_from_environment() == 0:  # the others wait for it in `train`
                 _make_data(config)
@@ -213,7 +217,7 @@ def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:
         train(config, **session)
 
 
-def _stop(peers: list[BaseProcess]) -> None:
+def _stop(peers: Sequence[BaseProcess]) -> None:
     for peer in peers:
         if peer.is_alive():
             peer.kill()
@@ -221,12 +225,18 @@ def _stop(peers: list[BaseProcess]) -> None:
 
 
 def _draw(config: DemoConfig) -> None:
-    """The first held-out videos with what was found in them, one after the other, as a GIF."""
-    annotations = load_annotation_file(config.data.val_annotations)
+    """The held-out videos in which most was found, with their results, as a GIF."""
+    images, annotated = config.data.val_images, config.data.val_annotations
+    assert images is not None and annotated is not None  # see `_with_data`
+    annotations = load_annotation_file(annotated)
     names = {c["id"]: c["name"] for c in annotations.categories}
-    results = load_results(config.output / "results.json")
-    frames = []
-    for video in listed_videos(annotations, config.data.val_images)[:DRAWN_VIDEOS]:
-        entries = [entry for entry in results if entry["video_id"] == video.video_id]
-        frames += draw_video(video.frames(), tracks_from_entries(entries), names, DRAWN_MIN_SCORE)
-    write_video(config.output / "predictions.gif", frames)
+    by_video: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in load_results(config.output / "results.json"):
+        by_video[entry["video_id"]].append(entry)
+    videos = listed_videos(annotations, images)
+    results = [
+        clear_tracks(tracks_from_entries(by_video[video.video_id]), DRAWN_MIN_SCORE)
+        for video in videos
+    ]
+    shown = [(list(videos[i].frames()), results[i]) for i in most_objects(results)]
+    write_video(config.output / "predictions.gif", showcase(shown, names))

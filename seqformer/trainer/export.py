@@ -1,19 +1,17 @@
 """A run's weights as one safetensors file, which the predictor and `--weights` read.
 
-`python -m seqformer.trainer.export CHECKPOINT_FOLDER FILE.safetensors` makes one from a checkpoint.
+`seqformer export CHECKPOINT_FOLDER FILE.safetensors` makes one from a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from seqformer.command import Command, exit_with
 from seqformer.config import EvalConfig, ModelConfig, config_to_dict
 from seqformer.files import write_bytes
 from seqformer.model import load_checkpoint, to_published
@@ -65,16 +63,3 @@ def _write(
     # Box heads stand in the file twice, as published; safetensors refuses shared memory.
     separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     write_bytes(path, safetensors_bytes(separate, metadata))
-
-
-def main() -> int:
-    """The command line. Returns: the exit code."""
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m seqformer.trainer.export CHECKPOINT_FOLDER FILE.safetensors")
-    checkpoint, path = map(Path, sys.argv[1:])
-    command = Command("export", error_code=1)
-    return command.run(lambda: export_checkpoint(checkpoint, path))
-
-
-if __name__ == "__main__":
-    exit_with("export", main)

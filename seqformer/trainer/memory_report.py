@@ -96,16 +96,18 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         model = build_model_from_config(config.model)
     model.train()
     precision = Precision("fp32", torch.device("cpu"))
-    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.compute.precision]
     if low is not None:
         keep_float32_islands(model)
-    apply_regions(model, recompute=config.recompute, channels_last=config.channels_last)
+    apply_regions(
+        model, recompute=config.compute.recompute, channels_last=config.compute.channels_last
+    )
     step = TrainingStep(
         build_replica(model, "none", Parallel(device=META)),
         SetCriterion.from_config(config.loss),
         torch.optim.SGD(model.parameters()),
         precision,
-        frame_chunk=config.frame_chunk,
+        frame_chunk=config.compute.frame_chunk,
     )
     step.criterion.matcher = _PretendedMatcher()
     H, W = size or _largest_frame(config)
@@ -322,11 +324,13 @@ def _micro_batches(config: TrainConfig) -> int:
 def _shards(config: TrainConfig) -> int:
     """How many processes share a parameter."""
     world = _world_size()
-    if config.parallel == "fsdp":
+    if config.distributed.parallel == "fsdp":
         return world
-    if config.parallel != "hsdp":
+    if config.distributed.parallel != "hsdp":
         return 1
-    replicas = config.hsdp_replicas or world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    replicas = config.distributed.hsdp_replicas or world // int(
+        os.environ.get("LOCAL_WORLD_SIZE", world)
+    )
     if world % replicas:
         raise ValueError(f"{world} processes cannot form {replicas} equal replicas")
     return world // replicas

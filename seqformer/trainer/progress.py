@@ -226,7 +226,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Lines that are not objects with a step are left out: one that was being written when the run was
     killed, and what else may have come into the file.
     """
-    if not path.exists():
+    if not path.is_file():
         return []
     records = []
     for line in path.read_bytes().splitlines():
@@ -244,7 +244,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
     Raises: WriteError.
     """
-    if not path.exists():
+    if not path.is_file():
         return
     kept = [record for record in read_log(path) if record["step"] <= step]
     num_lines = len(path.read_bytes().splitlines())
@@ -302,7 +302,8 @@ def plot_losses(log_path: Path, png_path: Path) -> None:
 
 
 def setup_logging(is_main: bool) -> None:
-    """INFO on rank 0, warnings elsewhere; lines go around the progress bar, to stdout."""
+    """INFO on rank 0, warnings elsewhere. Lines go around the progress bar, to stdout; warnings to
+    stderr."""
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("seqformer")
@@ -317,6 +318,11 @@ class _TqdmHandler(logging.Handler):
     is_read = True
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            with suppress(OSError, ValueError):
+                tqdm.write(self.format(record), file=sys.stderr)
+                sys.stderr.flush()
+            return
         if not self.is_read:
             return
         try:

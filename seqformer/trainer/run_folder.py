@@ -10,62 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from seqformer.config import TrainConfig, config_to_dict
+from seqformer.config import TrainConfig, changeable, config_to_dict, grouped
 from seqformer.files import locked, make_folder
 from seqformer.trainer.checkpoint import FOLDER_NAME, checkpoint_folders
 from seqformer.trainer.progress import LOG_NAME
-
-# What may differ between a run and its continuation: where files lie, how long the run is, how
-# often it reports, and how it is executed. Anything else would silently be another run. (The number
-# of classes follows the data, whose class map is compared by itself.)
-_MAY_CHANGE = {
-    "output",
-    "max_steps",
-    "epochs",
-    "resume",
-    "auto_resume",
-    "weights",
-    "drop_class_heads",
-    "backbone_weights",
-    "device",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "eval_every_epochs",
-    "max_skipped_steps",
-    "timeout_minutes",
-    "parallel",
-    "reshard",
-    "hsdp_replicas",
-    "precision",
-    "tf32",
-    "deterministic",
-    "frame_chunk",
-    "recompute",
-    "channels_last",
-    "compile",
-    "memory_report",
-    "profile",
-    "tensorboard",
-    "eval",
-    "processes",
-    "model.num_classes",
-    "data.batch_size",
-    "data.global_batch_size",
-    "data.train_images",
-    "data.train_annotations",
-    "data.more_images",
-    "data.more_annotations",
-    "data.coco_images",
-    "data.coco_annotations",
-    "data.annotation_cache",
-    "data.allow_outside",
-    "data.max_broken_share",
-    "data.val_images",
-    "data.val_annotations",
-    "data.num_workers",
-    "data.cache_frames",
-}
 
 
 def is_restart() -> bool:
@@ -83,7 +31,8 @@ def own_output(config: TrainConfig, is_main: bool) -> AbstractContextManager[Non
     Raises: InUseError at once when another run does; WriteError when the folder cannot be written.
     """
     output = config.output
-    if not is_main or (config.resume and not output.is_dir()):  # which `prepare_output` refuses
+    is_refused = config.checkpoint.resume and not output.is_dir()  # by `prepare_output`
+    if not is_main or is_refused:
         return nullcontext()
     make_folder(output, "--output")
     return locked(output / LOCK_NAME, f"the output folder {output}")
@@ -99,12 +48,12 @@ def prepare_output(config: TrainConfig) -> Path | None:
     """
     output = config.output
     found = checkpoint_folders(output)
-    if config.resume and not found:
+    if config.checkpoint.resume and not found:
         raise FileNotFoundError(
             f"--resume, but {output / FOLDER_NAME} holds no checkpoint; "
             "give the folder of the run as --output, or start anew without --resume"
         )
-    may_continue = config.resume or config.auto_resume or is_restart()
+    may_continue = config.checkpoint.resume or config.checkpoint.auto_resume or is_restart()
     if not may_continue:
         traces = [name for name in (FOLDER_NAME, LOG_NAME) if (output / name).exists()]
         if traces:
@@ -128,13 +77,13 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
     """
     now = _flat(config_to_dict(config))
     # What an older version did not know was as it is by default.
-    then = _flat(config_to_dict(type(config)())) | _flat(saved["args"])
+    before = grouped(type(config), saved["args"])
+    then = _flat(config_to_dict(type(config)())) | _flat(before)
+    may_change = changeable(type(config))
     differing = [
         f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
         for name in sorted(now.keys() | then.keys())
-        if now.get(name) != then.get(name)
-        and name not in _MAY_CHANGE
-        and name.split(".")[0] not in _MAY_CHANGE
+        if now.get(name) != then.get(name) and name not in may_change
     ]
     asked = config.data.global_batch_size
     if asked and asked != saved["global_batch_size"]:
@@ -149,7 +98,7 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
 
 
 def _flat(state: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

@@ -88,15 +88,15 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         with setup_errors(), communication_errors():
-            if config.memory_report:
+            if config.logging.memory_report:
                 logger.info("%s", memory_report(config))
                 return {}
             rank = session.get("rank")
             is_main = (rank_from_environment() if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
             found = prepare_output(config)
-            stack.enter_context(deterministic_algorithms(config.deterministic))
-            session.setdefault("timeout_minutes", config.timeout_minutes)
+            stack.enter_context(deterministic_algorithms(config.compute.deterministic))
+            session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(parallel_session(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
@@ -150,7 +150,9 @@ class Trainer:
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        self.board = Board(config.output) if config.tensorboard and parallel.is_main else None
+        self.board = (
+            Board(config.output) if config.logging.tensorboard and parallel.is_main else None
+        )
         self.validator = Validator(config, self.classes, parallel, self.board)
         assembly = assemble(self.config, parallel, is_new=saved is None)
         self.model, self.replica = assembly.model, assembly.replica
@@ -165,10 +167,10 @@ class Trainer:
             is_main=parallel.is_main,
             scales_loss=self.precision.scaler.is_enabled(),
         )
-        self.checkpoints = Checkpoints(config.output, parallel, config.keep_checkpoints)
+        self.checkpoints = Checkpoints(config.output, parallel, config.checkpoint.keep_checkpoints)
         self.checkpoints.protected = self.validator.best.step
         self.profiler = StepProfiler(
-            config.output, self.device, enabled=config.profile, rank=parallel.rank
+            config.output, self.device, enabled=config.logging.profile, rank=parallel.rank
         )
         self._was_restored = found is not None
         if found is not None:
@@ -255,9 +257,9 @@ class Trainer:
             if self.profiler.has_seen_enough():
                 return False
             at_end = self.step == self.total_steps
-            is_logging = self.step % self.config.log_every == 0
+            is_logging = self.step % self.config.logging.log_every == 0
             is_saving = at_end or 0 in (
-                self.step % self.config.checkpoint_every,
+                self.step % self.config.checkpoint.checkpoint_every,
                 self.step % self.steps_per_epoch,
             )
             if is_logging or is_saving:
@@ -465,7 +467,7 @@ class Trainer:
             self.device,
             self.replica.mode,
             torch.get_num_threads(),
-            config.precision,
+            config.compute.precision,
         )
         logger.info(
             "%s at step %d of %d (%d per epoch); %d clips per step, %d per process in %d "

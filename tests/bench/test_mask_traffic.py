@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import kernels
-from kernels.mask_head.spec import MaskHead
+from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
+from kernels.mask_loss.inputs import LossTargets
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 
-SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
+SEQFORMER = MaskHeadConfig(8, 8, 3, True, 2, 8)
 MIB = 1 << 20
 L2 = {70: 6 * MIB, 75: 4 * MIB, 80: 40 * MIB, 89: 48 * MIB, 90: 50 * MIB, 100: 126 * MIB}
 """V100, T4, A100, L4, H100 and B200."""
@@ -72,7 +73,8 @@ def test_losses_move_less_than_logits():
 def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
     """Against what the launchers are given, launch by launch."""
     from bench import mask_traffic
-    from kernels.mask_head import launch as launcher
+    from kernels.mask_head import launch as head_launch
+    from kernels.mask_loss import launch as loss_launch
 
     launched = []
 
@@ -82,22 +84,22 @@ def test_model_counts_the_tensors_of_the_launches(with_losses, monkeypatch):
 
     monkeypatch.setattr(kernels.launch.Launch, "run", run)
     B, T, N, M, h, w = 2, 3, 5, 4, 9, 13
-    tensors = (
+    inputs = MaskHeadInputs(
         torch.zeros(B, T, 8, h, w), torch.zeros(N, 169), torch.zeros(N, T, 2),
         torch.zeros(N, dtype=torch.long),
     )  # fmt: skip
     sizes = mask_traffic.Sizes(clips=B, frames=T, instances=N, height=h, width=w, targets=M)
     if with_losses:
         targets = torch.zeros(M, T, 2 * h, 2 * w, dtype=torch.uint8)
-        loss = (targets, torch.zeros(N, dtype=torch.long), SEQFORMER, 1, 0.25, 2.0)
-        launcher.loss_forward(*tensors, *loss)
-        launcher.loss_backward(torch.zeros(N, 4), *tensors, *loss, [True, True])
+        loss = LossTargets(targets, torch.zeros(N, dtype=torch.long), 1, 0.25, 2.0)
+        loss_launch.forward(inputs, SEQFORMER, loss)
+        loss_launch.backward(torch.zeros(N, 4), inputs, SEQFORMER, loss, [True, True])
         model = mask_traffic.loss_forward(SEQFORMER, sizes)[:1]
         model += mask_traffic.loss_backward(SEQFORMER, sizes)
     else:
-        launcher.forward(*tensors, SEQFORMER)
+        head_launch.forward(inputs, SEQFORMER)
         grad = torch.zeros(N, T, 2 * h, 2 * w)
-        launcher.backward(grad, *tensors, SEQFORMER, [True, True])
+        head_launch.backward(grad, inputs, SEQFORMER, [True, True])
         model = mask_traffic.forward(SEQFORMER, sizes)
         model += mask_traffic.backward(SEQFORMER, sizes)
     other_names = {"out": "logits", "grad": "gradient", "parameters": "params"}

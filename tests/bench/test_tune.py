@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -49,7 +48,10 @@ def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     text = tune.rewrite(subject.path.read_text(), subject.table, 90, best)
     path = tmp_path / "tuned.py"
     path.write_text(text)
-    new = runpy.run_path(str(path))[subject.table]
+    spec = spec_from_file_location(subject.module.__name__, path)
+    tuned = module_from_spec(spec)
+    spec.loader.exec_module(tuned)
+    new = getattr(tuned, subject.table)
     assert tune.written(new[90]) == tune.written(best)
     assert {k: tune.written(new[k]) for k in new if k != 90} == {
         k: tune.written(table[k]) for k in table if k != 90

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.cli.data.coco_to_ytvis import main
 from seqformer.data.coco import load_coco_file
 from seqformer.data.coco_categories import coco_to_ytvis
-from seqformer.data.coco_to_ytvis import main
 
 COCO_IDS = sorted(set(coco_to_ytvis("2019")) | set(coco_to_ytvis("2021")) | {10, 16, 34, 62})
 
@@ -116,7 +116,7 @@ def test_mistakes_of_the_command_are_one_sentence(coco, tmp_path, capsys):
     path, content, save = coco
 
     def message(*arguments: str) -> str:
-        assert main(list(arguments)) == 1
+        assert main(list(arguments)) == 2
         error = capsys.readouterr().err.strip().splitlines()
         assert len(error) == 1
         return error[0]
@@ -149,7 +149,7 @@ def test_what_is_read(coco):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda c: None, r"annotation 2 has category_id 62, which has no counterpart .*coco_to_yt"),
+        (lambda c: None, r"annotation 2 has category_id 62, which has no counterpart .*coco-to-yt"),
         (lambda c: c.pop("images"), "has no images"),
         (lambda c: c["images"][1].pop("file_name"), "image 2 has file_names that are not"),
         (lambda c: c["images"][1].update(id=1), "two images with the id 1"),
@@ -173,8 +173,6 @@ def test_mistakes_in_the_file_are_named(coco, change, expected, one_line):
 
 
 def test_missing_file_says_how_to_make_it(tmp_path, one_line):
-    with pytest.raises(
-        FileNotFoundError, match=r"python -m seqformer\.data\.coco_to_ytvis"
-    ) as error:
+    with pytest.raises(FileNotFoundError, match=r"seqformer data coco-to-ytvis") as error:
         load_coco_file(tmp_path / "coco_keepfor_ytvis2019.json", "as_is")
     one_line(error.value)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.cli.eval import main
 from seqformer.data.frames import read_frame
-from seqformer.inference.cli import main
 from seqformer.inference.video_writer import write_video
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.cli.eval import main
 from seqformer.inference import runner
-from seqformer.inference.cli import main
 from seqformer.inference.loading import FrameLoader
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.ranks import balanced_shares
@@ -31,7 +31,7 @@ from seqformer.structures import ClassMap
 from tests.inference.small_model import film, small_model
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["seqformer.inference.cli", "seqformer.inference.runner"])
+CONTEXT.set_forkserver_preload(["seqformer.inference.evaluate", "seqformer.inference.runner"])
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from multiprocessing import get_context
 import pytest
 import torch
 
+from seqformer.cli.eval import main
 from seqformer.files import locked
-from seqformer.inference import cli, runner
-from seqformer.inference.cli import main
+from seqformer.inference import evaluate, runner
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.results import PartialResults, lock_path
 from tests.inference.test_many_videos import command, finished
@@ -70,13 +70,13 @@ def test_a_second_evaluation_is_refused_at_once(weights, videos, tmp_path, capsy
 
 def test_done_is_not_said_unless_all_are_there(weights, videos, tmp_path, monkeypatch, capsys):
     """Whatever removed results: an empty or partial file never looks like a complete one."""
-    sound = cli.check_all_there
+    sound = evaluate.check_all_there
 
     def after_a_loss(sources, partial: PartialResults, failures):
         del partial.finished[3]
         sound(sources, partial, failures)
 
-    monkeypatch.setattr(cli, "check_all_there", after_a_loss)
+    monkeypatch.setattr(evaluate, "check_all_there", after_a_loss)
     output = tmp_path / "results.json"
     assert main(command(weights, videos, output)) == 2
     assert "1 of 4 videos are neither finished nor failed" in capsys.readouterr().err

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import kernels
 from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_head
 from bench.tolerances import assert_near
+from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from kernels.mask_head.op import sizes_of
-from kernels.mask_head.spec import MaskHead
 
 NAMES = ("logits", "grad_features", "grad_params", "grad_references")
-SEQFORMER = MaskHead(8, 8, 3, True, 2, 8)
+SEQFORMER = MaskHeadConfig(8, 8, 3, True, 2, 8)
 
 
 def grouped_convolutions(features, params, references, clip, stride):
@@ -236,8 +236,8 @@ def test_threads_change_nothing():
 def test_c_code_is_taken(dtype):
     case = make_case(1, 1, 2, 3, 3)
     tensors = [t.to(dtype) for t in case.tensors]
-    head = (*tensors, case.clip_index, SEQFORMER)
-    assert kernels.mask_head.cpu.network(*head) is not None
+    inputs = MaskHeadInputs(*tensors, case.clip_index)
+    assert kernels.mask_head.cpu.network(inputs, SEQFORMER) is not None
 
 
 def test_nan_in_features_stays_visible():

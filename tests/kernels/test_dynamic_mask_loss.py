@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import kernels
 from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_loss
 from bench.tolerances import assert_near
+from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.op import sizes_of
-from kernels.mask_head.spec import MaskHead
 
 NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 
@@ -106,7 +106,7 @@ def test_single_precision(gamma, cpu):
 def test_every_logit_to_the_last_digits(gamma, cpu):
     """A network whose logits are the channel: the gradient of each is that of its feature."""
     features = torch.linspace(-20, 20, 3001).view(1, 1, 1, 1, -1)
-    params = torch.zeros(1, MaskHead(1, 8, 2, False, 1, 8).num_params)
+    params = torch.zeros(1, MaskHeadConfig(1, 8, 2, False, 1, 8).num_params)
     params[0, [0, 8]], params[0, [1, 9]] = 1.0, -1.0  # relu(x) - relu(-x)
     clip, results = torch.zeros(1, dtype=torch.long), []
     for name, dtype in ((cpu, torch.float32), ("reference", torch.float64)):
@@ -145,7 +145,7 @@ def test_large_logits_keep_a_gradient():
     """At +-80, exp overflows half of the naive formulas."""
     features = torch.full((1, 1, 1, 1, 2), 1.0)
     features[..., 1] = -1.0
-    params = torch.zeros(1, MaskHead(1, 8, 2, False, 1, 8).num_params)
+    params = torch.zeros(1, MaskHeadConfig(1, 8, 2, False, 1, 8).num_params)
     params[0, 0], params[0, 1] = 80.0, -80.0  # units 0 and 1 see the channel with either sign
     params[0, 8], params[0, 9] = 1.0, -1.0
     params.requires_grad_()
@@ -171,7 +171,7 @@ def test_operator_is_well_behaved():
     case = make_case(2, 2, 3, 3, 4)
     leaves = [t.float().requires_grad_() for t in case.tensors]
     targets = torch.rand(3, 2, 6, 8) > 0.5
-    sizes = sizes_of(MaskHead(8, 8, 3, True, 2, 8))
+    sizes = sizes_of(MaskHeadConfig(8, 8, 3, True, 2, 8))
     torch.library.opcheck(
         torch.ops.seqformer_kernels.dynamic_mask_loss.default,
         (*leaves, case.clip_index, targets, torch.arange(3), sizes, 1, 0.25, 2.0),

@@ -15,6 +15,7 @@ import kernels
 from bench.problems.mask_head import RELATIVES, make_case, run_head, run_loss
 from bench.tolerances import assert_near
 from kernels.mask_head import launch, tiles
+from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 
 NAMES = ("result", "grad_features", "grad_params", "grad_references")
 
@@ -155,8 +156,9 @@ def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
     )
     case = make_case(1, 1, 2, 3, 3)
     features, params, references = (t.float() for t in case.tensors)
-    arguments = (torch.zeros(2, 1, 6, 6), features, params, references, case.clip_index)
-    head = launch.SEQFORMER
+    inputs = MaskHeadInputs(features, params, references, case.clip_index)
+    arguments = (torch.zeros(2, 1, 6, 6), inputs)
+    head = MaskHeadConfig()
     only_params = launch.backward(*arguments, head, [False, True])
     assert only_params[0] is None
     assert programs == {"gradient_kernel": 2, "sum_kernel": 2}  # one each per instance

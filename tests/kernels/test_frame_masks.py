@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 import kernels
-from kernels import frame_masks
+from kernels.frame_masks import cpu
 
 
 def make_logits(count, h, w, seed, kind="noise"):
@@ -98,7 +98,7 @@ def test_masks_of_many_runs_get_more_room():
 def test_without_a_compiler(monkeypatch):
     logits = make_logits(2, 5, 4, seed=4)
     drawn = kernels.threshold_masks(logits, (20, 30))
-    monkeypatch.setattr(frame_masks, "library", lambda *_: None)
+    monkeypatch.setattr(cpu, "library", lambda *_: None)
     assert kernels.encode_masks(logits, (20, 30)) is None
     assert torch.equal(kernels.threshold_masks(logits, (20, 30)), drawn)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seqformer.trainer.cli import parse
+from seqformer.cli.train import parse
 
 FOLDER = Path(__file__).parents[2] / "seqformer" / "launch"
 SCRIPTS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -39,7 +39,7 @@ def test_there_is_an_example_for_every_kind_of_machine():
 def test_arguments_are_understood_and_the_batch_can_be_shared(script):
     words = command(script)
     config = parse(words[words.index("train.py") + 1 :])
-    assert config.auto_resume  # started again, it goes on
+    assert config.checkpoint.auto_resume  # started again, it goes on
     text = script.read_text()
     if script.suffix == ".sbatch":
         sizes = dict(re.findall(r"^#SBATCH --(nodes|ntasks-per-node)=(\d+)$", text, re.MULTILINE))

@@ -29,7 +29,7 @@ from seqformer.command import exit_with
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["seqformer.trainer.trainer", "seqformer.inference.cli", "seqformer.inference.runner"]
+    ["seqformer.trainer.trainer", "seqformer.inference.evaluate", "seqformer.inference.runner"]
 )
 Program = Literal["train.py", "eval.py"]
 
@@ -229,10 +229,10 @@ def _joined(group: int) -> bool:
 
 def _main(program: Program, words: list[str]) -> int:
     if program == "train.py":
-        from seqformer.trainer.cli import run
+        from seqformer.cli.train import main as run
 
         return run(words)
-    from seqformer.inference.cli import main
+    from seqformer.cli.eval import main
 
     return main(words)
 

@@ -111,13 +111,13 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 def test_output_on_a_full_disk_is_said():
-    command = [sys.executable, "-m", "seqformer.tools"]
+    command = [sys.executable, "-m", "seqformer", "--help"]
     with open("/dev/full", "w") as full:
         options = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
         done = subprocess.run(command, timeout=60, **options)
     assert done.returncode == 2
     assert only_line(done) == (
-        "tools: error: standard output cannot be written (No space left on device)"
+        "seqformer: error: standard output cannot be written (No space left on device)"
     )
 
 

@@ -50,6 +50,24 @@ def test_a_failure_leaves_the_old_content_and_names_the_file(tmp_path):
     assert path.read_text() == "[1]" and names(tmp_path) == ["a.json"]
 
 
+def test_a_link_stays_one_and_no_pipe_or_device_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "elsewhere" / "a.json")
+    write_json(link, [1])
+    write_json(link, [2])
+    assert link.is_symlink() and (tmp_path / "elsewhere" / "a.json").read_text() == "[2]"
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("pipe", "device"):
+        for write in (write_text, append_line):  # neither waits for a reader
+            with pytest.raises(WriteError, match=f"{name} .*no regular file"):
+                write(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+    assert names(tmp_path) == ["device", "elsewhere", "link.json", "pipe"]
+
+
 def limited(path: Path, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.cli.eval import main
 from seqformer.evaluation.track_iou import build_tracks
-from seqformer.inference.cli import main
 from seqformer.report import ReportOptions, write_report
 from seqformer.report.build import _choose
 from seqformer.report.masks import MaskStore, grid_of

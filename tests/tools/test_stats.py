@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.tools.stats import main
+from seqformer.cli.data.stats import main
 from tests.evaluation.ytvis_problems import rle
 
 

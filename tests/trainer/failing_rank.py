@@ -9,8 +9,9 @@ import time
 import torch
 import torch.distributed as dist
 
+from seqformer.cli import train as command
 from seqformer.config import presets
-from seqformer.trainer import cli, trainer
+from seqformer.trainer import trainer
 from tests.trainer.tiny import CLASSES, TinyLoader, tiny_config
 
 
@@ -36,8 +37,8 @@ def main() -> None:
         CLASSES,
     )
     known = presets()
-    cli.presets = lambda: known | {"mini": ("", tiny_config(sys.argv[1]))}
-    sys.exit(cli.run(["mini", "--output", sys.argv[1]]))
+    command.presets = lambda: known | {"mini": ("", tiny_config(sys.argv[1]))}
+    sys.exit(command.main(["mini", "--output", sys.argv[1]]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seqformer.config import OptimConfig, config_to_dict
+from seqformer.config import OptimConfig, config_to_dict, override
 from seqformer.files import write_atomically
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint, model_from_checkpoint, to_published
@@ -34,7 +34,7 @@ def losses(folder):
 def final_state(config):
     """Tensors of the newest checkpoint, read by a trainer of the same run."""
     found = complete_checkpoints(config.output)[-1]
-    trainer = Trainer(replace(config, resume=True), ONE, found)
+    trainer = Trainer(override(config, resume=True), ONE, found)
     flat = dict(trainer._tensors()["model"])
     for name, state in trainer._tensors()["optimizer"].items():
         flat |= {f"{name}.{key}": value for key, value in state.items()}
@@ -61,7 +61,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data, tmp_path, stop):
     train(whole)
     part = replace(whole, output=tmp_path / "part")
     train(replace(part, max_steps=stop))
-    train(replace(part, resume=True))
+    train(override(part, resume=True))
     assert_same_state(whole, part)
     expected, got = losses(tmp_path / "whole"), losses(tmp_path / "part")
     assert {step: got[step] for step in expected} == expected
@@ -72,7 +72,7 @@ def test_resuming_forgets_lines_logged_after_the_checkpoint(tiny_data, tmp_path)
     train(config)
     log = tmp_path / "run/log.jsonl"
     log.write_text(log.read_text() + '{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
-    train(replace(config, max_steps=3, resume=True))
+    train(override(config, max_steps=3, resume=True))
     records = read_training_lines(log)
     assert [r["step"] for r in records] == [1, 2, 3]
     assert records[-1]["loss"] != 1.0
@@ -83,7 +83,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny_data, tmp_path):
     train(config)
     files = [*(tmp_path / "run/checkpoints").rglob("*"), tmp_path / "run/log.jsonl"]
     before = {f: f.read_bytes() for f in files if f.is_file()}
-    train(replace(config, resume=True))
+    train(override(config, resume=True))
     assert {f: f.read_bytes() for f in before} == before
 
 
@@ -216,7 +216,7 @@ def test_unwritable_output_is_refused_in_words(tmp_path):
 def test_resume_refuses_what_is_not_the_same_run(tiny_data, tmp_path):
     config = tiny_config(tmp_path / "run", max_steps=1)
     train(config)
-    again = replace(config, max_steps=2, resume=True)
+    again = override(config, max_steps=2, resume=True)
 
     with pytest.raises(SetupError, match=r"model\.num_queries was 5 and is now 6"):
         train(replace(again, model=replace(config.model, num_queries=6)))
@@ -258,4 +258,4 @@ def test_broken_weights_are_refused_when_resuming(tiny_data, tmp_path):
     store.save(2, tensors, run | {"step": 2})
     store.wait()
     with pytest.raises(SetupError, match=r"step_00000002 holds NaN or infinite weights"):
-        train(replace(config, max_steps=2, resume=True))
+        train(override(config, max_steps=2, resume=True))

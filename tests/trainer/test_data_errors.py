@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from torch.utils.data import get_worker_info
 
+from seqformer.cli.train import main as run
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.trainer import trainer
 from seqformer.trainer.checkpoint import complete_checkpoints, read_run
-from seqformer.trainer.cli import run
 from seqformer.trainer.errors import DataError
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from seqformer.config import DemoConfig, EvalConfig, presets
+from seqformer.config import DemoConfig, EvalConfig, override, presets
 from seqformer.trainer import demo
 from seqformer.trainer.demo import choose_processes, run_demo
 from seqformer.trainer.errors import SetupError
@@ -17,7 +17,7 @@ def small_demo(output, **changes) -> DemoConfig:
     config = presets()["demo"][1]
     assert isinstance(config, DemoConfig)
     augment = replace(config.data.augment, short_sides=(32,), max_long_side=64)
-    return replace(
+    return override(
         config,
         output=output,
         device="cpu",
@@ -55,7 +55,7 @@ def test_two_processes_see_the_clips_of_one_and_resume_as_one(tmp_path):
     two = replace(one, output=tmp_path / "two", processes=2, max_steps=2)
     run_demo(one)
     assert run_demo(two)["processes"] == 2
-    assert run_demo(replace(two, max_steps=3, processes=1, resume=True))["processes"] == 1
+    assert run_demo(override(two, max_steps=3, processes=1, resume=True))["processes"] == 1
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from seqformer.cli import eval as command
+from seqformer.config import override
 from seqformer.determinism import deterministic_algorithms
-from seqformer.inference import cli
 from seqformer.trainer import step as training_step
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
@@ -61,7 +61,7 @@ def test_two_runs_give_the_same_bits(tiny_data, tmp_path, workspace):
     )
     weights = []
     for name in ("first", "second"):
-        train(replace(tiny_config(tmp_path / name, max_steps=2), deterministic=True))
+        train(override(tiny_config(tmp_path / name, max_steps=2), deterministic=True))
         weights.append(load_file(tmp_path / name / "model.safetensors"))
     first, second = weights
     assert first.keys() == second.keys()
@@ -84,5 +84,5 @@ def test_evaluation_has_the_mode(workspace, tmp_path):
     arguments = ["--weights", "weights", "--images", "images", "--output", "out.json"]
     workspace.chdir(tmp_path)
     for options in (["--deterministic"], []):
-        assert cli.main([*arguments, *options]) == 2
+        assert command.main([*arguments, *options]) == 2
     assert seen == [(True, True, False), (False, False, False)]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqformer.cli.train import main as run
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
 from seqformer.trainer.checkpoint import complete_checkpoints, step_of
-from seqformer.trainer.cli import run
 from seqformer.trainer.progress import read_training_lines
 
 ROOT = Path(__file__).parents[2]

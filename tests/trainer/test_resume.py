@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from seqformer.config import OptimConfig
+from seqformer.config import OptimConfig, override
 from seqformer.trainer import trainer
 from seqformer.trainer.checkpoint import complete_checkpoints, read_run
 from seqformer.trainer.progress import read_training_lines
@@ -36,13 +36,15 @@ def six_clips(output, **changes):
 @pytest.mark.distributed
 def test_two_sharded_processes_go_on_as_one_as_three_and_under_ddp(gang, tmp_path):
     """The same losses (1e-5), whoever reads what two FSDP processes wrote at step 2."""
-    whole = replace(six_clips(tmp_path / "whole", parallel="fsdp"), max_steps=4, checkpoint_every=2)
+    whole = override(
+        six_clips(tmp_path / "whole", parallel="fsdp"), max_steps=4, checkpoint_every=2
+    )
     gang.run_alone(2, run_part, whole)
     expected = losses(whole.output)
     for path in ("step_00000003", "step_00000004"):  # an epoch has three steps
         shutil.rmtree(whole.output / "checkpoints" / path)
     for processes, mode in ((1, "ddp"), (3, "fsdp"), (2, "ddp")):
-        on = replace(whole, output=tmp_path / f"{processes}{mode}", resume=True, parallel=mode)
+        on = override(whole, output=tmp_path / f"{processes}{mode}", resume=True, parallel=mode)
         shutil.copytree(whole.output, on.output)
         gang.run_alone(processes, run_part, on)
         assert losses(on.output) == pytest.approx(expected, rel=1e-5), (processes, mode)
@@ -54,9 +56,9 @@ def test_what_one_process_or_ddp_wrote_sharded_processes_read(gang, tmp_path):
     whole = replace(six_clips(tmp_path / "whole"), max_steps=5)
     train_here(whole)
     for processes, first, then in ((2, "ddp", "hsdp"), (3, "ddp", "fsdp"), (1, "ddp", "fsdp")):
-        part = replace(whole, output=tmp_path / f"{processes}{then}", max_steps=2, parallel=first)
+        part = override(whole, output=tmp_path / f"{processes}{then}", max_steps=2, parallel=first)
         gang.run_alone(processes, run_part, part)
-        on = replace(part, max_steps=5, resume=True, parallel=then)
+        on = override(part, max_steps=5, resume=True, parallel=then)
         gang.run_alone(2, run_part, on)
         assert losses(on.output) == pytest.approx(losses(whole.output), rel=1e-5)
 
@@ -121,7 +123,7 @@ def test_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, happens):
     assert run_until({}, part, happens) == "ended"
     assert losses(part.output) == losses(whole.output)[:1]
     assert not (part.output / "model.safetensors").exists()
-    train_here(replace(part, resume=True))
+    train_here(override(part, resume=True))
     assert losses(part.output) == losses(whole.output)
 
 
@@ -139,7 +141,7 @@ def test_signal_to_one_process_stops_and_saves_all(gang, tmp_path):
     "happens,minutes,reason", [(hang, 0.3, "did not answer in time"), (break_down, 8.0, "ended")]
 )
 def test_lost_process_ends_the_others_with_a_sentence(gang, tmp_path, happens, minutes, reason):
-    config = replace(six_clips(tmp_path / "run"), checkpoint_every=1, timeout_minutes=minutes)
+    config = override(six_clips(tmp_path / "run"), checkpoint_every=1, timeout_minutes=minutes)
     kept, lost = gang.run_alone(2, run_until, config, happens)
     assert kept.startswith(f"LostProcessError: another process of this run {reason}")
     assert "checkpoint of step 1 is complete; continue with --resume" in kept

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.autograd import DeviceType
 
-from seqformer.config import presets
+from seqformer.config import override, presets
 from seqformer.trainer.errors import SetupError
 from seqformer.trainer.memory_report import Ledger, memory_report
 from seqformer.trainer.profile import phase_seconds, table
@@ -140,10 +140,10 @@ def test_swin_l_fits_32_gb_and_long_clips_cost_little_more():
     """At the published scales, one clip; 2 GB are left for CUDA itself."""
     config = presets()["swin_l"][1]
     assert memory_report(config).total < 30 * 2**30
-    low = replace(config, precision="bf16")
+    low = override(config, precision="bf16")
     assert memory_report(low).activations < 0.65 * memory_report(config).activations
     five = memory_report(low).total
-    thirty = replace(low, data=replace(low.data, num_frames=30), frame_chunk=5)
+    thirty = override(low, data=replace(low.data, num_frames=30), frame_chunk=5)
     assert memory_report(thirty).total < 1.6 * five
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from seqformer.config import ModelConfig, TrainConfig, presets
+from seqformer.config import ModelConfig, StartConfig, TrainConfig, override, presets
 from seqformer.trainer.assemble import assemble, check_start
 from seqformer.trainer.parallel import parallel_session
 
@@ -19,10 +18,10 @@ def test_published_presets_need_weights(name):
     config = presets()[name][1]
     with pytest.raises(ValueError, match=r"--weights FILE .* --backbone-weights .* --from-scratch"):
         check_start(config)
-    check_start(replace(config, backbone_weights=Path("imagenet.pth")))
-    check_start(replace(config, weights=Path("r50.pth")))
+    check_start(override(config, backbone_weights=Path("imagenet.pth")))
+    check_start(override(config, weights=Path("r50.pth")))
     with pytest.raises(ValueError, match="exclude one another"):
-        check_start(replace(config, weights=Path("r50.pth"), from_scratch=True))
+        check_start(override(config, weights=Path("r50.pth"), from_scratch=True))
 
 
 def test_small_presets_begin_from_scratch():
@@ -36,7 +35,7 @@ def test_from_scratch_trains_every_layer_and_says_what_that_means(from_scratch, 
         hidden_dim=32, num_heads=4, num_encoder_layers=1, num_decoder_layers=1, num_queries=3,
         ffn_dim=16, mask_dim=8, num_classes=2,
     )  # fmt: skip
-    config = TrainConfig(model=ModelConfig(**sizes), from_scratch=from_scratch)
+    config = TrainConfig(model=ModelConfig(**sizes), start=StartConfig(from_scratch=from_scratch))
     with parallel_session("cpu") as parallel:
         made = assemble(config, parallel, is_new=from_scratch)
     trained = {name: p.requires_grad for name, p in made.model.backbone.named_parameters()}

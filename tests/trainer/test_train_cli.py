@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from seqformer.cli.train import parse
 from seqformer.config import DemoConfig, presets
-from seqformer.trainer.cli import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +22,10 @@ def test_fields_are_overridden_at_every_level():
     arguments = "r50 --output x --max-steps 7 --seed 3 --resume --data.num-frames 3 --optim.lr 0.1"
     arguments += " --model.num-queries 9 --data.augment.flip-prob 0 --no-drop-class-heads"
     config = parse(arguments.split())
-    assert (config.output, config.max_steps, config.seed, config.resume) == (Path("x"), 7, 3, True)
+    assert (config.output, config.max_steps, config.seed) == (Path("x"), 7, 3)
+    assert config.checkpoint.resume
     assert (config.data.num_frames, config.optim.lr, config.model.num_queries) == (3, 0.1, 9)
-    assert config.data.augment.flip_prob == 0 and not config.drop_class_heads
+    assert config.data.augment.flip_prob == 0 and not config.start.drop_class_heads
     assert isinstance(parse(["demo", "--processes", "2"]), DemoConfig)
 
 
@@ -65,7 +66,7 @@ def run_script(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_of_the_script_does_not_import_torch():
-    code = "import sys; from seqformer.trainer.cli import parse; parse(['r50']); "
+    code = "import sys; from seqformer.cli.train import parse; parse(['r50']); "
     code += "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules)"
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)

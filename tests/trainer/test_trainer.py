@@ -1,6 +1,7 @@
 """The loop: what it writes, and how it stops when the loss breaks down."""
 
 import json
+import logging
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from seqformer.trainer.progress import (
     memory_gb,
     plot_losses,
     read_training_lines,
+    setup_logging,
 )
 from seqformer.trainer.trainer import train
 from tests.trainer.one_step import build_step, take_step
@@ -184,3 +186,17 @@ def test_progress_bar_and_plain_lines(tmp_path, monkeypatch, caplog):
     assert "data 25%" in caplog.text and "ETA 01:01" in caplog.text
     RunLog(tmp_path, total_steps=10, first_step=0, enabled=False).training_line(record)
     assert len(read_training_lines(tmp_path / "log.jsonl")) == 1
+
+
+def test_warnings_go_to_standard_error_and_the_rest_to_standard_output(capsys):
+    package = logging.getLogger("seqformer")
+    before = package.handlers[:], package.propagate, package.level
+    try:
+        setup_logging(is_main=True)
+        package.info("a step")
+        package.warning("a danger")
+    finally:
+        package.handlers[:], package.propagate, level = before
+        package.setLevel(level)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a step\n", "a danger\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig
+from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig, override
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint
@@ -74,7 +74,7 @@ def test_resuming_with_the_real_loader_and_workers_changes_nothing(drawn, tmp_pa
     part = replace(whole, output=tmp_path / "part")
     train(replace(part, max_steps=2))
     with_worker = replace(part.data, num_workers=1, cache_frames=True)
-    train(replace(part, data=with_worker, resume=True))
+    train(override(part, data=with_worker, resume=True))
     assert losses(part.output) == losses(whole.output)
 
 
@@ -111,7 +111,7 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, 
     three.write_text(json.dumps(content))
     config = config_for(drawn, tmp_path / "run", max_steps=4, eval_every_epochs=1, parallel="fsdp")
     data = replace(config.data, val_annotations=three, batch_size=1, global_batch_size=2)
-    config = replace(config, data=data, keep_checkpoints=1)
+    config = override(config, data=data, keep_checkpoints=1)
     gang.run_alone(2, train_in_session, config)
     records = [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
     scores = {r["step"]: r["validation"]["AP"] for r in records if "validation" in r}
@@ -159,7 +159,7 @@ def test_a_request_to_stop_ends_validation_and_it_is_made_up_for(drawn, tmp_path
     assert train(part) == {}
     assert [path.name for path in complete_checkpoints(part.output)] == ["step_00000003"]
     assert not (part.output / "results.json").exists() and not (part.output / "best.json").exists()
-    train(replace(part, resume=True))
+    train(override(part, resume=True))
     for name in ("best.json", "results.json"):
         assert (part.output / name).read_bytes() == (whole.output / name).read_bytes()
     logged = [read_log(config.output / "log.jsonl") for config in (part, whole)]

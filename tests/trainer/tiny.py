@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqformer.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from seqformer.config import (
+    DataConfig,
+    LoggingConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    override,
+)
 from seqformer.structures import ClassMap, ClipBatch, ClipTargets
 
 CLASSES = ClassMap((3, 7), ("cat", "dog"))
@@ -36,13 +42,12 @@ def tiny_config(output: Path, **changes: Any) -> TrainConfig:
         device="cpu",
         max_steps=4,
         max_skipped_steps=0,
-        log_every=1,
-        checkpoint_every=1000,
+        logging=LoggingConfig(log_every=1),
         model=tiny_model_config(),
         data=DataConfig(num_frames=T, batch_size=2, num_workers=0),
         optim=OptimConfig(lr=1e-3, lr_backbone=1e-3, clip_max_norm=1.0),
     )
-    return replace(config, **changes)
+    return override(config, **changes)
 
 
 def make_clip(seed: int, num_instances: int, frames: int = T) -> tuple[torch.Tensor, ClipTargets]:

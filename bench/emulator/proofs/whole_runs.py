@@ -87,7 +87,7 @@ def write_weights(path: Path) -> None:
 
 
 def _train(gpu: EmulatedGPU, precision: str) -> None:
-    from seqformer.trainer.cli import run
+    from seqformer.cli.train import main as run
     from seqformer.trainer.progress import read_training_lines
 
     with tempfile.TemporaryDirectory() as name:
@@ -115,8 +115,8 @@ def _train(gpu: EmulatedGPU, precision: str) -> None:
 
 
 def _evaluate(gpu: EmulatedGPU, precision: str, has_compiler: bool) -> None:
+    from seqformer.cli.eval import main
     from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-    from seqformer.inference.cli import main
 
     with tempfile.TemporaryDirectory() as name:
         folder, weights = Path(name), Path(name) / "model.safetensors"
@@ -129,8 +129,8 @@ def _evaluate(gpu: EmulatedGPU, precision: str, has_compiler: bool) -> None:
             words = f"--weights {weights} --images {data.val_images} --device cpu --threads 1"
             words += f" --annotations {data.val_annotations} --short-side 48 --chunk-frames 2"
             words += f" --precision {precision} --output {folder / side / 'results.json'}"
-            library = kernels.frame_masks.library if has_compiler else lambda *_: None
-            no_library = mock.patch.object(kernels.frame_masks, "library", library)
+            library = kernels.frame_masks.cpu.library if has_compiler else lambda *_: None
+            no_library = mock.patch.object(kernels.frame_masks.cpu, "library", library)
             with quiet() as text, no_library, kernels.use_backend(backend):
                 code = main(words.split())
             assert code == 0, f"eval.py failed: {text.getvalue().strip()[-300:]}"

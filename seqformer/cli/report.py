@@ -1,7 +1,7 @@
 """The HTML report of a results file, with all its options (`eval.py --report` takes the defaults).
 
-    python -m seqformer.tools.report --results results.json --annotations instances.json \
-        --images JPEGImages --output report/
+    seqformer report --results results.json --annotations instances.json --images JPEGImages \
+        --output report/
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from seqformer.command import exit_with
-from seqformer.report import ReportOptions, write_report
-from seqformer.tools.command import run
+from seqformer.cli.command import run
+from seqformer.config import ReportOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +33,18 @@ class Options:
     page: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
-def report_file(options: Options) -> int:
+def act(options: Options) -> None:
     """The command."""
+    from seqformer.report import write_report
+
     if options.output.is_file():
         raise ValueError(f"--output {options.output} is a file; give a folder")
     page = write_report(
         options.annotations, options.results, options.output, options.images, options.page
     )
     sys.stdout.write(f"{page}\n")
-    return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str], program: str = "seqformer report") -> int:
     """Entry point. Returns: the exit code."""
-    return run("report", Options, report_file, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("report", main)
+    return run(program, Options, act, arguments)

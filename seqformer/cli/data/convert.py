@@ -1,9 +1,8 @@
 """Other layouts -> an annotation file in YouTube-VIS layout.
 
-    python -m seqformer.tools.convert davis --masks Annotations/480p --images JPEGImages/480p \
-        --output davis.json
-    python -m seqformer.tools.convert mots --masks instances --images image_02 --output mots.json
-    python -m seqformer.tools.convert coco-video --annotations cocovid.json --output ytvis.json
+seqformer data convert davis --masks Annotations/480p --images JPEGImages/480p --output d.json
+seqformer data convert mots --masks instances --images image_02 --output mots.json
+seqformer data convert coco-video --annotations cocovid.json --output ytvis.json
 """
 
 from __future__ import annotations
@@ -16,11 +15,7 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from seqformer.command import exit_with
-from seqformer.tools.annotation_json import Content, write_content
-from seqformer.tools.command import run
-from seqformer.tools.convert_coco_video import from_coco_video
-from seqformer.tools.convert_masks import from_mots, from_palette, read_labels_file
+from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +35,6 @@ class Davis:
     labels: Path | None = None
     """JSON with class names: {"video": {"1": "person", "2": "horse"}}."""
 
-    def convert(self) -> Content:
-        """The annotation file."""
-        return from_palette(self.masks, self.images, self.category, read_labels_file(self.labels))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Mots:
@@ -58,10 +49,6 @@ class Mots:
     classes: tuple[tuple[int, str], ...] = ((1, "car"), (2, "pedestrian"))
     """Class ids and names: --classes 1 car 2 pedestrian."""
 
-    def convert(self) -> Content:
-        """The annotation file."""
-        return from_mots(self.masks, self.images, dict(self.classes))
-
 
 @dataclass(frozen=True, kw_only=True)
 class CocoVideo:
@@ -72,10 +59,6 @@ class CocoVideo:
     output: Path
     """File to write."""
 
-    def convert(self) -> Content:
-        """The annotation file."""
-        return from_coco_video(self.annotations)
-
 
 Options = (
     Annotated[Davis, subcommand("davis")]
@@ -84,17 +67,23 @@ Options = (
 )
 
 
-def convert_files(options: Davis | Mots | CocoVideo) -> int:
+def act(options: Davis | Mots | CocoVideo) -> None:
     """The command."""
-    write_content(options.output, options.convert())
+    from seqformer.tools.annotation_json import write_content
+    from seqformer.tools.convert_coco_video import from_coco_video
+    from seqformer.tools.convert_masks import from_mots, from_palette, read_labels_file
+
+    if isinstance(options, Davis):
+        labels = read_labels_file(options.labels)
+        content = from_palette(options.masks, options.images, options.category, labels)
+    elif isinstance(options, Mots):
+        content = from_mots(options.masks, options.images, dict(options.classes))
+    else:
+        content = from_coco_video(options.annotations)
+    write_content(options.output, content)
     logger.info("wrote %s", options.output)
-    return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str], program: str = "seqformer data convert") -> int:
     """Entry point. Returns: the exit code."""
-    return run("convert", Options, convert_files, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("convert", main)
+    return run(program, Options, act, arguments)

@@ -1,14 +1,15 @@
-"""What a dynamic mask head is: sizes, the layout of generated parameters, and checks of arguments.
+"""What a dynamic mask head takes: its tensors, sizes, layout of parameters, and their checks.
 
-Shared by the ops and by their implementations, so that they cannot disagree about a layout.
+Shared by the operators and by their implementations, so that they cannot disagree about a layout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +23,38 @@ UPSAMPLE_FACTORS = (1, 2, 4)
 _INTEGERS = (torch.int64, torch.int32)
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if one of the tensors is."""
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+class MaskHeadInputs(NamedTuple):
+    """The tensors of a call, checked.
+
+    Attributes:
+        features: [B, T, C, h, w], any float dtype.
+        params: [N, G], the layers of each instance's network.
+        references: [N, T, 2], (x, y) in input pixels; zeros where the head has no coordinates.
+        clip_index: [N] int64 or int32, the clip of each instance.
+    """
+
+    features: Tensor
+    params: Tensor
+    references: Tensor
+    clip_index: Tensor
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """`compute_dtype` of the float tensors."""
+        return compute_dtype(*self[:3])
+
+
 @dataclass(frozen=True)
-class MaskHead:
-    """The little network that a query generates, and where it is evaluated.
+class MaskHeadConfig:
+    """The little network that a query generates, and where it is evaluated; CondInst's by default.
 
     Attributes:
         channels: C, channels of the mask features.
@@ -35,12 +65,12 @@ class MaskHead:
         stride: input pixels per cell of the features.
     """
 
-    channels: int
-    hidden_width: int
-    num_layers: int
-    relative_coordinates: bool
-    upsample: int
-    stride: int
+    channels: int = 8
+    hidden_width: int = 8
+    num_layers: int = 3
+    relative_coordinates: bool = True
+    upsample: int = 2
+    stride: int = 8
 
     @property
     def inputs(self) -> int:
@@ -71,7 +101,7 @@ class MaskHead:
             )
             weight, bias, inputs = weight + outputs * inputs, bias + outputs, outputs
 
-    def without_upsampling(self) -> MaskHead:
+    def without_upsampling(self) -> MaskHeadConfig:
         """The same network, whose results are the logits of the cells."""
         return replace(self, upsample=1)
 
@@ -83,25 +113,28 @@ class MaskHead:
         return f"{self.num_params} = {weights} weights + {biases} biases"
 
 
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """float32, or float64 if one of the tensors is."""
-    is_double = any(t.dtype == torch.float64 for t in tensors)
-    return torch.float64 if is_double else torch.float32
+def in_dtypes(
+    grads: Sequence[Tensor | None], inputs: MaskHeadInputs, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of features, params and references in their dtypes; None where not asked for."""
+    is_needed = (needs[0], needs[1], needs[1])
+    return tuple(
+        g.to(t.dtype) if needed else None
+        for g, t, needed in zip(grads, inputs[:3], is_needed, strict=True)
+    )
 
 
-def check_head(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor | None,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> None:
+def check_head(inputs: MaskHeadInputs, head: MaskHeadConfig) -> None:
     """Shapes, types and devices; nothing that would have to wait for a device.
+
+    Args:
+        inputs: as a caller gives them: references may be None.
 
     Raises: ValueError naming the argument, what was given and what is needed.
     """
-    if not is_compiling() and _fits(mask_features, mask_params, reference_points, clip_index, head):
+    if not is_compiling() and _fits(inputs, head):
         return
+    mask_features, mask_params, reference_points, clip_index = inputs
     if mask_features.dim() != 5:
         raise ValueError(
             f"mask_features must be [B, T, C, h, w], got shape {list(mask_features.shape)}"
@@ -156,37 +189,29 @@ def check_head(
             )
 
 
-def _fits(
-    mask_features: Tensor,
-    mask_params: Tensor,
-    reference_points: Tensor | None,
-    clip_index: Tensor,
-    head: MaskHead,
-) -> bool:
+def _fits(inputs: MaskHeadInputs, head: MaskHeadConfig) -> bool:
     """Whether all is as it should be; quick, where `check_head` says what is not."""
-    if mask_features.dim() != 5 or mask_params.dim() != 2 or reference_points is None:
+    features, params, references, clip_index = inputs
+    if features.dim() != 5 or params.dim() != 2 or references is None:
         return False
-    N, G = mask_params.shape
-    T = mask_features.shape[1]
+    N, G = params.shape
+    T = features.shape[1]
     return (
         type(head.channels) is int  # else a symbol, which has no hash
         and _known_num_params(head) == G
-        and 0 not in mask_features.shape[1:]
-        and reference_points.shape == (N, T, 2)
+        and 0 not in features.shape[1:]
+        and references.shape == (N, T, 2)
         and clip_index.shape == (N,)
         and clip_index.dtype in _INTEGERS
-        and mask_features.is_floating_point()
-        and mask_params.is_floating_point()
-        and reference_points.is_floating_point()
-        and mask_features.device
-        == mask_params.device
-        == reference_points.device
-        == clip_index.device
+        and features.is_floating_point()
+        and params.is_floating_point()
+        and references.is_floating_point()
+        and features.device == params.device == references.device == clip_index.device
     )
 
 
 @lru_cache(maxsize=256)
-def _known_num_params(head: MaskHead) -> int | None:
+def _known_num_params(head: MaskHeadConfig) -> int | None:
     """G, if there are kernels for such a network."""
     is_known = (
         head.hidden_width in HIDDEN_WIDTHS
@@ -197,15 +222,16 @@ def _known_num_params(head: MaskHead) -> int | None:
     return head.num_params if is_known else None
 
 
-def check_values(reference_points: Tensor, clip_index: Tensor, num_clips: int) -> None:
+def check_values(inputs: MaskHeadInputs) -> None:
     """What can be said about values where they are at hand: on a CPU. On a GPU, kernels clamp.
 
     Raises: ValueError for an index without a clip, or references that are not finite.
     """
-    check_index("clip_index", clip_index, num_clips, "clips (mask_features has B)")
-    if not _are_values_at_hand(reference_points):
+    num_clips = inputs.features.shape[0]
+    check_index("clip_index", inputs.clip_index, num_clips, "clips (mask_features has B)")
+    if not _are_values_at_hand(inputs.references):
         return
-    known = reference_points.detach().double().numpy()
+    known = inputs.references.detach().double().numpy()
     is_finite = abs(known) < math.inf
     if not is_finite.all():
         first = int(is_finite.reshape(len(known), -1).all(1).argmin())

@@ -1,6 +1,6 @@
 """Is one results file better than another, or were the videos just kind to it?
 
-    python -m seqformer.tools.compare --first a.json --second b.json --annotations instances.json
+    seqformer compare --first a.json --second b.json --annotations instances.json
 
 Paired: both files are scored on the same resamples of the videos.
 """
@@ -12,13 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqformer.command import exit_with
-from seqformer.evaluation import analyse, compare
-from seqformer.evaluation.analysis import RESAMPLES
-from seqformer.evaluation.analysis_table import format_comparison
-from seqformer.evaluation.records import load_json
-from seqformer.tools.annotation_json import write_content
-from seqformer.tools.command import run
+from seqformer.cli.command import run
+from seqformer.config import RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +36,13 @@ class Options:
     """Write the numbers here, as JSON."""
 
 
-def compare_files(options: Options) -> int:
+def act(options: Options) -> None:
     """The command."""
+    from seqformer.evaluation import analyse, compare
+    from seqformer.evaluation.analysis_table import format_comparison
+    from seqformer.evaluation.records import load_json
+    from seqformer.tools.annotation_json import write_content
+
     if options.videos < 0:
         raise ValueError(f"--videos must be 0 or more, got {options.videos}")
     annotations = load_json(options.annotations, "annotations")
@@ -53,13 +53,8 @@ def compare_files(options: Options) -> int:
     sys.stdout.write(format_comparison(found, first.truth.categories, options.videos) + "\n")
     if options.output is not None:
         write_content(options.output, found.to_dict())
-    return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str], program: str = "seqformer compare") -> int:
     """Entry point. Returns: the exit code."""
-    return run("compare", Options, compare_files, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("compare", main)
+    return run(program, Options, act, arguments)

@@ -1,6 +1,6 @@
 """Take the score of a results file apart: errors, lengths, sizes, classes, intervals.
 
-python -m seqformer.tools.analyse --results results.json --annotations instances.json
+seqformer analyse --results results.json --annotations instances.json
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqformer.command import exit_with
-from seqformer.evaluation import analyse
-from seqformer.evaluation.analysis import RESAMPLES
-from seqformer.evaluation.analysis_table import format_analysis
-from seqformer.tools.annotation_json import write_content
-from seqformer.tools.command import run
+from seqformer.cli.command import run
+from seqformer.config import RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +35,12 @@ class Options:
     """Write the numbers here, as JSON."""
 
 
-def analyse_file(options: Options) -> int:
+def act(options: Options) -> None:
     """The command."""
+    from seqformer.evaluation import analyse
+    from seqformer.evaluation.analysis_table import format_analysis
+    from seqformer.tools.annotation_json import write_content
+
     found = analyse(
         options.annotations,
         options.results,
@@ -52,13 +52,8 @@ def analyse_file(options: Options) -> int:
     sys.stdout.write(format_analysis(found) + "\n")
     if options.output is not None:
         write_content(options.output, found.to_dict())
-    return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str], program: str = "seqformer analyse") -> int:
     """Entry point. Returns: the exit code."""
-    return run("analyse", Options, analyse_file, arguments)
-
-
-if __name__ == "__main__":
-    exit_with("analyse", main)
+    return run(program, Options, act, arguments)

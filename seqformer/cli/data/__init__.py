@@ -1,0 +1,1 @@
+"""The commands on annotation files: `seqformer data check`, `seqformer data stats`, ..."""

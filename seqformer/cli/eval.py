@@ -1,0 +1,125 @@
+"""`seqformer eval`, which `eval.py` is too: run weights on videos, score results, draw them.
+
+Refuses what makes no sense before any file is opened. Exit codes: 0 all done; 1 some videos failed
+(the results of the others are written); 2 the command cannot be carried out. Scoring existing
+results never imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from seqformer.command import Command
+from seqformer.config import EvalOptions
+
+logger = logging.getLogger(__name__)
+
+_ONLY_WITH_WEIGHTS = (
+    *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
+    *("deterministic", "memory_mib"),
+)
+
+
+def main(arguments: Sequence[str], program: str = "eval.py") -> int:
+    """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
+    options = parse(arguments, program)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name in ("PIL", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    hint = "" if options.weights is None else "the same command continues after the last video"
+    return Command(program, hint=hint).run(lambda: _act(options, program), _expected)
+
+
+def _act(options: EvalOptions, program: str) -> int:
+    try:
+        check_options(options)
+        from seqformer.inference.evaluate import draw_and_score, run_weights
+
+        evaluate = draw_and_score if options.weights is None else run_weights
+        return evaluate(options, program)
+    except (ValueError, OSError):
+        logger.debug("where it happened:", exc_info=True)
+        raise
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Errors whose message is written for the user, beside those of Python; torch stays unloaded
+    where it is."""
+    if "torch" not in sys.modules:
+        return ()
+    from seqformer.distributed import LostProcessError
+
+    return (LostProcessError,)
+
+
+def parse(arguments: Sequence[str], program: str = "eval.py") -> EvalOptions:
+    """The options of a command line; ends the program with a message on any mistake."""
+    flags, values = arguments[::2], arguments[1::2]
+    paths = {"--results": "results", "--annotations": "annotations", "--metrics": "metrics"}
+    is_scoring = "--results" in flags and len(set(flags)) == len(flags) == len(values)
+    if is_scoring and set(flags) <= set(paths) and not any(v.startswith("-") for v in values):
+        # Scoring takes a second, and importing the parser would be a good part of it.
+        given: dict[str, Any] = {
+            paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)
+        }
+        return EvalOptions(**given)
+    from seqformer.cli.eval_flags import parse_flags
+
+    return parse_flags(arguments, program)
+
+
+def check_options(options: EvalOptions) -> None:
+    """Refuse combinations that make no sense, before any file is opened.
+
+    Raises: ValueError saying what to change.
+    """
+    if (options.weights is None) == (options.results is None):
+        raise ValueError("give either --weights, to run a model, or --results, to score a file")
+    if options.weights is not None:
+        for flag, value in (("--images", options.images), ("--output", options.output)):
+            if value is None:
+                raise ValueError(f"--weights also needs {flag}")
+    else:
+        idle = [*options.given, *(n for n in _ONLY_WITH_WEIGHTS if _is_given(options, n))]
+        for name in idle:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} only works with --weights, not with --results")
+        if options.visualize is options.report is None and options.images is not None:
+            raise ValueError(
+                "with --results, --images is only used together with --visualize or --report"
+            )
+        if options.visualize is not None and options.images is None:
+            raise ValueError("--visualize needs --images, the frames to draw on")
+        if options.visualize is None and options.annotations is None:
+            raise ValueError("--results needs --annotations to score, or --visualize and --images")
+    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+        if value is not None and options.annotations is None:
+            raise ValueError(f"{flag} needs --annotations with ground truth")
+    if options.visualize is None:
+        for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
+            if _is_given(options, name):
+                raise ValueError(f"--{name.replace('_', '-')} needs --visualize")
+    if options.visualize_truth and options.annotations is None:
+        raise ValueError("--visualize-truth needs --annotations with ground truth")
+    if options.visualize_fps is not None:
+        from seqformer.inference.video_writer import check_fps  # loads codecs
+
+        check_fps(options.visualize_fps, "--visualize-fps")
+    for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
+        value, least = getattr(options, name), int(name == "threads")
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def _is_given(options: EvalOptions, name: str) -> bool:
+    """Whether an option has another value than by default."""
+    return getattr(options, name) != next(f for f in fields(options) if f.name == name).default

@@ -1,0 +1,32 @@
+"""The options of `eval.py` as flags: those of inference stand among the others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+import tyro
+
+from seqformer.cli.command import parse
+from seqformer.config import EvalConfig, EvalOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvalFlags(EvalOptions):
+    """The same, with the fields of `network` under their plain names."""
+
+    network: Annotated[EvalConfig, tyro.conf.arg(name="")] = field(default_factory=EvalConfig)
+    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+
+
+def parse_flags(arguments: Sequence[str], program: str) -> EvalOptions:
+    """The options of a command line; ends the program with a message on any mistake."""
+    about = inspect.getdoc(EvalOptions)
+    parsed = parse(_EvalFlags, arguments, program, description=about)
+    words = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    flags = {f.name: "--" + f.name.replace("_", "-") for f in fields(EvalConfig)}
+    values = {f.name: getattr(parsed, f.name) for f in fields(EvalOptions)}
+    values["given"] = tuple(name for name, flag in flags.items() if flag in words)
+    return EvalOptions(**values)

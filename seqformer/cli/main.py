@@ -1,0 +1,80 @@
+"""`seqformer COMMAND ...`: finds the module of a command, and lists what there is."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from seqformer.command import exit_with
+
+PROGRAM = "seqformer"
+
+COMMANDS = {
+    "train": "Train a preset, on this machine or under torchrun",
+    "eval": "Run weights on videos, score results, draw them",
+    "data check": "Is an annotation file sound? --fix writes a mended one",
+    "data stats": "Videos, instances, lengths, sizes and classes, with a plot",
+    "data split": "Split by video, with every class in every part",
+    "data convert": "DAVIS, MOTS or COCO-video -> YouTube-VIS layout",
+    "data merge": "Join annotation files into one",
+    "data remap": "Rename, join or drop categories",
+    "data coco-to-ytvis": "The still images' file of joint training, from COCO's own",
+    "report": "An HTML page of a results file: AP, errors, every video",
+    "analyse": "What a score is made of: errors, lengths, sizes, intervals",
+    "compare": "Is one results file better than another?",
+    "export": "A checkpoint's weights as one safetensors file",
+    "kernels": "Which implementation of every operator runs on this machine, and why",
+}
+"""The words of a command, which are also the name of its module, and what it does."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that the first words name.
+
+    Args:
+        arguments: the words after `seqformer`.
+
+    Returns: the exit code; 2 where there is no such command.
+    """
+    words = list(arguments)
+    name = " ".join(words[:2]) if words[:1] == ["data"] else "".join(words[:1])
+    if name in COMMANDS:
+        module = importlib.import_module(f"seqformer.cli.{module_name(name)}")
+        return module.main(words[len(name.split()) :], f"{PROGRAM} {name}")
+    asked = [word for word in words if word not in ("-h", "--help")]
+    if asked in ([], ["data"]):
+        sys.stdout.write(overview(" ".join(asked)))
+        return 0 if len(asked) < len(words) else 2
+    if asked == ["--version"]:
+        from seqformer import __version__
+
+        sys.stdout.write(f"{PROGRAM} {__version__}\n")
+        return 0
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {PROGRAM} {close[0]}?" if close else f"; {PROGRAM} --help lists them"
+    sys.stderr.write(f"{PROGRAM}: error: there is no command {name!r}{hint}\n")
+    return 2
+
+
+def module_name(command: str) -> str:
+    """Where a command is, below this package: "data.coco_to_ytvis" for "data coco-to-ytvis"."""
+    return command.replace(" ", ".").replace("-", "_")
+
+
+def overview(group: str = "") -> str:
+    """The commands, or those of a group, one a line."""
+    listed = {name: text for name, text in COMMANDS.items() if name.startswith(group)}
+    width = max(map(len, listed))
+    lines = "\n".join(f"  {name:{width}}  {text}" for name, text in listed.items())
+    first = f"{PROGRAM} {group}".strip()
+    return (
+        f"usage: {first} COMMAND [options]\n\n{lines}\n\n"
+        f"`{PROGRAM} COMMAND --help` explains the options of each.\n"
+    )
+
+
+def console() -> None:
+    """The entry point of the installed script, and of `python -m seqformer`."""
+    exit_with(PROGRAM, lambda: main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""The whole model under torch.compile: one graph, for any frame size and number of frames."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import fields
+
+import pytest
+import torch
+
+from bench.model_inputs import TINY, own_model_of, padding_and_targets, video
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    # Its trace, which pytest would keep and format, costs more than the compiler.
+    trace = logging.getLogger("torch.__trace")
+    trace.disabled = True
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    trace.disabled = False
+
+
+def outputs(output):
+    tensors = {field.name: getattr(output, field.name) for field in fields(output)}
+    return {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_padded"),
+    [(torch.no_grad, True), (torch.inference_mode, False), (nullcontext, True)],
+)
+def test_model_is_one_graph(mode, is_padded):
+    model = own_model_of(TINY, CPU).train(mode is nullcontext)
+    padding = padding_and_targets(TINY, CPU)[0] if is_padded else None
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with mode():
+        ours, eager = (outputs(m(video(TINY, CPU), padding)) for m in (compiled, model))
+    assert ours.keys() == eager.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0, msg=name)
+    if mode is not nullcontext:
+        return
+    gradients = [
+        torch.autograd.grad(
+            sum(value.square().mean() for value in each.values() if value.requires_grad),
+            [p for p in model.parameters() if p.requires_grad],
+            allow_unused=True,
+        )
+        for each in (ours, eager)
+    ]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_frames_of_any_size_and_number_share_a_graph():
+    model = own_model_of(TINY, CPU).eval()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    sizes = [(2, 64, 96), (3, 72, 100), (5, 61, 83), (1, 90, 90)]
+    generator = torch.Generator().manual_seed(0)
+    for frames, height, width in sizes:
+        clip = torch.randn(1, frames, 3, height, width, generator=generator)
+        with torch.no_grad():
+            got, expected = outputs(compiled(clip)), outputs(model(clip))
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, msg=name)
+    assert len(graphs) <= 2  # one frame alone has a graph of its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [torch.no_grad, nullcontext])
+def test_compiled_by_inductor(mode):
+    model = own_model_of(TINY, CPU).train(mode is nullcontext)
+    padding = padding_and_targets(TINY, CPU)[0]
+    compiled = torch.compile(model, fullgraph=True)
+    with mode():
+        ours, eager = (outputs(m(video(TINY, CPU), padding)) for m in (compiled, model))
+    for name, value in eager.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4, msg=name)
+    if mode is nullcontext:
+        sum(v.square().mean() for v in ours.values() if v.requires_grad).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
