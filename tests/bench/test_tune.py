@@ -18,6 +18,16 @@ def subjects():
     return {subject.name: subject for subject in SUBJECTS}
 
 
+def loaded(text, subject, folder):
+    """The module of a table, with this source."""
+    path = folder / "tuned.py"
+    path.write_text(text)
+    spec = spec_from_file_location(subject.module.__name__, path)
+    tuned = module_from_spec(spec)
+    spec.loader.exec_module(tuned)
+    return tuned
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -46,12 +56,7 @@ def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     assert "<- fastest" in capsys.readouterr().out
 
     text = tune.rewrite(subject.path.read_text(), subject.table, 90, best)
-    path = tmp_path / "tuned.py"
-    path.write_text(text)
-    spec = spec_from_file_location(subject.module.__name__, path)
-    tuned = module_from_spec(spec)
-    spec.loader.exec_module(tuned)
-    new = getattr(tuned, subject.table)
+    new = getattr(loaded(text, subject, tmp_path), subject.table)
     assert tune.written(new[90]) == tune.written(best)
     assert {k: tune.written(new[k]) for k in new if k != 90} == {
         k: tune.written(table[k]) for k in table if k != 90
@@ -65,8 +70,7 @@ def test_adds_can_be_left_unmerged(tmp_path):
     subject = subjects()["msda merged"]
     assert None in list(subject.candidates(90))
     text = tune.rewrite(subject.path.read_text(), subject.table, 90, None)
-    (tmp_path / "tuned.py").write_text(text)
-    assert runpy.run_path(str(tmp_path / "tuned.py"))["MERGED"][90] is None
+    assert loaded(text, subject, tmp_path).MERGED[90] is None
     again = tune.rewrite(text, subject.table, 90, subject.module.MERGED[90])
     assert again == subject.path.read_text()
 
