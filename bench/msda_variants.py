@@ -35,9 +35,11 @@ def attention_cases(capability: int) -> list[Case]:
 
 
 def merged_cases(capability: int) -> list[Case]:
-    """Of the backward of an encoder layer, whose adds are merged."""
+    """Of the backward of an encoder layer, where its adds are merged."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    tile = tiles.MERGED[family(capability)]
+    tile = tiles.merged_tile(capability)
+    if tile is None:
+        return []
 
     def cases(numbers: int | None, D: int, L: int, P: int) -> list[Case]:
         is_model = (numbers, D, L, P) == (2, 32, 4, 4)

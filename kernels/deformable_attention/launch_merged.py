@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, argument_type, family, launch_of
+from ..launch import Variant, argument_type, launch_of
 from . import tiles
 from .tiles import MergedTile
 from .triton_merged import merge_kernel
@@ -28,7 +28,7 @@ def tile_of(value: Tensor, points: Tensor, is_large: bool) -> MergedTile | None:
     """
     _, S, M, D = value.shape
     _, Q, _, L, P, _ = points.shape
-    tile = tiles.MERGED[family(facts().capability(value.device))]
+    tile = tiles.merged_tile(facts().capability(value.device))
     if tile is None:
         return None
     fits = not is_large and D % tile.channels_per_lane == 0 and 32 * tile.channels_per_lane >= D

@@ -70,16 +70,18 @@ BACKWARD = {
 """Adding four floats at once begins with 9.0."""
 
 MERGED = {
-    70: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
-    75: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    70: None,
     80: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    86: None,
+    89: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
     90: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
     120: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
 }
-"""Backward of many queries, whose adds are merged before they reach memory (`triton_merged.py`);
-None where they should not be. Programs have one warp: all its streams ask together whether one of
-them has to add, which several warps would do through shared memory. Eight streams walk over 66
-records each, so that their records lie in different banks of L1."""
+"""Backward of many queries, whose adds are merged before they reach memory (`triton_merged.py`).
+None where they are not, since an L2 of a few megabytes does not hold what is scattered: V100, T4,
+and the GPUs of 8.6. Programs have one warp: all its streams ask together whether one of them has to
+add, which several warps would do through shared memory. Eight streams walk over 66 records each, so
+that their records lie in different banks of L1."""
 
 MERGED_ROWS, MERGED_SAMPLES = 8_192, 4
 """Adds are merged from so many rows of an image, and so many samples of a head per cell of all
@@ -100,3 +102,8 @@ evenly; not where queries are tokens."""
 INTERPRETER_WARPS, INTERPRETER_RUN = 16, 2
 """Triton's interpreter works through programs one by one in numpy, so there they are large, and
 loops short."""
+
+
+def merged_tile(capability: int) -> MergedTile | None:
+    """The entry of MERGED for a compute capability."""
+    return MERGED[max(key for key in MERGED if key <= capability)]

@@ -121,7 +121,9 @@ def _merged(
         images: that have room in scratch memory at a time; 0 for all.
         options: of `_proof`.
     """
-    changes = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0}
+    # Also on GPUs whose table does not ask for it.
+    table = {key: tile or tiles.MERGED[80] for key, tile in tiles.MERGED.items()}
+    changes: dict[str, Any] = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "MERGED": table}
     if images:
         samples = problem.Q * problem.M * len(problem.shapes) * problem.P
         changes["SCRATCH_BYTES"] = images * samples * RECORD_BYTES
