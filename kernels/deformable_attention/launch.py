@@ -65,6 +65,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """One launch for all images, besides zeroing and converting the gradient of value.
+    Where queries are many, those of `launch_merged.py`.
 
     Args:
         needs: whether gradients of value, of points and weights, and of reference are asked for.
