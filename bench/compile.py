@@ -355,10 +355,13 @@ def forms(targets: Sequence[str], only: str = "", model_only: bool = False) -> l
 
 
 def compile_all(forms: Sequence[Form], processes: int | None = None) -> Iterator[Row]:
-    """Their rows, as they are done."""
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    """Their rows, as they are done; whoever stops early waits for no more than what has begun."""
+    pool = ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn"))
+    try:
         for done in [pool.submit(compile_row, form.case.name, form.target) for form in forms]:
             yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_table(path: Path = TABLE) -> dict[str, Any]:

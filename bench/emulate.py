@@ -87,7 +87,7 @@ def run(proofs: Sequence[Any], options: argparse.Namespace, known: set[Any]) -> 
 def summary(rows: Any, unchanged: int, missing: int, start: float) -> str:
     """The last line."""
     launches = sum(sum(row.launches.values()) for row in rows)
-    kernels = {kernel for row in rows for kernel in row.launches}
+    kernels = {code for row in rows for code in row.code.values()}
     faults = sum(row.fault is not None for row in rows) + missing
     kept = f", {unchanged} of them unchanged" if unchanged else ""
     return (
@@ -157,12 +157,13 @@ def rows_of_the_same_code(rows: dict[tuple[str, int], Any]) -> dict[tuple[str, i
 def missing_launches(rows: Any, options: argparse.Namespace) -> list[str]:
     """Kernels of the package that were not launched, and beyond the quick proofs forms of the
     model's launches."""
-    from bench.emulator.coverage import launched_kernels, model_forms
+    from bench.emulator.coverage import code_digests, model_forms
 
     missing = []
     for capability in options.capability:
         own = [row for row in rows if row.capability == capability]
-        absent = sorted(launched_kernels() - {kernel for row in own for kernel in row.launches})
+        launched = {code for row in own for code in row.code.values()}
+        absent = sorted(name for name, code in code_digests().items() if code not in launched)
         if options.extent != "quick":
             covered = {form for row in own for form in row.forms}
             absent += [c.name for c in model_forms(capability) if c.name not in covered]

@@ -19,8 +19,9 @@ from unittest import mock
 import torch
 
 import kernels
-from bench import checks, counted
+from bench import checks
 from bench.case import Case
+from bench.counts import memory
 from bench.run import ALWAYS, Run
 
 BUDGET = 460.0
@@ -69,7 +70,7 @@ def measure(
             run.extra["failed_checks"].append(f"{name} was not launched")
     run.save()
     run.extra["counts"] = []
-    for launch in counted.LAUNCHES:
+    for launch in memory.LAUNCHES:
         count = partial(count_rows, launch, device)
         rows = run.stage(f"counts of {launch.name}", count, NEEDS["count"])
         run.extra["counts"] += rows or []
@@ -79,15 +80,15 @@ def measure(
         run.stage(case.name, partial(time_case, case), 0.0 if is_smoke else NEEDS[kind])
 
 
-def count_rows(launch: counted.CountedLaunch, device: torch.device) -> list[dict[str, Any]]:
+def count_rows(launch: memory.CountedLaunch, device: torch.device) -> list[dict[str, Any]]:
     """Predicted beside counted, as rows."""
     if device.type != "cuda":
-        return counted.compared(launch, "there is no GPU to count on", "")
+        return memory.compared(launch, "there is no GPU to count on", "")
     major, minor = torch.cuda.get_device_capability(device)
-    predicted = counted.predictions(10 * major + minor)
+    predicted = memory.predictions(10 * major + minor)
     if isinstance(predicted, dict):
         predicted = predicted.get(launch.name, f"{launch.name} is not predicted")
-    return counted.compared(launch, predicted, counted.measure(launch))
+    return memory.compared(launch, predicted, memory.measure(launch))
 
 
 def kernel_names() -> list[str]:

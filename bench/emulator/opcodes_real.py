@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from bench.emulator.rows import FLAGS, ROUNDED, Row, bits_of
 
@@ -31,6 +32,11 @@ def real_rows() -> Iterator[Row]:
         for t in ("bf16", "bf16x2"):
             w = bits_of(t)
             yield Row(f"{name}[.rn].{t}", f"d{w} s{w} s{w}", f"{name}.{t}", "float")
+    # Mixed precision, from compute capability 10.0 on: the last operand is float32.
+    for name, t in product(("add", "sub", "fma"), ("f16", "bf16")):
+        halves = "s16 s16" if name == "fma" else "s16"
+        head = f"{name}{ROUNDED}[.sat].f32.{t}"
+        yield Row(head, f"d32 {halves} s32", f"{name}.f32.{t}", "float")
     for name in ("fma", "mad"):
         yield Row(f"{name}{ROUNDED}[.ftz][.sat].f32", "d32 s32 s32 s32", "fma.f32", "float")
         yield Row(f"{name}{ROUNDED}.f64", "d64 s64 s64 s64", "fma.f64", "float")

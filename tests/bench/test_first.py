@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import kernels
-from bench import counted, first, gpu, record
-from bench.counted import COUNTERS, LAUNCHES, METRICS, compared
+from bench import first, gpu, record
+from bench.counts import memory
+from bench.counts.memory import COUNTERS, LAUNCHES, METRICS, compared
 from bench.report.records import load
 from bench.run import Run
 
@@ -104,20 +105,18 @@ def test_predicted_and_counted_side_by_side():
     assert row["missing"] == "ncu is not installed" and row["predicted"] == COUNTS
 
 
-def test_no_prediction_and_a_newer_one(tmp_path, monkeypatch):
-    tmp_path = tmp_path / "emulated"
-    assert "nothing is predicted for sm_90" in counted.predictions(90, tmp_path)
-    for day, factor in ((1, 1.0), (2, 2.0)):
-        found = {launch.name: {k: factor * v for k, v in COUNTS.items()} for launch in LAUNCHES}
-        made = record.new_record(
-            "emulated", {}, [], predictions={"90": found}, kernels=counted.kernels_digest()
-        )
-        record.write(made | {"date": f"2026-11-0{day}T00:00:00Z"}, tmp_path / f"{day}.json")
-    assert counted.predictions(90, tmp_path)["attention forward"]["load requests"] == 200.0
-    assert "sm_80" in counted.predictions(80, tmp_path)
-    monkeypatch.setattr(counted, "kernels_digest", lambda: "changed since")
-    assert "of 2026-11-02 is of other kernels" in counted.predictions(90, tmp_path)
-    assert load(tmp_path.parent).records == []  # no measurements: the report passes them by
+def test_no_prediction_and_one_of_other_kernels(tmp_path, monkeypatch):
+    path = tmp_path / "emulated" / "memory.json"
+    assert "nothing is predicted for sm_90" in memory.predictions(90, path)
+    store = memory.Store(path, memory.PART, memory.KEY)
+    for launch in LAUNCHES:
+        key = {"launch": launch.name, "capability": 90}
+        store.enter(key | {"counts": COUNTS, "code": memory.kernels_digest()})
+    assert memory.predictions(90, path) == {launch.name: COUNTS for launch in LAUNCHES}
+    assert "sm_80" in memory.predictions(80, path)
+    monkeypatch.setattr(memory, "kernels_digest", lambda: "changed since")
+    assert "for sm_90 is of other kernels" in memory.predictions(90, path)
+    assert load(tmp_path).records == []  # no measurements: the report passes them by
 
 
 def test_counters_of_ncu():
@@ -125,11 +124,11 @@ def test_counters_of_ncu():
     units = ",".join('""' for _ in range(len(METRICS) + 2))
     values = ",".join(f'"{1000 + i:,}"' for i in range(len(METRICS)))
     text = f'==PROF== Connected\n{header}\n{units}\n"0","backward_kernel",{values}\n'
-    found = counted.parse_ncu(text, "backward_kernel")
+    found = memory.parse_ncu(text, "backward_kernel")
     assert found[METRICS[0]] == 1000.0 and len(found) == len(METRICS)
     with pytest.raises(ValueError, match="no launch of forward_kernel"):
-        counted.parse_ncu(text, "forward_kernel")
-    summed = counted._summed(found)
+        memory.parse_ncu(text, "forward_kernel")
+    summed = memory._summed(found)
     assert summed["atomic requests"] == found[METRICS[3]] + found[METRICS[4]]
 
 
@@ -137,21 +136,21 @@ def test_counters_of_the_profiler():
     args = {name: 5 for name in METRICS}
     events = [{"name": "other_kernel", "args": args}, {"name": "forward_kernel", "args": {}}]
     with pytest.raises(ValueError, match="root only"):
-        counted.of_trace(events, "forward_kernel")
-    found = counted.of_trace([*events, {"name": "forward_kernel", "args": args}], "forward_kernel")
+        memory.of_trace(events, "forward_kernel")
+    found = memory.of_trace([*events, {"name": "forward_kernel", "args": args}], "forward_kernel")
     assert set(found.values()) == {5.0}
 
 
 def test_a_machine_without_counters_says_why(monkeypatch):
     """Here there is no GPU: the process that would count fails, in words."""
-    monkeypatch.setattr(counted.shutil, "which", lambda name: None)
-    why = counted.measure(LAUNCHES[0])
+    monkeypatch.setattr(memory.shutil, "which", lambda name: None)
+    why = memory.measure(LAUNCHES[0])
     assert why.startswith("ncu is not installed; CUPTI: ") and len(why) < 260
 
 
 @pytest.mark.parametrize("launch", LAUNCHES, ids=lambda launch: launch.name)
 def test_counted_launches_launch_their_kernel_once(launch, monkeypatch):
-    monkeypatch.setattr(counted, "SIZE", {"height": 8, "width": 16, "frames": 1})
+    monkeypatch.setattr(memory, "SIZE", {"height": 8, "width": 16, "frames": 1})
     launched = Counter()
     with kernels.use_backend("triton"), first.noted_launches(launched):
         launch.call(CPU)()

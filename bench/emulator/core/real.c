@@ -84,6 +84,26 @@ BOTH(rcp, 1 / a[l])
 SINGLE(sqrt_f32, LANES, __builtin_sqrtf(a[l]))
 DOUBLE(sqrt_f64, __builtin_sqrt(a[l]))
 
+/* The first operands are 16 bits wide, and exact in float32; the last and the result are float32. */
+#define MIXED(name, format, c_from, expression)                                             \
+    LOOP(name##_##format, float, expression)                                                \
+    static void name##_##format(struct machine *m, const struct instruction *i, uint32_t mask) { \
+        float a[LANES], b[LANES], result[LANES];                                            \
+        const uint16_t *first = source(m, i, 0), *second = source(m, i, 1);                 \
+        FOR_LANES a[l] = format##_value(first[l]), b[l] = format##_value(second[l]);        \
+        if (i->rounding) fesetround(FENV_ROUNDING[i->rounding]);                            \
+        name##_##format##_loop(a, b, source(m, i, c_from), result, LANES);                  \
+        if (i->rounding) fesetround(FE_TONEAREST);                                          \
+        finish(m, i, mask, result, LANES);                                                  \
+    }
+#define MIXED_BOTH(name, c_from, expression)     \
+    MIXED(name, half, c_from, expression)        \
+    MIXED(name, bf16, c_from, expression)
+
+MIXED_BOTH(add_mixed, 1, a[l] + c[l])
+MIXED_BOTH(sub_mixed, 1, a[l] - c[l])
+MIXED_BOTH(fma_mixed, 2, __builtin_fmaf(a[l], b[l], c[l]))
+
 /* -0 is less than +0; a NaN loses against a number unless it is to be kept. */
 #define CHOICE(name, type, less)                                                            \
     static inline type name(type x, type y, uint32_t flags) {                               \
@@ -132,9 +152,13 @@ LANEWISE(copysign_f64, uint64_t, uint64_t, put64, (a[l] & 1ull << 63) | (b[l] & 
 #define BOTH_ROWS(name) {#name ".f32", name##_f32}, {#name ".f64", name##_f64}
 #define ALL_ROWS(name) BOTH_ROWS(name), {#name ".f32x2", name##_f32x2, PLAIN, HALVES}
 
+#define MIXED_ROWS(name) \
+    {#name ".f32.f16", name##_mixed_half}, {#name ".f32.bf16", name##_mixed_bf16}
+
 const struct operation real_operations[] = {
     ALL_ROWS(add), ALL_ROWS(sub), ALL_ROWS(mul), ALL_ROWS(fma),
     BOTH_ROWS(div), BOTH_ROWS(rcp), BOTH_ROWS(sqrt), BOTH_ROWS(min), BOTH_ROWS(max),
     BOTH_ROWS(abs), BOTH_ROWS(neg), BOTH_ROWS(copysign),
+    MIXED_ROWS(add), MIXED_ROWS(sub), MIXED_ROWS(fma),
     {0},
 };

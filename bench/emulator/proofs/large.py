@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 import kernels
+from bench.emulator.proofs.mask_head import NAMES, rounded
 from bench.emulator.proofs.proof import Proof
 from bench.emulator.session import EmulatedGPU
+from bench.problems.mask_head import make_case, run_loss
 from bench.tolerances import assert_near
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -32,6 +34,7 @@ def proofs() -> Iterator[Proof]:
     yield Proof(name="large msda both ways float32", run=lambda gpu: _msda(FP32, True))
     yield Proof(name="large mask head logits float16", run=_mask_head)
     yield Proof(name="large mask head gradients float16", run=_mask_head_backward)
+    yield Proof(name="large mask loss targets", run=_mask_loss)
     yield Proof(name="large threshold masks", run=_threshold_masks)
     yield Proof(name="large threshold logits", run=_threshold_logits)
 
@@ -169,6 +172,20 @@ def _mask_head_backward(gpu: EmulatedGPU) -> None:
     )
     (expected,) = torch.autograd.grad(exact, [wide], grad[chosen].double())
     assert_near(found[chosen], expected, FP16, "grad_params")
+
+
+def _mask_loss(gpu: EmulatedGPU) -> None:
+    """Few instances, whose targets begin at up to byte 2.3e9; all programs run."""
+    case = rounded(make_case(1, T, len(CHOSEN), CELLS, CELLS), FP32)
+    targets = lazy_zeros(N, T, 2 * CELLS, 2 * CELLS, dtype=torch.uint8)
+    index = torch.tensor(CHOSEN)
+    drawn = torch.rand(len(CHOSEN), *targets.shape[1:], generator=torch.Generator().manual_seed(6))
+    targets[index] = (drawn > 0.5).to(torch.uint8)
+    grad = torch.ones(len(CHOSEN), 4, dtype=torch.float64)
+    found = run_loss("triton", case, targets, grad, FP32, target_index=index)
+    exact = run_loss("reference", case, targets[index], grad)
+    for name, actual, right in zip(NAMES, found, exact, strict=True):
+        assert_near(actual, right, FP32, name)
 
 
 def _programs_of(instances: Sequence[int], count: int, each: int) -> list[int]:

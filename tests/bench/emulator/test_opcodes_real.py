@@ -123,6 +123,28 @@ def halves() -> list[Case]:
     return cases
 
 
+def mixed() -> list[Case]:
+    """Operands of 16 bits, the last one and the result in float32."""
+    cases = []
+    for name, f in product(("add", "sub", "fma"), (F16, BF16)):
+        function, count = FUNCTIONS[name]
+        wide = formats.operands(F32, count, seed=1)[-1]
+        narrow = [column[: len(wide)] for column in formats.operands(f, count)[:-1]]
+        inputs = [*narrow, wide[: len(narrow[0])]]
+        for mode, sat in product(ROUNDINGS, ("", ".sat")):
+
+            def expected(*bits: int, f=f, function=function, mode=mode, sat=sat) -> int:
+                values = [*(f.value(b) for b in bits[:-1]), F32.value(bits[-1])]
+                result = function(F32, *values, mode[1:] or "rn")
+                if sat:
+                    result = min(result, 1.0) if result > 0 else 0.0
+                return F32.bits(result)
+
+            head = f"{name}{mode}{sat}.f32.{f.name}"
+            cases.append(Case(head, (32,), (16,) * (count - 1) + (32,), expected, inputs))
+    return cases
+
+
 def extreme(name: str, f: Format, nan: bool, xorsign: bool) -> Callable[..., float]:
     """min and max by the PTX ISA: -0 is less than +0, a NaN is passed over unless .NaN."""
 
@@ -197,7 +219,7 @@ def signs() -> list[Case]:
     return cases
 
 
-CASES = [*singles(), *halves(), *extremes(), *signs()]
+CASES = [*singles(), *halves(), *mixed(), *extremes(), *signs()]
 HEADS = {case.head for case in CASES}
 
 

@@ -1,7 +1,7 @@
 """What two launches ask of memory: as the emulator predicts it, and as a GPU's counters say.
 
-    python -m bench.counted --predict 80 90     # emulate, and write bench/results/emulated/
-    python -m bench.counted "attention forward" # on a GPU: one launch, its counters as JSON
+    python -m bench.counts memory                       # emulates, and writes its record
+    python -m bench.counts memory "attention forward"   # on a GPU: its counters as JSON
 
 The launches are of deformable attention, forward and backward, one frame of 96x160 pixels, float32.
 Their inputs are drawn on the CPU, so that all machines see the same numbers. `bench.gpu --part
@@ -12,6 +12,7 @@ installed, else through CUPTI from PyTorch's profiler; a machine may forbid both
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import hashlib
 import io
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from bench import record
+from bench.counts.store import FOLDER, Store, read_rows
 from bench.msda_calls import Inputs, MSDACall, ours
 
 COUNTERS = {
@@ -50,7 +51,8 @@ METRICS = tuple(name for names in COUNTERS.values() for name in names)
 Counts = dict[str, float]
 SIZE = {"height": 96, "width": 160, "frames": 1}
 """Of the frames; four levels of 320 cells and fewer."""
-RESULTS = record.RESULTS / "emulated"
+RECORD, PART, KEY = FOLDER / "memory.json", "emulated-memory", ("launch", "capability")
+CAPABILITIES = (70, 80, 90, 100)
 SECONDS = 100
 """A process that counts may take so long; importing and compiling are most of it."""
 AGREEMENT = 0.02
@@ -115,52 +117,52 @@ def compared(launch: CountedLaunch, predicted: Counts | str, measured: Counts | 
     return rows
 
 
-def predictions(capability: int, results: Path = RESULTS) -> dict[str, Counts] | str:
-    """Launch -> counts of the newest record that has this capability; or a sentence why not."""
-    newest: dict[str, Any] | None = None
-    for path in sorted(results.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        has_it = str(capability) in content["extra"].get("predictions", {})
-        if has_it and (newest is None or content["date"] > newest["date"]):
-            newest = content
-    command = f"run python -m bench.counted --predict {capability}"
-    if newest is None:
+def predictions(capability: int, path: Path = RECORD) -> dict[str, Counts] | str:
+    """Launch -> counts of the record; or a sentence why not."""
+    rows = [row for row in read_rows(path, PART) if row["capability"] == capability]
+    command = "run python -m bench.counts memory"
+    if not rows:
         return f"nothing is predicted for sm_{capability}: {command}"
-    if newest["extra"].get("kernels") != kernels_digest():
-        return f"the prediction of {newest['date'][:10]} is of other kernels: {command}"
-    return newest["extra"]["predictions"][str(capability)]
+    if {row["code"] for row in rows} != {kernels_digest()}:
+        return f"the prediction for sm_{capability} is of other kernels: {command}"
+    return {row["launch"]: row["counts"] for row in rows}
 
 
 def kernels_digest() -> str:
-    """Of the package's sources: a prediction is of the kernels that it was made with."""
-    folder = Path(kernels.__file__).parent
+    """Of the operator's code, kernels and launchers: a prediction is of what it was made with.
+    Comments and docstrings do not count."""
+    folder = Path(kernels.__file__).parent / "deformable_attention"
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+        tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8")))
+        digest.update(ast.unparse(tree).encode())
     return digest.hexdigest()[:16]
 
 
-def predict(capabilities: Sequence[int]) -> dict[str, dict[str, Counts]]:
-    """Emulate the launches: capability -> launch -> counts."""
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings out."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if is_text else node
+
+
+def predict(launch: CountedLaunch, capability: int) -> Counts:
+    """Emulate a launch, and count."""
     from bench.emulator import Options
     from bench.emulator.session import emulated
 
-    found: dict[str, dict[str, Counts]] = {}
-    for capability in capabilities:
-        by_launch = found.setdefault(str(capability), {})
-        for launch in LAUNCHES:
-            with emulated(capability, options=Options(count=True)) as gpu:
-                launch.call(torch.device("cpu"))()
-            (one,) = (made for made in gpu.launches if made.kernel == launch.kernel)
-            counts = one.counts
-            by_launch[launch.name] = {
-                "load requests": counts.loads.requests,
-                "load sectors": counts.loads.sectors,
-                "store sectors": counts.stores.sectors,
-                "atomic requests": counts.atomics.requests,
-                "atomic sectors": counts.atomics.sectors,
-            }
-    return found
+    with emulated(capability, options=Options(count=True)) as gpu:
+        launch.call(torch.device("cpu"))()
+    (one,) = (made for made in gpu.launches if made.kernel == launch.kernel)
+    counts = one.counts
+    return {
+        "load requests": counts.loads.requests,
+        "load sectors": counts.loads.sectors,
+        "store sectors": counts.stores.sectors,
+        "atomic requests": counts.atomics.requests,
+        "atomic sectors": counts.atomics.sectors,
+    }
 
 
 def measure(launch: CountedLaunch) -> Counts | str:
@@ -183,12 +185,12 @@ def _with_ncu(launch: CountedLaunch) -> Counts:
     kernel = launch.kernel.rpartition(".")[2]
     command = ["ncu", "--csv", "--page", "raw", "--metrics", ",".join(METRICS)]
     command += ["--kernel-name", kernel, "--launch-count", "1", sys.executable, "-m"]
-    done = _run([*command, "bench.counted", launch.name, "--plain"])
+    done = _run([*command, "bench.counts", "memory", launch.name, "--plain"])
     return _summed(parse_ncu(done, kernel))
 
 
 def _with_cupti(launch: CountedLaunch) -> Counts:
-    done = _run([sys.executable, "-m", "bench.counted", launch.name])
+    done = _run([sys.executable, "-m", "bench.counts", "memory", launch.name])
     return _summed(json.loads(done.splitlines()[-1]))
 
 
@@ -255,31 +257,29 @@ def of_trace(events: Sequence[dict[str, Any]], kernel: str) -> Counts:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="bench.counts memory", description=__doc__.split("\n")[0])
     parser.add_argument("launch", nargs="?", choices=[launch.name for launch in LAUNCHES])
     parser.add_argument("--plain", action="store_true", help="launch only; a profiler looks on")
-    parser.add_argument("--predict", type=int, nargs="+", metavar="CAPABILITY")
+    parser.add_argument("--capability", type=int, nargs="+", default=list(CAPABILITIES))
+    parser.add_argument("--changed", action="store_true", help="what the record does not have yet")
+    parser.add_argument("--output", type=Path, default=RECORD, help="record to add to")
     options = parser.parse_args(arguments)
-    if options.predict:
-        facts = record.machine(torch.device("cpu"))
-        found = predict(options.predict)
-        digest = kernels_digest()
-        made = record.new_record("emulated", facts, [], predictions=found, kernels=digest)
-        name = record.default_path(made).name
-        print(record.write(made, RESULTS / name))
+    if options.launch is not None:
+        launch = next(launch for launch in LAUNCHES if launch.name == options.launch)
+        if options.plain:
+            launch.call(torch.device("cuda"))()
+            torch.cuda.synchronize()
+        else:
+            print(json.dumps(_cupti_counters(launch)))
         return 0
-    if options.launch is None:
-        parser.error("name a launch, or --predict for some capabilities")
-    launch = next(launch for launch in LAUNCHES if launch.name == options.launch)
-    if options.plain:
-        launch.call(torch.device("cuda"))()
-        torch.cuda.synchronize()
-    else:
-        print(json.dumps(_cupti_counters(launch)))
+    store, code = Store(options.output, PART, KEY), kernels_digest()
+    for capability in options.capability:
+        for launch in LAUNCHES:
+            key = {"launch": launch.name, "capability": capability}
+            if options.changed and store.has(code, **key):
+                continue
+            counts = predict(launch, capability)
+            print(f"sm_{capability:<4}{launch.name:20}{counts}", flush=True)
+            store.enter(key | {"counts": counts, "code": code})
+    print(store.path)
     return 0
-
-
-if __name__ == "__main__":
-    from seqformer.command import exit_with
-
-    exit_with("bench.counted", main)

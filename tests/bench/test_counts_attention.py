@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 COUNT = """
 import json, sys, torch
 from dataclasses import asdict
-from bench.counts import count
+from bench.counts.attention import count
 from bench.msda_calls import MSDACall
 
 from kernels.deformable_attention import tiles
@@ -90,7 +90,8 @@ def test_the_bound_of_several_launches_is_their_sum(rows):
 
 def test_bounds():
     """Counts that are easy to divide, on an A100."""
-    from bench.counts import GPUS, per_row
+    from bench.counts.attention import per_row
+    from bench.counts.gpus import GPUS
     from bench.emulator.counts import Caches, Counts, Requests, SharedRequests
     from bench.msda_calls import MSDACall
 

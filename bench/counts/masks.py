@@ -1,9 +1,9 @@
-"""What the mask kernels ask of a GPU, counted by running their compiled code.
+"""The mask kernels: outputs compared with the reference, requests counted.
 
-    python -m bench.mask_counts               # some minutes; a record under results/emulated
-    python -m bench.mask_counts --capability 80 --dtype float32
+    python -m bench.counts masks
+    python -m bench.counts masks --capability 80 --dtype float32
 
-Not times. As `bench.counts`, with the same assumed rates, for every launch of the mask head, of its
+With the rates of `bench.counts`, for every launch of the mask head, of its
 losses and of thresholds at a training step's sizes: outputs are compared with the reference, and
 instructions and memory requests are given per 32 cells of an instance (of thresholds, per 32 pixels
 of a frame). Beside each launch stand its least bytes, every tensor that it is given once, and
@@ -18,22 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 import kernels
-from bench import mask_calls, record
-from bench.counts import (
-    DTYPES,
-    GPU,
-    GPUS,
-    aligned,
-    gpu_alignment,
-    read_binary,
-    relative_error,
-)
+from bench import mask_calls
+from bench.counts.gpus import GPU, GPUS, aligned, gpu_alignment, read_binary, relative_error
+from bench.counts.store import FOLDER, Store
 from bench.emulator import Options
 from bench.mask_calls import MaskCall
 from bench.tolerances import RELATIVE_NORM
@@ -45,6 +38,9 @@ CALL = MaskCall(instances=24, frames=2, height=360, width=640, layers=6)
 """As a step's losses: four objects, matched in each of six layers. Two frames stand for five."""
 FRAME = (360, 640)
 WARP = 32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+RECORD, PART = FOLDER / "masks.json", "emulated-masks"
+KEY = ("operation", "dtype", "capability", "number")
 
 GROUPED_FLOATS = {"forward": 98, "both": 294}
 """Values that the published formulation reads and writes per cell of an instance, forward: join of
@@ -64,6 +60,7 @@ class Row:
         l2_reads: sectors, per 32 cells.
         dram: megabytes read and written; least: of the tensors, each once.
         bounds: microseconds of the launch that each resource takes at least.
+        code: digest of the kernel.
     """
 
     operation: str
@@ -84,6 +81,7 @@ class Row:
     dram: float
     least: float
     bounds: dict[str, float]
+    code: str
 
     @property
     def binds(self) -> str:
@@ -157,6 +155,8 @@ def count(operation: str, dtype: torch.dtype, capability: int) -> list[Row]:
 def _row(
     operation: str, launch: LaunchRecord, cells: int, dtype: str, capability: int, gpu: GPU
 ) -> Row:
+    from bench.emulator.coverage import code_digests
+
     counts = launch.counts
     registers, listing = read_binary(launch.function.binary, capability)
     groups, caches, loads = cells / WARP, counts.caches, counts.loads
@@ -189,6 +189,7 @@ def _row(
         dram=dram / 1e6,
         least=_least_bytes(launch) / 1e6,
         bounds={kind: 1e6 * s for kind, s in seconds.items()},
+        code=code_digests()[launch.kernel],
     )
 
 
@@ -222,36 +223,51 @@ def grouped_megabytes(direction: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    from bench.emulator.coverage import code_digests
+
+    parser = argparse.ArgumentParser(prog="bench.counts masks", description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="operations whose name contains this")
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90], choices=GPUS)
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--output", type=Path, help="record to write, by default a new one")
+    parser.add_argument("--changed", action="store_true", help="what the record does not have yet")
+    parser.add_argument("--output", type=Path, default=RECORD, help="record to add to")
     options = parser.parse_args(arguments)
-    facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
-    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
-    grouped = {direction: grouped_megabytes(direction) for direction in GROUPED_FLOATS}
-    rows: list[dict[str, Any]] = []
-    made = record.new_record(
-        "emulated-mask-counts", facts, [], rates=rates, rows=rows, grouped_megabytes=grouped
-    )
-    path = options.output or record.RESULTS / "emulated" / record.default_path(made).name
-    print(f"per {WARP} cells or pixels; bytes and bounds of a launch\n{HEADER}")
-    for operation in (name for name in OPERATIONS if options.only in name):
-        for dtype in options.dtype:
-            for capability in options.capability:
-                for row in count(operation, DTYPES[dtype], capability):
-                    print(show(row), flush=True)
-                    rows.append({**asdict(row), "binds": row.binds})
-                record.write(made, path)
-    if not rows:
+    operations = [name for name in OPERATIONS if options.only in name]
+    if not operations:
         print(f"no operation's name contains {options.only!r}", file=sys.stderr)
         return 2
-    for direction, megabytes in grouped.items():
+    store = Store(
+        options.output,
+        PART,
+        KEY,
+        rates={str(k): asdict(gpu) for k, gpu in GPUS.items()},
+        grouped_megabytes={direction: grouped_megabytes(direction) for direction in GROUPED_FLOATS},
+    )
+    present = set(code_digests().values())
+    print(f"per {WARP} cells or pixels; bytes and bounds of a launch\n{HEADER}")
+    for operation in operations:
+        for dtype in options.dtype:
+            for capability in options.capability:
+                own = [
+                    row
+                    for row in store.rows.values()
+                    if (row["operation"], row["dtype"], row["capability"])
+                    == (operation, dtype, capability)
+                ]
+                if options.changed and own and {row["code"] for row in own} <= present:
+                    continue
+                rows = count(operation, DTYPES[dtype], capability)
+                for row in rows:
+                    print(show(row), flush=True)
+                store.enter(
+                    *(
+                        {**asdict(row), "number": i, "binds": row.binds}
+                        for i, row in enumerate(rows)
+                    )
+                )
+    store.write()
+    for direction in GROUPED_FLOATS:
+        megabytes = grouped_megabytes(direction)
         print(f"grouped convolutions, {direction}: at least {megabytes:.0f} MB")
-    print(path)
+    print(store.path)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ About half a minute on a busy machine where there is nvcc, most of it imports an
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -15,11 +14,11 @@ import torch
 if find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
 
-from bench import nvcc, peer_counts
+from bench.counts import nvcc, peers
+from bench.counts.nvcc import NvccError, compile_kernel
+from bench.counts.peer_code import PEERS, Peer, cuda_launch, output_of
+from bench.counts.peers import Found, count_peer, find_peers, line, main
 from bench.msda_calls import D, M, MSDACall, P
-from bench.nvcc import NvccError, compile_kernel
-from bench.peer_code import PEERS, Peer, cuda_launch, output_of
-from bench.peer_counts import Found, count_peer, find_peers, line, main
 
 needs_nvcc = pytest.mark.skipif(nvcc.find() is None, reason="needs nvcc")
 
@@ -118,26 +117,21 @@ def test_peers_are_found_by_a_file_of_theirs(tmp_path, monkeypatch):
 
 @needs_nvcc
 def test_a_record_is_added_to_and_tells_what_did_not_pass(tmp_path, monkeypatch, capsys):
-    """Ours is not run: it has tests of its own."""
-    peers = [Found(peer_of("1.0f"), tmp_path), Found(peer_of("2.0f"), tmp_path)]
-    monkeypatch.setattr(peer_counts, "find_peers", lambda folders: (peers, ""))
-    monkeypatch.setattr(peer_counts, "WORKLOADS", {"small": CALL})
-    kept = count_peer(peers[0], CALL, "forward", 80)
-    monkeypatch.setattr(peer_counts.counts, "count", lambda *given: replace(kept, error=0.0))
+    found = [Found(peer_of("1.0f"), tmp_path), Found(peer_of("2.0f"), tmp_path)]
+    monkeypatch.setattr(peers, "find_peers", lambda folders: (found, ""))
+    monkeypatch.setattr(peers, "WORKLOADS", {"small": CALL})
     path = tmp_path / "record.json"
     given = ["--output", str(path), "--dtype", "float32", "--direction", "forward"]
     assert main([*given, "--capability", "80"]) == 0
     record = json.loads(path.read_text())
-    assert [row["side"] for row in record["extra"]["rows"]] == ["ours", "ours in CUDA"]
+    assert [row["side"] for row in record["extra"]["rows"]] == ["ours in CUDA"]
     assert "relative error" in record["extra"]["left_out"][0]["reason"]
-    assert main([*given, "--capability", "80", "90"]) == 0
+    capsys.readouterr()
+    assert main([*given, "--capability", "80", "90", "--changed"]) == 0
     record = json.loads(path.read_text())
     assert record["part"] == "emulated-peers" and record["machine"]["emulated"] == [80, 90]
-    assert len(record["extra"]["rows"]) == 4
-    capsys.readouterr()
-    assert main(["--table", str(path)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 * 3 and len({line.count("|") for line in lines}) == 1
+    assert len(record["extra"]["rows"]) == 2
+    assert "sm_80" not in capsys.readouterr().out.replace("left out: ours in CUDA forward", "")
 
 
 def test_inputs_are_rounded_as_the_peer_takes_them():

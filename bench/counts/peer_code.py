@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.counts import aligned, gpu_alignment
+from bench.counts.gpus import aligned, gpu_alignment
+from bench.counts.nvcc import Compiled, compile_kernel
 from bench.emulator import Buffer, Counts, Options, Program
 from bench.emulator.driver import buffer_of
 from bench.msda_calls import D, M, MSDACall, P, level_sizes
-from bench.nvcc import Compiled, compile_kernel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,13 @@
-"""What a layer of deformable attention asks of a GPU, counted by running its compiled code.
+"""A layer of deformable attention: outputs compared with the reference, requests counted.
 
-    python -m bench.counts               # all, in half an hour; a record under results/emulated
-    python -m bench.counts --only 'encoder 360' --capability 80 --dtype float32
+    python -m bench.counts attention
+    python -m bench.counts attention --only 'encoder 360' --capability 80 --dtype float32
 
-Not times. The PTX runs on the emulator, every output is compared with the reference, and what the
-memory system is asked for is counted per row (image, query, head). Machine instructions are those
-of the code that ptxas makes of it, loops times their trips, a branch of the merged backward by the
-share of trips that took it. The bound of a launch is the largest of what each resource needs at
-least, per frame, by the rates below; bounds of several launches add up, and caches are empty at the
-beginning of each:
-
-- issue: 4 warp instructions a clock and multiprocessor.
-- l1: one pass a clock and multiprocessor. Loads pass by the rule of four 32-byte banks, each of
-  which delivers from one line a pass. Stores and atomics pass line by line; a shuffle is a pass.
-- l2 reads and l2 atomics: sectors a clock (`GPU`). dram: bytes a second.
-
-None of the rates is measured here, and the rule of L1 decides what binds: docs/kernels.md.
+The PTX runs on the emulator, every output is compared with float64, and what the memory system is
+asked for is counted per row (image, query, head). Machine instructions are those of the code that
+ptxas makes of it, loops times their trips, a branch of the merged backward by the share of trips
+that took it. Bounds of several launches add up, and caches are empty at the beginning of each.
+"single adds" is the backward where adds are not merged.
 """
 
 from __future__ import annotations
@@ -23,11 +15,9 @@ from __future__ import annotations
 import argparse
 import math
 import operator
-import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -37,13 +27,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench import msda_calls, record
-from bench.compile import Listing, tool
-from bench.emulator import A100, H100, V100, CacheGeometry, Counts, Options
+from bench import msda_calls
+from bench.counts.gpus import GPU, GPUS, aligned, gpu_alignment, read_binary, relative_error
+from bench.counts.store import FOLDER, Store
+from bench.emulator import Counts, Options
 from bench.msda_calls import Inputs, MSDACall
 from bench.tolerances import RELATIVE_NORM
+from kernels.deformable_attention import tiles
 
 if TYPE_CHECKING:
+    from bench.compile import Listing
     from bench.emulator.session import LaunchRecord
 
 WORKLOADS = {
@@ -53,40 +46,23 @@ WORKLOADS = {
 }
 """Samples lie as in a trained model: 2.5 cells around the reference."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DIRECTIONS = ("forward", "backward")
-_KINKED = 1e-4
-"""Share of the gradients of offsets that are left out of the comparison: float32 may lie on the
-other side of a grid line, where they jump."""
-
-_ALIGNMENT = 512
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DIRECTIONS = ("forward", "backward", "single adds")
+RECORD, PART = FOLDER / "attention.json", "emulated-attention"
+KERNELS = {
+    "forward": ("forward_kernel",),
+    "backward": (
+        *("backward_kernel", "count_kernel", "offset_kernel", "scatter_kernel", "merge_kernel"),
+        "softmax_kernel",
+    ),
+    "single adds": ("backward_kernel",),
+}
+"""That a direction may launch."""
 
 TILE = ("BQ", "HEADS", "NA", "LANES", "VEC", "STREAMS", "RUN")
 """Constants that say how a program is laid out."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class GPU:
-    """Rates that bounds are made with, all assumed.
-
-    Attributes:
-        clock: cycles a second.
-        l2_reads, l2_atomics: sectors a clock.
-        dram: bytes a second.
-    """
-
-    caches: CacheGeometry
-    clock: float
-    l2_reads: int
-    l2_atomics: int
-    dram: float
-
-
-GPUS = {
-    70: GPU(caches=V100, clock=1.53e9, l2_reads=64, l2_atomics=64, dram=0.9e12),
-    80: GPU(caches=A100, clock=1.41e9, l2_reads=160, l2_atomics=80, dram=1.555e12),
-    90: GPU(caches=H100, clock=1.755e9, l2_reads=160, l2_atomics=96, dram=3.35e12),
-}
+KEY = ("workload", "direction", "dtype", "capability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +149,10 @@ def count(call: MSDACall, direction: str, capability: int) -> Row:
     exact = _results(msda_calls.reference, *_in_float64(inputs), direction)
     plain = Options(check_races=False, check_initialised=False, blocks=())
     # A backward begins with the launch of the forward.
-    skipped = int(direction == "backward")
-    with emulated(capability, options=plain, poison=False) as session, gpu_alignment():
+    skipped = int(direction != "forward")
+    is_single = direction == "single adds"
+    unmerged = mock.patch.object(tiles, "MERGED_ROWS", sys.maxsize) if is_single else nullcontext()
+    with unmerged, emulated(capability, options=plain, poison=False) as session, gpu_alignment():
         # Once without running a block, for the code and the registers that occupancy depends on.
         _results(msda_calls.ours, inputs, leaves, direction)
         binaries = {
@@ -314,19 +292,6 @@ def machine_code(
     )
 
 
-def read_binary(binary: bytes, capability: int) -> tuple[int, Listing | None]:
-    """Registers of a thread, and the disassembly of a binary with one kernel, or None where it
-    cannot be read."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        usage = tool("cuobjdump", "-res-usage", file.name)
-        # Triton's disassembler no longer reads sm_70.
-        text = "" if capability == 70 else tool("nvdisasm", "-c", file.name)
-    registers = int(re.search(r"REG:(\d+)", usage).group(1))
-    return registers, Listing.parse(text) if text else None
-
-
 def _in_float64(inputs: Inputs) -> tuple[Inputs, list[Tensor]]:
     """The same numbers, and their leaves."""
     wide = replace(
@@ -344,47 +309,6 @@ def _results(
             return [run(inputs, leaves)]
     output = run(inputs, leaves)
     return list(torch.autograd.grad(output, leaves, inputs.grad_output))
-
-
-def relative_error(actual: Tensor, exact: Tensor, is_kinked: bool) -> float:
-    """Of the norm; the worst few of a gradient that jumps are left out."""
-    difference = (actual.double() - exact).abs().flatten()
-    if is_kinked:
-        difference = difference.sort().values[: int((1 - _KINKED) * len(difference))]
-    return float(difference.norm() / exact.norm())
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """A copy that begins where CUDA's allocator would let it."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return copy.copy_(tensor)
-
-
-@contextmanager
-def gpu_alignment() -> Iterator[None]:
-    """Inside, new tensors begin on a multiple of 512 bytes, as CUDA's allocator lets them."""
-    empty = torch.empty
-
-    def shifted(like: Tensor) -> Tensor:
-        room = empty(like.numel() * like.element_size() + _ALIGNMENT, dtype=torch.uint8)
-        start = -room.data_ptr() % _ALIGNMENT
-        inner = room[start : start + like.numel() * like.element_size()]
-        return inner.view(like.dtype).view(like.shape)
-
-    def make(allocate: Any, is_zero: bool) -> Any:
-        def fresh(*arguments: Any, **named: Any) -> Tensor:
-            tensor = shifted(allocate(*arguments, **named))
-            return tensor.zero_() if is_zero else tensor
-
-        return fresh
-
-    with (
-        mock.patch.object(torch, "empty", make(empty, False)),
-        mock.patch.object(torch, "zeros", make(torch.zeros, True)),
-        mock.patch.object(Tensor, "new_empty", make(Tensor.new_empty, False)),
-        mock.patch.object(Tensor, "new_zeros", make(Tensor.new_zeros, True)),
-    ):
-        yield
 
 
 HEADER = (
@@ -420,40 +344,44 @@ def show_launch(launch: dict[str, Any]) -> str:
     )
 
 
+def is_counted(direction: str, dtype: str, capability: int) -> bool:
+    """What belongs to the record: float16 stands beside one peer, which has it forward only."""
+    return dtype != "float16" or (direction == "forward" and capability >= 80)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    from bench.emulator.coverage import code_digests
+
+    parser = argparse.ArgumentParser(
+        prog="bench.counts attention", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--capability", type=int, nargs="+", default=list(GPUS), choices=GPUS)
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--direction", nargs="+", default=DIRECTIONS, choices=DIRECTIONS)
-    parser.add_argument("--output", type=Path, help="record to write, by default a new one")
+    parser.add_argument("--changed", action="store_true", help="what the record does not have yet")
+    parser.add_argument("--output", type=Path, default=RECORD, help="record to add to")
     options = parser.parse_args(arguments)
-    facts = record.machine(torch.device("cpu")) | {"emulated": sorted(set(options.capability))}
-    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items() if k in options.capability}
-    rows: list[dict[str, Any]] = []
-    # Not cases: these have no sides with times.
-    made = record.new_record("emulated-counts", facts, [], rates=rates, rows=rows)
-    path = options.output or record.RESULTS / "emulated" / record.default_path(made).name
-    for name in WORKLOADS:
-        if options.only not in name:
-            continue
+    names = [name for name in WORKLOADS if options.only in name]
+    if not names:
+        print(f"no workload's name contains {options.only!r}", file=sys.stderr)
+        return 2
+    store = Store(options.output, PART, KEY, rates={str(k): asdict(gpu) for k, gpu in GPUS.items()})
+    for name in names:
         print(f"{name}, per row of {WORKLOADS[name].rows:,}\n{HEADER}")
         for direction in options.direction:
+            names_of = [f"deformable_attention.{name}" for name in KERNELS[direction]]
+            code = " ".join(code_digests()[name] for name in names_of)
             for dtype in options.dtype:
                 for capability in options.capability:
+                    key = dict(zip(KEY, (name, direction, dtype, capability), strict=True))
+                    is_known = options.changed and store.has(code, **key)
+                    if is_known or not is_counted(direction, dtype, capability):
+                        continue
                     call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
                     row = count(call, direction, capability)
                     print("\n".join([show(row), *map(show_launch, row.launches)]), flush=True)
-                    rows.append({"workload": name, **asdict(row), "binds": row.binds})
-                    record.write(made, path)
-    if not rows:
-        print(f"no workload's name contains {options.only!r}", file=sys.stderr)
-        return 2
-    print(path)
+                    store.enter(key | asdict(row) | {"binds": row.binds, "code": code})
+    store.write()
+    print(store.path)
     return 0
-
-
-if __name__ == "__main__":
-    from seqformer.command import exit_with
-
-    exit_with("bench.counts", main)

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 COUNT = """
 import json, torch
 from dataclasses import asdict, replace
-from bench import mask_counts
+from bench.counts import masks
 
-mask_counts.CALL = replace(mask_counts.CALL, instances=6, frames=1)
+masks.CALL = replace(masks.CALL, instances=6, frames=1)
 for operation in ("losses", "thresholds"):
-    for row in mask_counts.count(operation, torch.float32, 80):
+    for row in masks.count(operation, torch.float32, 80):
         print(json.dumps(asdict(row) | {"binds": row.binds}))
 """
 
