@@ -72,7 +72,7 @@ def test_counts_are_of_the_work(rows):
 
 
 def test_the_bound_of_several_launches_is_their_sum(rows):
-    from bench.counts import Row
+    from bench.counts.attention import Row
 
     merged, single = rows["merged", "float32", 90], rows["backward", "float32", 90]
     largest = [max(launch["bounds"].values()) for launch in merged["launches"]]
