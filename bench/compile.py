@@ -75,9 +75,9 @@ class Row:
 def all_cases(capability: int) -> list[Any]:
     """Every launch-table entry that a GPU of this compute capability could be asked for."""
     from bench.mask_variants import head_cases, threshold_cases
-    from kernels.deformable_attention.launch import compile_cases as msda_cases
+    from bench.msda_variants import attention_cases
 
-    return msda_cases(capability) + head_cases(capability) + threshold_cases()
+    return attention_cases(capability) + head_cases(capability) + threshold_cases()
 
 
 @lru_cache
@@ -285,10 +285,12 @@ class Listing:
     Attributes:
         instructions: opcode and operands, in order.
         loops: first and last instruction of every loop body.
+        jumps: first and last instruction that every conditional jump forward goes over.
     """
 
     instructions: list[str]
     loops: list[tuple[int, int]]
+    jumps: list[tuple[int, int]]
 
     @classmethod
     def parse(cls, code: str) -> Listing:
@@ -301,20 +303,31 @@ class Listing:
                 instructions.append(found.group(1))
         while instructions and instructions[-1].split()[0] == "NOP":
             instructions.pop()
-        loops = []
+        loops, jumps = [], []
         for index, text in enumerate(instructions):
             target = re.search(r"\bBRA\b.*\(?(\.L_\w+)", text)
             # a branch to itself is the padding behind the code
-            if target and labels.get(target.group(1), index) < index:
-                loops.append((labels[target.group(1)], index))
-        return cls(instructions, loops)
+            to = labels.get(target.group(1), index) if target else index
+            if to < index:
+                loops.append((to, index))
+            elif to > index and text.startswith("@"):
+                jumps.append((index + 1, to - 1))
+        return cls(instructions, loops, jumps)
 
-    def executed(self, trips: int) -> int:
-        """Instructions of one warp, every loop run `trips` times."""
-        times = [1] * len(self.instructions)
+    def executed(self, trips: int, taken: float = 1.0) -> float:
+        """Instructions of one warp, every loop run `trips` times.
+
+        Args:
+            taken: share of the trips that do not take the longest jump within a loop.
+        """
+        times = [1.0] * len(self.instructions)
         for first, last in self.loops:
             for index in range(first, last + 1):
                 times[index] *= trips
+            inside = [jump for jump in self.jumps if first <= jump[0] and jump[1] <= last]
+            start, end = max(inside, key=lambda jump: jump[1] - jump[0], default=(0, -1))
+            for index in range(start, end + 1):
+                times[index] *= taken
         return sum(times)
 
     def spilled_bytes(self) -> int:

@@ -46,6 +46,7 @@ class Subject:
 def subjects() -> Iterator[Subject]:
     """Forward, and forward with backward, of every operator."""
     import kernels
+    from kernels.deformable_attention import tiles
 
     g = torch.Generator().manual_seed(0)
     shapes = ((6, 8), (3, 4), (2, 2), (2, 2))
@@ -64,9 +65,17 @@ def subjects() -> Iterator[Subject]:
     def attend_both() -> object:
         return torch.autograd.grad(attend(), (value, offsets, logits), grad)
 
+    def attend_merged() -> object:
+        rows, tiles.MERGED_ROWS = tiles.MERGED_ROWS, 0
+        try:
+            return attend_both()
+        finally:
+            tiles.MERGED_ROWS = rows
+
     yield Subject(name="deformable attention, no grad", call=attend, has_grad=False)
     yield Subject(name="deformable attention", call=attend)
     yield Subject(name="deformable attention, both ways", call=attend_both)
+    yield Subject(name="the same, adds merged", call=attend_merged)
 
     features = torch.randn(1, 2, 8, 4, 6, generator=g).requires_grad_()
     parameters = torch.randn(3, kernels.MaskHeadConfig().num_params, generator=g).requires_grad_()

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -74,6 +75,20 @@ def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tile
         )
 
 
+def merged_candidates(capability: int) -> Iterator[attention_tiles.MergedTile | None]:
+    """None: adds are not merged. Runs that bring neighbouring streams to different banks of L1."""
+    yield None
+    for vector, channels, run, max_registers in product((2, 4), (4, 8), (34, 66, 130), (None, 96)):
+        yield attention_tiles.MergedTile(
+            num_warps=1,
+            channels_per_lane=channels,
+            vector=vector,
+            run=run,
+            max_registers=max_registers,
+            scalar=capability < 90,
+        )
+
+
 def mask_candidates(smallest: int, capability: int) -> Iterator[mask_tiles.LaunchConfig]:
     """A lane needs neighbours of its own cells, so the smallest number is not one."""
     cells = [count for count in (2, 4, 8) if count >= smallest]
@@ -99,6 +114,17 @@ def _msda_calls(direction: Pass, device: torch.device) -> Iterator[Call]:
         yield call_of(msda_calls.ours, inputs, direction, inputs.grad_output)
 
 
+def _unmerged_calls(device: torch.device) -> Iterator[Call]:
+    """The same layers, adding one by one, as layers with fewer queries do."""
+
+    def unmerged(call: Call) -> None:
+        with mock.patch.object(attention_tiles, "MERGED_ROWS", sys.maxsize):
+            call()
+
+    for call in _msda_calls("backward", device):
+        yield partial(unmerged, call)
+
+
 def _mask_calls(run: mask_calls.Run, direction: Pass, device: torch.device) -> Iterator[Call]:
     for dtype in DTYPES:
         call = MaskCall(instances=60, frames=5, height=480, width=768, layers=6, dtype=dtype)
@@ -120,6 +146,13 @@ SUBJECTS = (
         module=attention_tiles,
         table="BACKWARD",
         candidates=partial(msda_candidates, "backward"),
+        calls=_unmerged_calls,
+    ),
+    Subject(
+        name="msda merged",
+        module=attention_tiles,
+        table="MERGED",
+        candidates=merged_candidates,
         calls=partial(_msda_calls, "backward"),
     ),
     Subject(
@@ -171,7 +204,7 @@ def rewrite(text: str, table: str, key: int, tile: Any) -> str:
     entry = f"    {key}: {written(tile)},"
     parts = re.split(rf"(?ms)^({table} = \{{\n.*?^\}})", text, maxsplit=1)
     head, block, tail = parts if len(parts) == 3 else (text, "", "")
-    changed, count = re.subn(rf"(?m)^    {key}: \w+\(.*\),$", entry, block)
+    changed, count = re.subn(rf"(?m)^    {key}: (?:None|\w+\(.*\)),$", entry, block)
     if count != 1:
         raise ValueError(f"{table} has no entry of its own for family {key}")
     return head + changed + tail
@@ -179,6 +212,8 @@ def rewrite(text: str, table: str, key: int, tile: Any) -> str:
 
 def written(tile: Any) -> str:
     """A tile as its table spells it: defaults are left out."""
+    if tile is None:
+        return "None"
     values = [(field, getattr(tile, field.name)) for field in fields(tile)]
     stated = [
         f"{field.name}={value!r}"

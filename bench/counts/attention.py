@@ -5,17 +5,24 @@
 
 The PTX runs on the emulator, every output is compared with float64, and what the memory system is
 asked for is counted per row (image, query, head). Machine instructions are those of the code that
-ptxas makes of it, loops times their trips.
+ptxas makes of it, loops times their trips, a branch of the merged backward by the share of trips
+that took it. Bounds of several launches add up, and caches are empty at the beginning of each.
+"single adds" is the backward where adds are not merged.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import operator
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -26,8 +33,10 @@ from bench.counts.store import FOLDER, Store
 from bench.emulator import Counts, Options
 from bench.msda_calls import Inputs, MSDACall
 from bench.tolerances import RELATIVE_NORM
+from kernels.deformable_attention import tiles
 
 if TYPE_CHECKING:
+    from bench.compile import Listing
     from bench.emulator.session import LaunchRecord
 
 WORKLOADS = {
@@ -38,12 +47,21 @@ WORKLOADS = {
 """Samples lie as in a trained model: 2.5 cells around the reference."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DIRECTIONS = ("forward", "backward")
+DIRECTIONS = ("forward", "backward", "single adds")
 RECORD, PART = FOLDER / "attention.json", "emulated-attention"
 KERNELS = {
-    "forward": "deformable_attention.forward_kernel",
-    "backward": "deformable_attention.backward_kernel",
+    "forward": ("forward_kernel",),
+    "backward": (
+        *("backward_kernel", "count_kernel", "offset_kernel", "scatter_kernel", "merge_kernel"),
+        "softmax_kernel",
+    ),
+    "single adds": ("backward_kernel",),
 }
+"""That a direction may launch."""
+
+TILE = ("BQ", "HEADS", "NA", "LANES", "VEC", "STREAMS", "RUN")
+"""Constants that say how a program is laid out."""
+
 KEY = ("workload", "direction", "dtype", "capability")
 
 
@@ -64,9 +82,10 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One launch, per row of work where not said otherwise.
+    """The launches of an operator's direction, per row of work where not said otherwise.
 
     Attributes:
+        tile, registers, spilled: of the launch that takes longest.
         ptx, sass: executed warp instructions; sass is None where code cannot be read.
         requests, sectors, wavefronts: of loads.
         l1_hit: share of the loads' sectors.
@@ -75,7 +94,9 @@ class Row:
         atomics, atomic_sectors: requests and their sectors.
         l2_reads: sectors.
         dram_read, dram_write: megabytes a frame.
-        bounds: microseconds a frame that each resource takes at least.
+        bounds: microseconds a frame that each resource takes at least, of all launches.
+        bound: the largest of these of each launch, summed.
+        launches: where there are several, kernel, registers, instructions and bounds of each.
         error: relative, of the worst output.
     """
 
@@ -101,16 +122,21 @@ class Row:
     dram_read: float
     dram_write: float
     bounds: dict[str, float]
+    bound: float
     error: float
+    launches: tuple[dict[str, Any], ...] = ()
 
     @property
     def binds(self) -> str:
-        """The resource that takes longest."""
-        return max(self.bounds, key=self.bounds.__getitem__)
+        """The resource that takes longest: most of the bound, where launches differ."""
+        parts = dict.fromkeys(self.bounds, 0.0)
+        for bounds in [part["bounds"] for part in self.launches] or [self.bounds]:
+            parts[max(bounds, key=bounds.__getitem__)] += max(bounds.values())
+        return max(parts, key=parts.__getitem__)
 
 
 def count(call: MSDACall, direction: str, capability: int) -> Row:
-    """Run one launch on the emulator, compare its outputs, and count.
+    """Run a direction's launches on the emulator, compare their outputs, and count.
 
     Raises: ValueError: an output is wrong; EmulatedFaultError.
     """
@@ -122,38 +148,81 @@ def count(call: MSDACall, direction: str, capability: int) -> Row:
         leaves = [aligned(leaf.detach()).requires_grad_() for leaf in inputs.leaves()]
     exact = _results(msda_calls.reference, *_in_float64(inputs), direction)
     plain = Options(check_races=False, check_initialised=False, blocks=())
-    with emulated(capability, options=plain, poison=False) as session, gpu_alignment():
+    # A backward begins with the launch of the forward.
+    skipped = int(direction != "forward")
+    is_single = direction == "single adds"
+    unmerged = mock.patch.object(tiles, "MERGED_ROWS", sys.maxsize) if is_single else nullcontext()
+    with unmerged, emulated(capability, options=plain, poison=False) as session, gpu_alignment():
         # Once without running a block, for the code and the registers that occupancy depends on.
         _results(msda_calls.ours, inputs, leaves, direction)
-        code = machine_code(session.launches[-1], capability)
-        program = session.launches[-1].function.program
-        together = gpu.caches.blocks_together(
-            program.threads[0], program.shared_bytes, code.registers
-        )
-        session.options = replace(
-            plain, blocks=None, caches=gpu.caches, count=True, blocks_together=together
-        )
+        binaries = {
+            launch.kernel: read_binary(launch.function.binary, capability)
+            for launch in session.launches[skipped:]
+        }
+        together = {
+            launch.kernel: gpu.caches.blocks_together(
+                launch.function.program.threads[0],
+                launch.function.program.shared_bytes,
+                binaries[launch.kernel][0],
+            )
+            for launch in session.launches[skipped:]
+        }
+        counted = replace(plain, blocks=None, caches=gpu.caches, count=True)
+
+        def watch(kernel: str, _: Any) -> None:
+            session.options = replace(counted, blocks_together=together.get(kernel, 1))
+
+        session.watch = watch
+        first = len(session.launches) + skipped
         actual = _results(msda_calls.ours, inputs, leaves, direction)
-    launch = session.launches[-1]
+    launches = session.launches[first:]
     worst = max(
         relative_error(*pair, is_kinked=i == 1)
         for i, pair in enumerate(zip(actual, exact, strict=True))
     )
     if not worst <= RELATIVE_NORM[dtype]:
         raise ValueError(f"{direction} {dtype} sm_{capability}: relative error {worst:.2g}")
-    tile = {k: launch.constants[k] for k in ("BQ", "HEADS", "NA", "LANES", "VEC")}
-    tile["warps"] = program.threads[0] // 32
+    codes = [machine_code(launch, *binaries[launch.kernel], call) for launch in launches]
+    return row_of(direction, call, capability, launches, codes, worst)
+
+
+def row_of(
+    direction: str,
+    call: MSDACall,
+    capability: int,
+    launches: Sequence[LaunchRecord],
+    codes: Sequence[Code],
+    error: float,
+) -> Row:
+    """The counts of launches, added up."""
+    gpu = GPUS[capability]
+    parts = [
+        per_row(launch.counts, call, gpu, code.per_row)
+        for launch, code in zip(launches, codes, strict=True)
+    ]
+    total = reduce(operator.add, (launch.counts for launch in launches))
+    sass = None if any(code.per_row is None for code in codes) else sum(c.per_row for c in codes)
+    longest = max(range(len(parts)), key=lambda i: parts[i]["bound"])
+    constants = launches[longest].constants
+    tile = {k: constants[k] for k in TILE if k in constants}
+    tile["warps"] = launches[longest].function.program.threads[0] // 32
+    each = [
+        {"kernel": launch.kernel, "registers": code.registers, "spilled": code.spilled}
+        | {"sass": code.per_row, "ptx": part["ptx"], "bounds": part["bounds"]}
+        for launch, code, part in zip(launches, codes, parts, strict=True)
+    ]
     return Row(
         direction=direction,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(call.dtype).removeprefix("torch."),
         capability=capability,
         gpu=gpu.caches.name,
         tile=tile,
-        registers=code.registers,
-        spilled=code.spilled,
-        sass=code.per_row,
-        error=worst,
-        **per_row(launch.counts, call, gpu, code.per_row),
+        registers=codes[longest].registers,
+        spilled=codes[longest].spilled,
+        sass=sass,
+        error=error,
+        launches=tuple(each) if len(each) > 1 else (),
+        **per_row(total, call, gpu, sass) | {"bound": sum(part["bound"] for part in parts)},
     )
 
 
@@ -176,6 +245,7 @@ def per_row(counts: Counts, call: MSDACall, gpu: GPU, sass: float | None) -> dic
         "l2 atomics": caches.l2_atomic_sectors / gpu.l2_atomics / gpu.clock,
         "dram": dram / gpu.dram,
     }
+    bounds = {kind: 1e6 * s / call.frames for kind, s in seconds.items()}
     return {
         "ptx": counts.warp_instructions / rows,
         "requests": loads.requests / rows,
@@ -190,22 +260,35 @@ def per_row(counts: Counts, call: MSDACall, gpu: GPU, sass: float | None) -> dic
         "l2_reads": caches.l2_read_sectors / rows,
         "dram_read": caches.dram_read_bytes / call.frames / 1e6,
         "dram_write": caches.dram_write_bytes / call.frames / 1e6,
-        "bounds": {kind: 1e6 * s / call.frames for kind, s in seconds.items()},
+        "bounds": bounds,
+        "bound": max(bounds.values()),
     }
 
 
-def machine_code(launch: LaunchRecord, capability: int) -> Code:
-    """What ptxas made of a launch's PTX."""
-    registers, listing = read_binary(launch.function.binary, capability)
+def machine_code(
+    launch: LaunchRecord, registers: int, listing: Listing | None, call: MSDACall
+) -> Code:
+    """What ptxas made of a launch's PTX.
+
+    Args:
+        registers, listing: of `read_binary`.
+    """
     if listing is None:
         return Code(registers=registers, spilled=None, per_row=None)
-    constants = launch.constants
-    warps = launch.function.program.threads[0] // 32
-    per_warp = listing.executed(constants["L"])
+    constants, warps = launch.constants, launch.counts.warps
+    trips, taken = constants.get("L", 1), 1.0
+    if "BLOCK" in constants:  # of cells, of which the finest level has most
+        trips = -(-math.prod(call.shapes[0]) // constants["BLOCK"])
+    if "RUN" in constants:
+        trips = constants["RUN"]
+        # The branch holds half of the adds in the code; the others run once, behind the loop, as
+        # often as the first trip takes the branch and has nothing to add.
+        adds = sum(listing.count("RED|ATOM").values()) / 2
+        taken = launch.counts.atomics.requests / (adds * warps * trips)
     return Code(
         registers=registers,
         spilled=listing.spilled_bytes(),
-        per_row=per_warp * warps / (constants["BQ"] * constants["HEADS"]),
+        per_row=listing.executed(trips, taken) * warps / call.rows,
     )
 
 
@@ -245,7 +328,19 @@ def show(row: Row) -> str:
         f"{row.direction:9}{row.dtype:9}sm_{row.capability:<5}{row.gpu:>5}{row.ptx:6.0f}{sass:>6}"
         f"{row.registers:5}{spilled:>6}{row.requests:6.1f}{row.sectors:6.0f}{row.wavefronts:6.1f}"
         f"{row.l1_hit:5.0%}{row.shared:7.1f}{row.stored:7.1f}{atomics:>16}{row.l2_reads:5.0f}"
-        f"{dram:>12}  {row.bounds[row.binds]:.0f} ({row.binds}) of {bounds}"
+        f"{dram:>12}  {row.bound:.0f} ({row.binds}) of {bounds}"
+    )
+
+
+def show_launch(launch: dict[str, Any]) -> str:
+    """One of several launches of a row, for the lines below it."""
+    bounds = launch["bounds"]
+    binds = max(bounds, key=bounds.__getitem__)
+    sass = "-" if launch["sass"] is None else f"{launch['sass']:.0f}"
+    parts = ", ".join(f"{kind} {us:.1f}" for kind, us in bounds.items())
+    return (
+        f"  {launch['kernel'].rpartition('.')[2]:29}{launch['ptx']:6.0f}{sass:>6}"
+        f"{launch['registers']:5}  {bounds[binds]:.1f} ({binds}) of {parts}"
     )
 
 
@@ -275,7 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         print(f"{name}, per row of {WORKLOADS[name].rows:,}\n{HEADER}")
         for direction in options.direction:
-            code = code_digests()[KERNELS[direction]]
+            names_of = [f"deformable_attention.{name}" for name in KERNELS[direction]]
+            code = " ".join(code_digests()[name] for name in names_of)
             for dtype in options.dtype:
                 for capability in options.capability:
                     key = dict(zip(KEY, (name, direction, dtype, capability), strict=True))
@@ -284,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         continue
                     call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
                     row = count(call, direction, capability)
-                    print(show(row), flush=True)
+                    print("\n".join([show(row), *map(show_launch, row.launches)]), flush=True)
                     store.enter(key | asdict(row) | {"binds": row.binds, "code": code})
     store.write()
     print(store.path)

@@ -36,6 +36,11 @@ def _counted(row: Row) -> str:
     )
 
 
+def _bound(row: Row) -> float:
+    """Of a row that does not say it, there is one launch."""
+    return row.get("bound", row["bounds"][row["binds"]])
+
+
 COLUMNS = "PTX | SASS | requests | wavefronts | L1 hit | shared | stored | atomics | L2 | DRAM MB"
 
 
@@ -60,8 +65,28 @@ def attention(rows: Sequence[Row]) -> str:
         bounds = ", ".join(f"{kind} {us:.0f}" for kind, us in row["bounds"].items())
         lines.append(
             f"| {row['direction']} {row['dtype']} | {row['gpu']} | {_counted(row)} "
-            f"| **{row['bounds'][row['binds']]:.0f} ({row['binds']})**: {bounds} |"
+            f"| **{_bound(row):.0f} ({row['binds']})**: {bounds} |"
         )
+    return "\n".join(lines)
+
+
+def launches(rows: Sequence[Row]) -> str:
+    """Of the directions that take several, what each takes at least."""
+    lines = ["| | GPU | PTX | SASS | registers | bound us |", "|" + "---|" * 6]
+    for row in sorted(rows, key=_order):
+        if not row.get("launches"):
+            continue
+        title = f"{row['workload']}, {row['direction']} {row['dtype']}"
+        lines.append(f"| *{title}* |" + " |" * 5)
+        for launch in row["launches"]:
+            bounds = launch["bounds"]
+            binds = max(bounds, key=bounds.__getitem__)
+            parts = ", ".join(f"{kind} {us:.1f}" for kind, us in bounds.items())
+            lines.append(
+                f"| `{launch['kernel'].rpartition('.')[2]}` | {row['gpu']} | {launch['ptx']:.0f} "
+                f"| {_number(launch['sass'])} | {launch['registers']} "
+                f"| {bounds[binds]:.1f} ({binds}): {parts} |"
+            )
     return "\n".join(lines)
 
 
@@ -78,10 +103,10 @@ def peers(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
         first = groups[key][0]
         title = f"{first['workload']}, {first['direction']} {first['dtype']}, {first['gpu']}"
         lines.append(f"| *{title}* |" + " |" * 12)
-        for row in sorted(groups[key], key=lambda row: row["bounds"][row["binds"]]):
+        for row in sorted(groups[key], key=_bound):
             name = f"**{OURS}**" if row["side"] == OURS else row["side"]
             lines.append(
-                f"| {name} | {_counted(row)} | {row['bounds'][row['binds']]:.0f} ({row['binds']}) "
+                f"| {name} | {_counted(row)} | {_bound(row):.0f} ({row['binds']}) "
                 f"| {row['error']:.0e} |"
             )
     return "\n".join(lines)
@@ -117,6 +142,7 @@ def tables(folder: Path = FOLDER) -> dict[str, str]:
     own = [row for row in ours if row["dtype"] != "float16"]
     return {
         "counts": attention(own),
+        "launches": launches(own),
         "peers": peers(ours, theirs),
         "masks": masks(read_rows(folder / "masks.json", OF_MASKS)),
     }

@@ -102,7 +102,8 @@ class EmulatedGPU:
         options: of launches, whose faults are always collected; may be replaced between them.
         sample: (kernel name, grid) -> the blocks to run, or None for all; takes the place of
             `options.blocks`.
-        watch: called with the kernel's name and its arguments by name, before each launch.
+        watch: called with the kernel's name and its arguments by name, before each launch, whose
+            options it may replace.
         raise_faults: whether a faulty launch raises, or is only logged.
         launches: all of them, in order.
         compilations: all forms of kernels that Triton asked its compiler (or its cache on disk)
@@ -149,11 +150,11 @@ class EmulatedGPU:
                 values.append(value)
                 described[name] = value
         program = function.program
+        if self.watch is not None:
+            self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
         options = replace(self.options, collect=True)
         if self.sample is not None:
             options = replace(options, blocks=self.sample(launcher.kernel, grid))
-        if self.watch is not None:
-            self.watch(launcher.kernel, dict(zip(launcher.names, arguments, strict=True)))
         start = time.perf_counter()
         buffers = [value for value in values if isinstance(value, Buffer)]
         result = program.run(grid, values, buffers, options)

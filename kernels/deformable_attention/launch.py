@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Case, Variant, aligned, argument_type, family, launch_of, sum_of_shared
-from . import tiles
+from ..launch import Variant, aligned, argument_type, family, launch_of, sum_of_shared
+from . import launch_merged, tiles
 from .tiles import Tile
 from .triton_backward import backward_kernel
 from .triton_forward import BOXES, LOCATIONS, POINTS, forward_kernel
@@ -65,6 +65,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """One launch for all images, besides zeroing and converting the gradient of value.
+    Where queries are many, those of `launch_merged.py`.
 
     Args:
         needs: whether gradients of value, of points and weights, and of reference are asked for.
@@ -85,6 +86,16 @@ def backward(
     is_fixed = needs_value and torch.are_deterministic_algorithms_enabled()
     needs_rows = needs_samples or needs_reference
     tensors = _tensors(value, points, weights, reference, valid)
+    levels = _levels(shapes, value.shape[1] * M * value.shape[3])
+    form = _form(value, points, reference, valid, levels)
+    if needs_value and needs_samples and not (needs_reference or is_fixed):
+        merged = launch_merged.tile_of(value, points, levels.is_large)
+        if merged is not None:
+            shares = tuple(_share(B, shared) for shared in (tensors[1], *tensors[3:]))
+            grads = launch_merged.backward(
+                (form, merged), _sizes(form), levels.codes, shares, tensors, aligned(grad_output)
+            )
+            return grads[0].to(value.dtype), *map(sum_of_shared, grads[1:], tensors[1:3]), None
     unused = tensors[1]
     scale, inverse = unused, None
     if is_fixed:
@@ -102,10 +113,8 @@ def backward(
         grad_reference = value.new_empty((B, Q, M, L, numbers), dtype=torch.float32)
     grads = (grad_value, grad_points, grad_weights, grad_reference)
 
-    levels = _levels(shapes, value.shape[1] * M * value.shape[3])
     # Whole numbers are added one by one on every GPU.
     tile = _tile(tiles.BACKWARD, value, points, is_scalar=is_fixed)
-    form = _form(value, points, reference, valid, levels)
     flags = (needs_value, needs_rows, needs_reference, is_fixed)
     _run(
         backward_kernel,
@@ -267,8 +276,9 @@ def _form(
     return _Form(M, D, L, P, numbers, valid is not None, is_narrow, is_large)
 
 
+@lru_cache(maxsize=64)
 def _sizes(form: _Form) -> dict[str, Any]:
-    """Constants that both kernels have."""
+    """Constants that both kernels have; not to be changed."""
     return {
         "M": form.M,
         "D": form.D,
@@ -363,85 +373,6 @@ def _fixed_scale(
     exponent = (62 - terms.bit_length() - exponent).clamp(-120, 120).float()
     inverse = torch.where(is_finite, torch.exp2(-exponent), float("nan"))
     return torch.exp2(exponent).reshape(1), inverse
-
-
-RELATIVES = (
-    (16, 4, 4),
-    (24, 4, 4),
-    (64, 4, 4),
-    (32, 1, 4),
-    (32, 3, 4),
-    (32, 5, 4),
-    (32, 4, 1),
-    (32, 4, 8),
-)
-"""D, L, P of other models."""
-
-
-def compile_cases(capability: int) -> list[Case]:
-    """Every launch of the model on a GPU of this compute capability, and those of its relatives."""
-    relatives = [
-        _case(capability, direction, torch.float32, 2, D=D, L=L, P=P)
-        for direction in ("forward", "backward")
-        for D, L, P in RELATIVES
-    ]
-    return _model_cases(capability) + relatives
-
-
-def _model_cases(capability: int) -> list[Case]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    cases = [
-        _case(capability, direction, dtype, numbers)
-        for direction in ("forward", "backward")
-        for dtype in dtypes
-        for numbers in (None, 2, 4)
-    ]
-    # The first decoder layer trains its reference points; the deterministic mode.
-    cases.append(_case(capability, "backward", torch.float32, 2, needs_reference=True))
-    cases.append(_case(capability, "backward", torch.float32, 2, is_fixed=True))
-    return cases
-
-
-def _case(
-    capability: int,
-    direction: str,
-    dtype: torch.dtype,
-    numbers: int | None,
-    *,
-    D: int = 32,
-    L: int = 4,
-    P: int = 4,
-    needs_reference: bool = False,
-    is_fixed: bool = False,
-) -> Case:
-    """An encoder layer's launch, offline."""
-    name = f"msda {direction} {str(dtype).removeprefix('torch.')} "
-    name += {None: "locations", 2: "points", 4: "boxes"}[numbers]
-    name += " reference" * needs_reference + " deterministic" * is_fixed
-    is_model = (D, L, P) == (32, 4, 4)
-    if not is_model:
-        name += f" D{D} L{L} P{P}"
-    real, integer = torch.float32, torch.int32
-    arguments: dict[str, Any] = dict.fromkeys(
-        ("Q", "S", "share_points", "share_reference", "share_valid"), 1
-    )
-    arguments |= {"value": dtype, "valid": integer, "levels": (1,) * 3 * L}
-    arguments |= dict.fromkeys(("points", "weights", "reference"), real)
-    sizes = _sizes(_Form(8, D, L, P, numbers, numbers is not None, False, False))
-    if direction == "forward":
-        tile = tiles.FORWARD[family(capability)]
-        return Case(
-            name=name,
-            variant=forward_variant(arguments | {"output": dtype}, sizes, tile),
-            is_model=is_model,
-        )
-    arguments |= {"grad_output": dtype, "fixed_scale": real}
-    arguments |= {"grad_value": torch.int64 if is_fixed else real}
-    arguments |= dict.fromkeys(("grad_points", "grad_weights", "grad_reference"), real)
-    flags = {"NEEDS_VALUE": True, "NEEDS_SAMPLES": True, "NEEDS_REFERENCE": needs_reference}
-    tile = tiles.BACKWARD[80 if is_fixed and family(capability) > 80 else family(capability)]
-    variant = backward_variant(arguments, sizes | flags | {"FIXED": is_fixed}, tile)
-    return Case(name=name, variant=variant, is_model=is_model)
 
 
 def _dtype(x: Tensor | torch.dtype) -> torch.dtype:

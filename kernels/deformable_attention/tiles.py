@@ -29,6 +29,27 @@ class Tile:
     scalar: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergedTile:
+    """How programs of the backward that merges adds walk over the sorted samples.
+
+    Attributes:
+        num_warps: per program.
+        channels_per_lane: channels of a row that one lane takes.
+        vector: neighbouring ones of these, a power of two up to four.
+        run: samples that a stream of lanes walks over.
+        max_registers: per thread, None to leave it to the compiler.
+        scalar: whether one float is added per instruction and lane.
+    """
+
+    num_warps: int
+    channels_per_lane: int
+    vector: int
+    run: int
+    max_registers: int | None = None
+    scalar: bool = False
+
+
 FORWARD = {
     70: Tile(num_warps=4, channels_per_lane=4),
     75: Tile(num_warps=4, channels_per_lane=4),
@@ -48,6 +69,28 @@ BACKWARD = {
 }
 """Adding four floats at once begins with 9.0."""
 
+MERGED = {
+    70: None,
+    80: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    86: None,
+    89: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    90: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
+    120: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
+}
+"""Backward of many queries, whose adds are merged before they reach memory (`triton_merged.py`).
+None where they are not, since an L2 of a few megabytes does not hold what is scattered: V100, T4,
+and the GPUs of 8.6. Programs have one warp: all its streams ask together whether one of them has to
+add, which several warps would do through shared memory. Eight streams walk over 66 records each, so
+that their records lie in different banks of L1."""
+
+MERGED_ROWS, MERGED_SAMPLES = 8_192, 4
+"""Adds are merged from so many rows of an image, and so many samples of a head per cell of all
+levels. An encoder layer has L * P of them, a decoder layer less than one. Where sizes go to and fro
+over the bound, both forms are compiled, once each."""
+
+SCRATCH_BYTES = 256 << 20
+"""Of sorted samples at a time, 16 bytes each; more images take turns."""
+
 MORE_REGISTERS = 128
 """Bound of a thread where gradients of references or whole numbers are asked for, if its tile has
 none: left to itself, ptxas spills a few bytes there to gain a little occupancy."""
@@ -56,5 +99,11 @@ FEW_ROWS = 8_192
 """Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
 evenly; not where queries are tokens."""
 
-INTERPRETER_WARPS = 16
-"""Triton's interpreter works through programs one by one in numpy, so there they are large."""
+INTERPRETER_WARPS, INTERPRETER_RUN = 16, 2
+"""Triton's interpreter works through programs one by one in numpy, so there they are large, and
+loops short."""
+
+
+def merged_tile(capability: int) -> MergedTile | None:
+    """The entry of MERGED for a compute capability."""
+    return MERGED[max(key for key in MERGED if key <= capability)]

@@ -21,7 +21,13 @@ from dataclasses import asdict
 from bench.counts.attention import count
 from bench.msda_calls import MSDACall
 
+from kernels.deformable_attention import tiles
+
+rows = tiles.MERGED_ROWS
 for direction, dtype, capability in json.loads(sys.argv[1]):
+    # Few tokens, whose adds would not be merged.
+    tiles.MERGED_ROWS = 0 if direction == "merged" else rows
+    direction = direction.replace("merged", "backward")
     call = MSDACall(height=90, width=160, frames=2, dtype=getattr(torch, dtype))
     print(json.dumps(asdict(count(call, direction, capability))))
 """
@@ -31,6 +37,8 @@ GOALS = {
     ("forward", "bfloat16", 80): {"wavefronts": 50, "sass": 250, "spilled": 0},
     ("backward", "float32", 80): {"wavefronts": 92, "sass": 900, "spilled": 0},
     ("backward", "float32", 90): {"wavefronts": 90, "sass": 720, "added": 52, "spilled": 0},
+    ("merged", "float32", 80): {"wavefronts": 60, "sass": 700, "added": 50, "spilled": 0},
+    ("merged", "float32", 90): {"wavefronts": 60, "sass": 600, "added": 20, "spilled": 0},
 }
 """Per row, at most."""
 
@@ -61,6 +69,23 @@ def test_counts_are_of_the_work(rows):
     assert backward["added"] == backward["atomic_sectors"]
     of_vectors = rows["backward", "float32", 90]
     assert of_vectors["added"] == pytest.approx(of_vectors["atomic_sectors"] / 4, rel=0.05)
+
+
+def test_the_bound_of_several_launches_is_their_sum(rows):
+    from bench.counts.attention import Row
+
+    merged, single = rows["merged", "float32", 90], rows["backward", "float32", 90]
+    largest = [max(launch["bounds"].values()) for launch in merged["launches"]]
+    assert len(largest) == 5 and merged["bound"] == pytest.approx(sum(largest))
+    assert merged["bound"] >= max(merged["bounds"].values())
+    assert single["launches"] == [] and single["bound"] == max(single["bounds"].values())
+    kernels = [launch["kernel"].partition(".")[2] for launch in merged["launches"]]
+    assert kernels == [f"{k}_kernel" for k in ("count", "offset", "scatter", "merge", "softmax")]
+    # Of the code that adds, only the trips count that met another cell.
+    assert merged["launches"][3]["sass"] < 1.1 * merged["launches"][3]["ptx"]
+    parts = ({"bounds": {"issue": 3.0, "l1": 2.0}}, {"bounds": {"issue": 1.0, "l1": 4.5}})
+    fields = merged | {"launches": parts, "bounds": {"issue": 4.0, "l1": 6.5}}
+    assert Row(**fields).binds == "l1"
 
 
 def test_bounds():

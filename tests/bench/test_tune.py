@@ -18,8 +18,22 @@ def subjects():
     return {subject.name: subject for subject in SUBJECTS}
 
 
+def loaded(text, subject, folder):
+    """The module of a table, with this source."""
+    path = folder / "tuned.py"
+    path.write_text(text)
+    spec = spec_from_file_location(subject.module.__name__, path)
+    tuned = module_from_spec(spec)
+    spec.loader.exec_module(tuned)
+    return tuned
+
+
 @pytest.mark.parametrize(
-    "name", ["msda forward", "msda backward", "mask forward", "mask backward", "mask losses"]
+    "name",
+    [
+        *("msda forward", "msda backward", "msda merged"),
+        *("mask forward", "mask backward", "mask losses"),
+    ],
 )
 def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     from bench import tune
@@ -42,16 +56,23 @@ def test_fastest_candidate_is_written(name, monkeypatch, capsys, tmp_path):
     assert "<- fastest" in capsys.readouterr().out
 
     text = tune.rewrite(subject.path.read_text(), subject.table, 90, best)
-    path = tmp_path / "tuned.py"
-    path.write_text(text)
-    spec = spec_from_file_location(subject.module.__name__, path)
-    tuned = module_from_spec(spec)
-    spec.loader.exec_module(tuned)
-    new = getattr(tuned, subject.table)
+    new = getattr(loaded(text, subject, tmp_path), subject.table)
     assert tune.written(new[90]) == tune.written(best)
     assert {k: tune.written(new[k]) for k in new if k != 90} == {
         k: tune.written(table[k]) for k in table if k != 90
     }
+
+
+def test_adds_can_be_left_unmerged(tmp_path):
+    """An entry of None is written, used, and written over."""
+    from bench import tune
+
+    subject = subjects()["msda merged"]
+    assert None in list(subject.candidates(90))
+    text = tune.rewrite(subject.path.read_text(), subject.table, 90, None)
+    assert loaded(text, subject, tmp_path).MERGED[90] is None
+    again = tune.rewrite(text, subject.table, 90, subject.module.MERGED[90])
+    assert again == subject.path.read_text()
 
 
 def test_a_family_without_an_entry_is_refused():

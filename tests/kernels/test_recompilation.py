@@ -39,8 +39,8 @@ def test_training_compiles_in_the_first_step(compiled, dtype):
     counts = compiled[f"training {dtype}"]
     assert len(counts) == STEPS and counts == STEPS * [counts[0]]
     # Forward and backward of an encoder layer, the first decoder layer and the later ones, and the
-    # losses' four.
-    assert sum(counts[0].values()) == 10
+    # losses' four. The backward of the encoder layer merges adds, in five launches.
+    assert sum(counts[0].values()) == 14
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -53,6 +53,7 @@ def test_inference_compiles_in_the_first_video(compiled, dtype):
 MOST_CALLS = {
     "deformable attention": 140,
     "deformable attention, both ways": 315,
+    "the same, adds merged": 420,
     "mask head": 115,
     "mask head, both ways": 290,
     "mask losses": 150,

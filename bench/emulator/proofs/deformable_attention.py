@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from random import Random
+from typing import Any
+from unittest import mock
 
 import torch
 
 from bench.emulator.proofs.proof import Extent, Proof
 from bench.emulator.session import EmulatedGPU
 from bench.problems.deformable_attention import Problem, compare
+from kernels.deformable_attention import tiles
+from kernels.deformable_attention.launch_merged import RECORD_BYTES
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 KINDS = {0: "locations", 2: "points", 4: "boxes"}
@@ -24,6 +29,7 @@ def proofs() -> Iterator[Proof]:
     """All of them, the quickest first."""
     yield from _model_proofs()
     yield from _edge_proofs()
+    yield from _merged_proofs()
     yield from _other_models()
     for seed in range(12):
         problem, dtype = _random_problem(Random(seed))
@@ -83,6 +89,54 @@ def _edge_proofs() -> Iterator[Proof]:
         yield _proof(f"wide heads, {Q} queries", shape, extent=extent)
     wide = Problem(shapes=((3, 3),), Q=9, M=1, D=256)
     yield _proof("wide heads, deterministic", wide, is_deterministic=True)
+
+
+def _merged_proofs() -> Iterator[Proof]:
+    """The backward that merges adds, for problems of any size."""
+    for kind, dtype in product(KINDS, (FP32, FP16, BF16)):
+        problem = Problem(kind=kind, is_padded=kind > 0, **ENCODER)
+        extent: Extent = "quick" if (kind, dtype) == (2, FP32) else "default"
+        yield _merged(f"encoder {KINDS[kind]}", problem, dtype, extent=extent)
+    yield _merged("encoder without padding", Problem(kind=2, **ENCODER))
+    half = Problem(kind=2, is_padded=True, **ENCODER)
+    yield _merged("encoder, all inputs half", half, BF16, points_dtype=BF16)
+    yield _merged("encoder, 2 bytes off", half, BF16, skipped=1)
+    yield _merged("points shared by frames", Problem(**vars(half) | {"B": 6, "share": 3}))
+    yield _merged("two images at a time", Problem(**vars(half) | {"B": 3}), images=2)
+    narrow = ((5, 1), (1, 1), (1, 4))
+    yield _merged("levels one cell wide", Problem(shapes=narrow, kind=2, D=8, Q=70))
+    nothing = Problem(shapes=((1, 2), (2, 1)), kind=4, D=8, is_padded=True, seed=4)
+    yield _merged("padding to nothing", nothing)
+    yield _merged("samples far outside", Problem(kind=0, spread=1e6, Q=9, D=16))
+    for D, P in ((16, 5), (64, 1), (256, 3)):
+        problem = Problem(kind=2, D=D, P=P, Q=40)
+        yield _merged(f"P{P}", problem, extent="full")
+
+
+def _merged(
+    name: str, problem: Problem, dtype: torch.dtype = FP32, *, images: int = 0, **options: Any
+) -> Proof:
+    """
+    Args:
+        images: that have room in scratch memory at a time; 0 for all.
+        options: of `_proof`.
+    """
+    # Also on GPUs whose table does not ask for it.
+    table = {key: tile or tiles.MERGED[80] for key, tile in tiles.MERGED.items()}
+    changes: dict[str, Any] = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "MERGED": table}
+    if images:
+        samples = problem.Q * problem.M * len(problem.shapes) * problem.P
+        changes["SCRATCH_BYTES"] = images * samples * RECORD_BYTES
+    frozen = (3,) * (problem.kind > 0)
+    proof = _proof(f"merged, {name}", problem, dtype, frozen=frozen, **options)
+
+    def run(gpu: EmulatedGPU) -> None:
+        first = len(gpu.launches)
+        with mock.patch.multiple(tiles, **changes):
+            proof.run(gpu)
+        assert any("merge_kernel" in launch.kernel for launch in gpu.launches[first:])
+
+    return replace(proof, run=run)
 
 
 def _other_models() -> Iterator[Proof]:

@@ -65,6 +65,20 @@ FAULTS = {
         proof="msda wide heads, 9 queries float32 D256",
         words="backward_kernel.*race within a block",
     ),
+    "records beyond the end": Fault(
+        file="deformable_attention/triton_merged.py",
+        pattern=r"owns = exists & \(lane == 0\)",
+        replacement="owns = lane == 0",
+        proof="msda merged, encoder points float32 D32",
+        words="merge_kernel.*race",
+    ),
+    "forgotten rank": Fault(
+        file="deformable_attention/triton_sort.py",
+        pattern=r"mask=exists, other=0\) \+ rank",
+        replacement="mask=exists, other=0)",
+        proof="msda merged, encoder points float32 D32",
+        words="scatter_kernel.*race",
+    ),
     "renamed argument": Fault(
         file="frame_masks/triton_forward.py",
         pattern=r"\blogits\b",
