@@ -58,7 +58,7 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHeadConfig) 
     real, integer = torch.float32, torch.int64
     numbers = (
         *"GBNThw",
-        *("stride", "strip", "tiles", "piece", "pieces", "still"),
+        *("stride", "tile_rows", "tiles", "tile_cells", "opaque_zero"),
         *("feature_clips", "param_instances"),
         *("target_h", "target_w", "target_stride", "M"),
     )
@@ -72,20 +72,21 @@ def _case(capability: int, kind: str, dtype: torch.dtype, head: MaskHeadConfig) 
     arguments["grad"] = real if is_of_losses or kind == "loss gradient" else dtype
     if kind == "forward":
         variant = head_launch.forward_variant(
-            arguments, head, head_launch.forward_tile(capability, head)
+            arguments, head, head_launch.forward_config(capability, head)
         )
     elif kind == "gradients":
         variant = head_launch.gradient_variant(
-            arguments, head, head_launch.backward_tile(capability, head)
+            arguments, head, head_launch.backward_config(capability, head)
         )
     elif kind == "sum":
         variant = head_launch.sum_variant(arguments, head)
     else:
         form = loss_launch.loss_variant if kind == "loss" else loss_launch.loss_gradient_variant
-        variant = form(arguments, head, loss_launch.loss_tile(capability, head), 0.25, 2.0)
+        variant = form(arguments, head, loss_launch.loss_config(capability, head), 0.25, 2.0)
     name = f"mask {kind} {str(dtype).removeprefix('torch.')}"
     if head != SEQFORMER:
-        name += f" C{head.channels} D{head.hidden_width} K{head.num_layers} F{head.upsample}"
+        name += f" C{head.channels} D{head.hidden_width} F{head.upsample}"
+        name += f" of {head.num_layers} layers"
         name += " absolute" * (not head.relative_coordinates)
     is_launched = head == SEQFORMER or (is_of_losses and kind == "gradients")
     return Case(name=name, variant=variant, is_model=is_launched)

@@ -74,17 +74,17 @@ def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tile
         )
 
 
-def mask_candidates(smallest: int, capability: int) -> Iterator[mask_tiles.Tile]:
+def mask_candidates(smallest: int, capability: int) -> Iterator[mask_tiles.LaunchConfig]:
     """A lane needs neighbours of its own cells, so the smallest number is not one."""
     cells = [count for count in (2, 4, 8) if count >= smallest]
     for num_warps, max_registers, count in product(WARPS, (None, 96, 128), cells):
-        yield mask_tiles.Tile(num_warps=num_warps, cells=count, max_registers=max_registers)
+        yield mask_tiles.LaunchConfig(num_warps=num_warps, cells=count, max_registers=max_registers)
 
 
-def mask_backward_candidates(capability: int) -> Iterator[mask_tiles.BackwardTile]:
+def mask_backward_candidates(capability: int) -> Iterator[mask_tiles.BackwardConfig]:
     cells = (1, 2, 4)
     for num_warps, of_parameters, of_features, sums in product((1, 2), cells, cells, (100, 176)):
-        yield mask_tiles.BackwardTile(
+        yield mask_tiles.BackwardConfig(
             num_warps=num_warps,
             parameter_cells=of_parameters,
             feature_cells=of_features,

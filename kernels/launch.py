@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -223,6 +223,14 @@ class Case:
 def family(capability: int) -> int:
     """The launch-table family of a compute capability (80 for 86 and 89)."""
     return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
+
+
+_Config = TypeVar("_Config")
+
+
+def entry_for(table: Mapping[int, _Config], capability: int) -> _Config:
+    """Of a launch table: the entry of the newest GPUs that are not newer than this one."""
+    return table[max((c for c in table if c <= capability), default=min(table))]
 
 
 TRITON_TYPES = {

@@ -1,8 +1,8 @@
 /* What the C code of the CPU paths shares: vectors of REAL (float or double) as wide as the registers
    that the compiler may use. GCC and clang. */
 
-#ifndef SEQFORMER_VECTORS_H
-#define SEQFORMER_VECTORS_H
+#ifndef SEQFORMER_SIMD_H
+#define SEQFORMER_SIMD_H
 
 #include <stdint.h>
 

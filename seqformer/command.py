@@ -29,16 +29,20 @@ from typing import Any, NoReturn
 from seqformer.files import WriteError
 
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 70
-"""Exit codes: Ctrl-C; SIGTERM or SIGHUP; a fault of the program."""
+"""Exit codes: Ctrl-C; SIGTERM, SIGHUP or SIGUSR1; a fault of the program."""
 CLOSED_OUTPUT = 1
 """Exit code where nobody reads the output any more (`... | head`)."""
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(str(_ROOT / name) + os.sep for name in ("seqformer", "kernels", "bench"))
 _LONGEST = 600
+_TIDYING_SECONDS = 20
+"""After a request to end another one is not heard for so long."""
+_asked: list[signal.Signals] = []
+"""The requests to end, as a library may catch the exceptions that they became."""
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like KeyboardInterrupt, nothing but the command's end catches it."""
+    """SIGTERM, SIGHUP or SIGUSR1 came; nothing but the command's end catches it."""
 
 
 class Command:
@@ -77,13 +81,13 @@ class Command:
                 code = action() or 0
                 sys.stdout.flush()
                 return code
-        except KeyboardInterrupt:
-            return self._end(f"interrupted{self.hint and '; '}{self.hint}", INTERRUPTED)
-        except Terminated as error:
-            return self._end(f"stopped by {error}{self.hint and '; '}{self.hint}", TERMINATED)
+        except (KeyboardInterrupt, Terminated):
+            return self._end_as_asked()
         except SystemExit:
             raise
         except BaseException as error:  # some libraries' errors are no Exceptions
+            if _asked:  # a library caught the exception and was left half done
+                return self._end_as_asked()
             if isinstance(error, OSError) and _is_of_output(error):
                 leave_output()
                 if error.errno == errno.EPIPE:
@@ -119,6 +123,12 @@ class Command:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"{self.name}: {_rank()}{sentence}\n")
             sys.stderr.flush()
+
+    def _end_as_asked(self) -> int:
+        hint = f"; {self.hint}" if self.hint else ""
+        if _asked and _asked[0] != signal.SIGINT:
+            return self._end(f"stopped by {_asked[0].name}{hint}", TERMINATED)
+        return self._end(f"interrupted{hint}", INTERRUPTED)
 
     def _end(self, sentence: str, code: int, at_once: bool = False) -> int:
         self.say(sentence if code in (INTERRUPTED, TERMINATED) else f"error: {sentence}")
@@ -217,22 +227,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _end_by_exception() -> Iterator[None]:
-    """Inside, the first SIGTERM or SIGHUP becomes an exception, so that everything is tidied up.
+    """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
+    up. Signals that are ignored (nohup) or handled already, by a command around, stay so."""
 
-    Signals that are ignored (nohup) or handled already stay so.
-    """
+    ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
-        for other in before:  # a scheduler and torchrun may both send one
-            signal.signal(other, signal.SIG_IGN)
-        before.clear()  # from here on the process ends
-        raise Terminated(signal.Signals(number).name)
+        nonlocal ignored_until
+        if number == signal.SIGINT:
+            _asked.append(signal.SIGINT)
+            raise KeyboardInterrupt
+        if time.monotonic() < ignored_until:  # a scheduler and torchrun may both send one
+            return
+        ignored_until = time.monotonic() + _TIDYING_SECONDS
+        _asked.append(signal.Signals(number))
+        raise Terminated(_asked[-1].name)
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+            if signal.getsignal(number) in usual:
                 before[number] = signal.signal(number, end)
+    if before:
+        _asked.clear()
     try:
         yield
     finally:

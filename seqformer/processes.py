@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import parent_process, spawn
 from typing import Any
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
@@ -28,10 +28,26 @@ def deaf_children() -> Iterator[None]:
     reaches this process after the block. SIGKILL is what ends such a process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    command_line = spawn.get_command_line
+    spawn.get_command_line = lambda **options: _quietly(command_line(**options))
     try:
         yield
     finally:
+        spawn.get_command_line = command_line
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _quietly(command: list[str]) -> list[str]:
+    """The same command for a process that is spawned; it prints no traceback when its parent ends
+    before it has told what is to be done."""
+    if "-c" not in command:  # a frozen program
+        return command
+    program = command.index("-c") + 1
+    quiet = (
+        "import sys; usual = sys.excepthook; "
+        "sys.excepthook = lambda kind, *rest: kind is EOFError or usual(kind, *rest); "
+    )
+    return [*command[:program], quiet + command[program], *command[program + 1 :]]
 
 
 def hear_sigterm() -> None:

@@ -100,6 +100,20 @@ def our_wheel(our_source, tmp_path_factory) -> Path:
     return next(folder.glob("seqformer-*.whl"))
 
 
+def test_the_source_archive_makes_the_same_wheel(our_source, our_wheel, tmp_path):
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=our_source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("seqformer-*.tar.gz")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index",
+         "--no-build-isolation", "-w", str(tmp_path), str(archive)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("seqformer-*.whl")
+    names = [set(zipfile.ZipFile(path).namelist()) for path in (our_wheel, wheel)]
+    assert names[0] == names[1]
+
+
 def fresh_environment(folder: Path) -> Path:
     env = folder / "env"
     venv.create(env, with_pip=False, symlinks=True)

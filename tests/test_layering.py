@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,62 @@ def test_only_the_commands_and_the_benchmarks_import_the_trainer():
         if place.startswith(("build/", "runs/")) or "venv" in place:
             continue
         assert not any(n.startswith("seqformer.trainer") for n in imported(file)), place
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its dotted name; a package is its `__init__.py`."""
+    found = {}
+    for top in ("kernels", "seqformer", "bench"):
+        for path in (ROOT / top).rglob("*.py"):
+            *folders, name = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(folders if name == "__init__" else [*folders, name])] = path
+    return found
+
+
+def needed(path: Path, known: Collection[str]) -> set[str]:
+    """Modules of ours that a file names, in functions and for annotations, too."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *([node.module] if node.module else [])))
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            names |= (inner & known) or {module}
+    return names & known
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that need one another in a circle, the first one again at the end; else empty."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_module_needs_itself():
+    known = modules()
+    graph = {name: needed(path, known.keys()) - {name} for name, path in known.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    assert not cycle_in(graph)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from kernels import launch",
+        "def f():\n    from .launch import Launch",
+        "if TYPE_CHECKING:\n    import kernels.launch",
+    ],
+)
+def test_every_way_of_needing_counts(text, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "kernels" / "device.py"
+    path.parent.mkdir()
+    path.write_text(text)
+    needs = needed(path, modules().keys() | {"kernels.launch"})
+    assert needs == {"kernels.launch"}
+    assert cycle_in({"kernels.device": needs, "kernels.launch": {"kernels.device"}})

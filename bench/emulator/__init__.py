@@ -20,9 +20,10 @@ holds something is kept for every byte, of registers for each half.
 
 from bench.emulator.counts import A100, GEOMETRIES, H100, V100, CacheGeometry, Counts
 from bench.emulator.decode import DecodeError
+from bench.emulator.decoded import ORDERS, Buffer, Launch, Options
 from bench.emulator.faults import Fault
 from bench.emulator.orders import Difference, differences_by_order
-from bench.emulator.program import ORDERS, Buffer, Launch, Options, Program
+from bench.emulator.program import Program
 from bench.emulator.ptx import PtxError
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from bench.emulator import counts as counting
+from bench.emulator.decoded import ORDERS, Buffer, DecodedProgram, Launch, Options
 from bench.emulator.faults import KINDS, Fault
 from bench.emulator.library import library
 from bench.emulator.operands import fill_constant
-from bench.emulator.program import ORDERS, Buffer, Launch, Options, Program
 from bench.emulator.ptx import Parameter
 
 _WINDOW_BITS = 40
@@ -68,7 +68,7 @@ _FAULT = np.dtype(
 
 
 def run(
-    program: Program,
+    program: DecodedProgram,
     grid: tuple[int, int, int],
     arguments: Sequence[Any],
     buffers: Sequence[Buffer],
@@ -83,7 +83,7 @@ class _Run:
 
     def __init__(
         self,
-        program: Program,
+        program: DecodedProgram,
         grid: tuple[int, int, int],
         arguments: Sequence[Any],
         buffers: Sequence[Buffer],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.emulator.program import Buffer, Launch, Options
+from bench.emulator.decoded import Buffer, Launch, Options
 
 
 @dataclass(frozen=True)

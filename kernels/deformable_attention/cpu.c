@@ -1,6 +1,6 @@
 /* Multi-scale deformable attention on a CPU, forward and backward, for one REAL (float or double).
 
-   Compiled by native.py at first use. Positions, weights and their derivation are those of the
+   Compiled by c_library.py at first use. Positions, weights and their derivation are those of the
    Triton kernels (triton_forward.py, triton_backward.py), sample by sample:
 
        x = slope * point + base;  cell = min(max(floor(x), 0), W - 2);  weight = max(0, 1 - |x - cell|)

@@ -1,6 +1,6 @@
 /* Masks at the size of the frame from logits on a coarser grid, dense or run-length encoded.
 
-   Compiled by native.py at first use, for REAL float. A pixel is set where the logits, interpolated
+   Compiled by c_library.py at first use, for REAL float. A pixel is set where the logits, interpolated
    bilinearly (edges not aligned, as torch.nn.functional.interpolate), are above zero. Pixels are
    visited column by column, as COCO's run-length code wants them. Between two cells of the same sign
    every pixel has that sign, so a whole interval costs no more than a pixel; only intervals with a

@@ -13,12 +13,12 @@ _CHUNK = 1 << 22
 def threshold_masks(logits: Tensor, height: int, width: int) -> Tensor:
     """[M, h, w] -> uint8 [M, W, H]."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    parts = [
-        F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    chunks = [
+        F.interpolate(chunk[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
         > 0
-        for part in wide.split(max(1, _CHUNK // (height * width)))
+        for chunk in wide.split(max(1, _CHUNK // (height * width)))
     ]
-    return torch.cat(parts).transpose(1, 2).contiguous().view(torch.uint8)
+    return torch.cat(chunks).transpose(1, 2).contiguous().view(torch.uint8)
 
 
 def pack_columns(masks: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 /* Dynamic mask head on a CPU, forward and backward, for one REAL (float or double).
 
-   Compiled by native.py at first use. Letters: B clips, T frames, N instances, C channels, h x w cells,
-   D hidden width (a multiple of 4), K layers, I inputs (two coordinates, if any, and C channels), F
+   Compiled by c_library.py at first use. Letters: B clips, T frames, N instances, C channels, h x w cells,
+   D hidden width (a multiple of 4), I inputs (two coordinates, if any, and C channels), F
    upsampling, G parameters of an instance.
 
    A job is one frame of a clip, and some of the clip's instances, one after the other. In the first
@@ -25,7 +25,7 @@ typedef struct {
     REAL *grad_features;    /* like features, added to; or NULL */
     REAL *grad_params;      /* [T, N, G], the share of each frame */
     REAL *grad_references;  /* [N, T, 2] */
-    int64_t T, N, C, h, w, D, K, F, relative, stride;
+    int64_t T, N, C, h, w, D, layers, F, relative, stride;
 } Arguments;
 
 /* Instances first..last of the N, all of this clip, in this frame. */
@@ -76,7 +76,7 @@ ALWAYS_INLINE Vector where_active(Vector unit, Vector x) { return (Vector)(~(uni
 static int64_t inputs_of(const Arguments *a) { return a->C + 2 * a->relative; }
 
 static int64_t params_of(const Arguments *a) {
-    return a->D * inputs_of(a) + (a->K - 2) * a->D * a->D + a->D + (a->K - 1) * a->D + 1;
+    return a->D * inputs_of(a) + (a->layers - 2) * a->D * a->D + a->D + (a->layers - 1) * a->D + 1;
 }
 
 /* Two vectors at a time, and an odd number of times: rows a power of two apart share sets of a cache. */
@@ -206,13 +206,13 @@ ALWAYS_INLINE void outer_product(REAL *totals, REAL *bias, const REAL *delta, in
 
 static Network network_of(const Arguments *a, const Job *job, int64_t n) {
     Network net;
-    const int64_t I = inputs_of(a), D = a->D, K = a->K;
+    const int64_t I = inputs_of(a), D = a->D, layers = a->layers;
     const REAL *weight = a->params + n * params_of(a), *reference = a->references + (n * a->T + job->frame) * 2;
-    for (int64_t l = 0; l < K; l++) {
+    for (int64_t l = 0; l < layers; l++) {
         net.weights[l] = weight;
-        weight += (l == K - 1 ? 1 : D) * (l ? D : I);
+        weight += (l == layers - 1 ? 1 : D) * (l ? D : I);
     }
-    for (int64_t l = 0; l < K; l++) net.biases[l] = weight + l * D;
+    for (int64_t l = 0; l < layers; l++) net.biases[l] = weight + l * D;
     net.reference[0] = reference[0] - a->w * a->stride / (REAL)2;
     net.reference[1] = reference[1] - a->h * a->stride / (REAL)2;
     for (int64_t o = 0; o < D; o++) {
@@ -229,30 +229,30 @@ ALWAYS_INLINE void hidden_of(const Arguments *a, const Network *net, const Space
     const int64_t I = inputs_of(a), D = a->D;
     product(RELU, values->hidden[0], BLOCK, D, s->inputs + cell, s->pitch, I, net->weights[0], I, 1, net->first_bias,
             cells);
-    for (int64_t l = 1; l < a->K - 1; l++)
+    for (int64_t l = 1; l < a->layers - 1; l++)
         product(RELU, values->hidden[l], BLOCK, D, values->hidden[l - 1], BLOCK, D, net->weights[l], D, 1,
                 net->biases[l], cells);
 }
 
 static void logits_of(const Arguments *a, const Network *net, const Space *s) {
-    const int64_t D = a->D, K = a->K;
+    const int64_t D = a->D, layers = a->layers;
     Values values;
     for (int64_t cell = 0; cell < s->pitch; cell += BLOCK) {
         const int64_t cells = s->pitch - cell < BLOCK ? s->pitch - cell : BLOCK;
         hidden_of(a, net, s, &values, cell, cells);
-        product(LINEAR, s->cells + cell, 0, 1, values.hidden[K - 2], BLOCK, D, net->weights[K - 1], D, 1,
-                net->biases[K - 1], cells);
+        product(LINEAR, s->cells + cell, 0, 1, values.hidden[layers - 2], BLOCK, D, net->weights[layers - 1], D, 1,
+                net->biases[layers - 1], cells);
     }
 }
 
 /* Adds to totals and grad_channels; the gradient of the logits is in s->cells. */
 static void gradients_of(const Arguments *a, const Network *net, const Space *s) {
-    const int64_t I = inputs_of(a), C = a->C, D = a->D, K = a->K;
+    const int64_t I = inputs_of(a), C = a->C, D = a->D, layers = a->layers;
     Values values;
     REAL *weights[MAX_HIDDEN + 1], *total = s->totals;
-    for (int64_t l = 0; l < K; l++) {
+    for (int64_t l = 0; l < layers; l++) {
         weights[l] = total;
-        total += (l == K - 1 ? 1 : D) * (l ? D : I) * LANES;
+        total += (l == layers - 1 ? 1 : D) * (l ? D : I) * LANES;
     }
     REAL *biases = total;
     for (int64_t cell = 0; cell < s->pitch; cell += BLOCK) {
@@ -260,14 +260,14 @@ static void gradients_of(const Arguments *a, const Network *net, const Space *s)
         const REAL *grad = s->cells + cell;
         hidden_of(a, net, s, &values, cell, cells);
         /* Units behind the last cell are inactive, so that nothing infinite is multiplied with 0 there. */
-        for (int64_t unit = 0; cell + cells > s->count && unit < (K - 1) * D; unit++)
+        for (int64_t unit = 0; cell + cells > s->count && unit < (layers - 1) * D; unit++)
             for (int64_t p = s->count > cell ? s->count - cell : 0; p < cells; p++)
                 values.hidden[unit / D][unit % D * BLOCK + p] = 0;
-        outer_product(weights[K - 1], 0, values.hidden[K - 2], D, grad, 0, 1, cells);
-        for (int64_t p = 0; p < cells; p += LANES) add(biases + (K - 1) * D * LANES, load(grad + p));
+        outer_product(weights[layers - 1], 0, values.hidden[layers - 2], D, grad, 0, 1, cells);
+        for (int64_t p = 0; p < cells; p += LANES) add(biases + (layers - 1) * D * LANES, load(grad + p));
         REAL *delta = values.delta[0], *below = values.delta[1];
-        product(ACTIVE, delta, BLOCK, D, grad, 0, 1, net->weights[K - 1], 1, 0, values.hidden[K - 2], cells);
-        for (int64_t l = K - 2; l > 0; l--) {
+        product(ACTIVE, delta, BLOCK, D, grad, 0, 1, net->weights[layers - 1], 1, 0, values.hidden[layers - 2], cells);
+        for (int64_t l = layers - 2; l > 0; l--) {
             outer_product(weights[l], biases + l * D * LANES, delta, D, values.hidden[l - 1], BLOCK, D, cells);
             product(ACTIVE, below, BLOCK, D, delta, BLOCK, D, net->weights[l], 1, D, values.hidden[l - 1], cells);
             REAL *swap = delta;

@@ -1,9 +1,9 @@
 """Dynamic mask head for CPUs: in C where there is a compiler (`cpu.c`), or by `cpu_torch.py`.
 
-A part is a frame of a clip with some of the clip's instances. In the backward the parts of a frame
+A tile is a frame of a clip with some of the clip's instances. In the backward the tiles of a frame
 are visited in order, since all add to the gradient of its features, and each frame leaves its own
 share of the parameters' gradient; shares are added in order. So results do not depend on the number
-of threads. Letters as in `__init__.py`; n instances of a part.
+of threads. Letters as in `__init__.py`; n instances of a tile.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from . import cpu_torch
 from .inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
 
 _PIXELS = 1 << 18
-"""Pixels of a part: of one frame's masks that are drawn or read together, a megabyte in float32."""
+"""Pixels of a tile: of one frame's masks that are drawn or read together, a megabyte in float32."""
 
 
-class Part(NamedTuple):
+class Tile(NamedTuple):
     """Some instances of a clip in a frame.
 
     Attributes:
@@ -80,38 +80,38 @@ class Network:
             return rows
         return torch.empty_like(rows).index_copy_(0, self._order, rows)
 
-    def frames(self) -> list[list[Part]]:
-        """The parts of every frame of every clip, in the order of the instances."""
+    def frames(self) -> list[list[Tile]]:
+        """The tiles of every frame of every clip, in the order of the instances."""
         starts = [sum(self._counts[:clip]) for clip in range(len(self._counts))]
         return [
-            list(self._parts(clip, frame, start, start + count))
+            list(self._tiles(clip, frame, start, start + count))
             for clip, (start, count) in enumerate(zip(starts, self._counts, strict=True))
             for frame in range(self.shape[1] if count else 0)
         ]
 
-    def _parts(self, clip: int, frame: int, start: int, stop: int) -> Iterator[Part]:
+    def _tiles(self, clip: int, frame: int, start: int, stop: int) -> Iterator[Tile]:
         step = max(1, _PIXELS // (self.size[0] * self.size[1]))
         for a in range(start, stop, step):
             b = min(a + step, stop)
             rows = slice(a, b) if self._order is None else self._order[a:b]
-            yield Part(clip, frame, rows, a, b - a)
+            yield Tile(clip, frame, rows, a, b - a)
 
-    def draw(self, part: Part, masks: Tensor) -> None:
-        """Logits of a part into [n, F*h, F*w], each mask contiguous."""
-        self._run(self._compiled.forward, part, masks)
+    def draw(self, tile: Tile, masks: Tensor) -> None:
+        """Logits of a tile into [n, F*h, F*w], each mask contiguous."""
+        self._run(self._compiled.forward, tile, masks)
 
-    def draw_into(self, out: Tensor, part: Part) -> None:
+    def draw_into(self, out: Tensor, tile: Tile) -> None:
         """The same into [N, T, F*h, F*w], of any float dtype."""
-        if isinstance(part.rows, slice) and out.dtype == self.dtype:
-            self.draw(part, out[part.rows, part.frame])
+        if isinstance(tile.rows, slice) and out.dtype == self.dtype:
+            self.draw(tile, out[tile.rows, tile.frame])
             return
-        masks = self.new_masks(part)
-        self.draw(part, masks)
-        out[part.rows, part.frame] = masks.to(out.dtype)
+        masks = self.new_masks(tile)
+        self.draw(tile, masks)
+        out[tile.rows, tile.frame] = masks.to(out.dtype)
 
-    def new_masks(self, part: Part) -> Tensor:
+    def new_masks(self, tile: Tile) -> Tensor:
         """Uninitialised, [n, F*h, F*w]."""
-        return torch.empty(part.count, *self.size, dtype=self.dtype)
+        return torch.empty(tile.count, *self.size, dtype=self.dtype)
 
     def start_backward(self, needs_features: bool) -> None:
         """Make room for gradients."""
@@ -124,21 +124,21 @@ class Network:
         self._arguments.grad_params = self._grad_params.data_ptr()
         self._arguments.grad_references = self._grad_references.data_ptr()
 
-    def read(self, part: Part, grad: Tensor) -> None:
-        """Add the gradients that follow from that of a part's logits, [n, F*h, F*w]."""
+    def read(self, tile: Tile, grad: Tensor) -> None:
+        """Add the gradients that follow from that of a tile's logits, [n, F*h, F*w]."""
         if grad.dtype != self.dtype or grad.stride()[1:] != (grad.shape[2], 1):
             grad = grad.to(self.dtype).contiguous()
-        self._run(self._compiled.backward, part, grad)
+        self._run(self._compiled.backward, tile, grad)
 
     def gradients(self) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Those of features, params and references, when every part has been read."""
+        """Those of features, params and references, when every tile has been read."""
         d_params = self.unsort(sum_in_order(self._grad_params))
         return self._grad_features, d_params, self.unsort(self._grad_references)
 
-    def _run(self, function: ctypes._CFuncPtr, part: Part, masks: Tensor) -> None:
+    def _run(self, function: ctypes._CFuncPtr, tile: Tile, masks: Tensor) -> None:
         space = torch.empty(self._space, dtype=self.dtype)
         job = _Job(
-            part.clip, part.frame, part.first, part.first + part.count,
+            tile.clip, tile.frame, tile.first, tile.first + tile.count,
             masks.data_ptr(), masks.stride(0), space.data_ptr(),
         )  # fmt: skip
         function(ctypes.byref(self._arguments), ctypes.byref(job))
@@ -173,7 +173,7 @@ def forward(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Tensor:
     net = network(inputs, head)
     if net is None:
         return cpu_torch.forward(inputs, head, out)
-    run_jobs(net.draw_into, [(out, part) for parts in net.frames() for part in parts])
+    run_jobs(net.draw_into, [(out, tile) for tiles in net.frames() for tile in tiles])
     return out
 
 
@@ -185,12 +185,12 @@ def backward(
     if net is None:
         return cpu_torch.backward(grad, inputs, head, needs)
 
-    def read_frame(parts: list[Part]) -> None:
-        for part in parts:
-            net.read(part, grad[part.rows, part.frame])
+    def read_frame(tiles: list[Tile]) -> None:
+        for tile in tiles:
+            net.read(tile, grad[tile.rows, tile.frame])
 
     net.start_backward(needs[0])
-    run_jobs(read_frame, [(parts,) for parts in net.frames()])
+    run_jobs(read_frame, [(tiles,) for tiles in net.frames()])
     return in_dtypes(net.gradients(), inputs, needs)
 
 
@@ -208,7 +208,7 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("features", "params", "references")),
         *((f"grad_{name}", ctypes.c_void_p) for name in ("features", "params", "references")),
-        *((name, ctypes.c_int64) for name in ("T", "N", "C", "h", "w", "D", "K", "F")),
+        *((name, ctypes.c_int64) for name in ("T", "N", "C", "h", "w", "D", "layers", "F")),
         *((name, ctypes.c_int64) for name in ("relative", "stride")),
     )
 

@@ -118,7 +118,7 @@ class Block:
 
         Returns: gradients of params [n, G] and references [n, f, 2].
         """
-        D, K, f, n = self.head.hidden_width, self.head.num_layers, self.f, self.n
+        D, layers, f, n = self.head.hidden_width, self.head.num_layers, self.f, self.n
         scratch, grad = self._scratch, grad.reshape(f * n, 1, -1)
         d_weights = [torch.zeros_like(w) for w in self._weights]
         d_weights[0] = d_weights[0].transpose(1, 2).contiguous()  # [f, I + 1, n*D]
@@ -129,12 +129,12 @@ class Block:
             p = tile.stop - tile.start
             hidden = self._hidden(tile, keep=True)
             delta = grad[:, :, tile]
-            for layer in range(K - 1, 0, -1):
+            for layer in range(layers - 1, 0, -1):
                 units = hidden[layer - 1]
                 d_weights[layer].baddbmm_(delta, units.transpose(1, 2))
                 d_biases[layer].add_(delta.sum(2, keepdim=True))
                 below = scratch(f"delta{layer % 2}", f * n, D, p)
-                if layer == K - 1:
+                if layer == layers - 1:
                     torch.mul(self._weights[layer].transpose(1, 2), delta, out=below)
                 else:
                     torch.bmm(self._weights[layer].transpose(1, 2), delta, out=below)
@@ -143,8 +143,8 @@ class Block:
             delta = delta.view(f, n * D, p)
             d_weights[0].baddbmm_(self._inputs[:, :, tile], delta.transpose(1, 2))
             if grad_features is not None:
-                part = scratch("grad_tile", f, self.head.channels, p)
-                grad_features[:, :, tile].add_(torch.bmm(to_features, delta, out=part))
+                share = scratch("grad_tile", f, self.head.channels, p)
+                grad_features[:, :, tile].add_(torch.bmm(to_features, delta, out=share))
         return self._gather(d_weights, d_biases)
 
     def _gather(self, d_weights: list[Tensor], d_biases: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -216,9 +216,9 @@ def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, out: Tensor) -> Tensor
         if isinstance(block.rows, slice) and out.dtype == z.dtype:
             upsample_into(z, out[block.rows, block.frames].transpose(0, 1), F, scratch)
         else:
-            part = scratch("upsampled", block.f, block.n, F * h, F * w)
-            upsample_into(z, part, F, scratch)
-            out[block.rows, block.frames] = part.transpose(0, 1).to(out.dtype)
+            pixels = scratch("upsampled", block.f, block.n, F * h, F * w)
+            upsample_into(z, pixels, F, scratch)
+            out[block.rows, block.frames] = pixels.transpose(0, 1).to(out.dtype)
     return out
 
 
@@ -230,8 +230,8 @@ def backward(
     scratch = Scratch(inputs.compute_dtype)
 
     def gradient(block: Block) -> Tensor:
-        part = grad[block.rows, block.frames].transpose(0, 1)
-        return upsample_adjoint(part, head.upsample, h, w, scratch)
+        pixels = grad[block.rows, block.frames].transpose(0, 1)
+        return upsample_adjoint(pixels, head.upsample, h, w, scratch)
 
     return backward_blocks(gradient, inputs, head, scratch, needs)
 
@@ -253,8 +253,8 @@ def backward_blocks(
         if d_features is not None:
             to_features = d_features[block.clip, block.frames].flatten(2)
         dz = gradient(block).flatten(2)
-        part, d_references[block.rows, block.frames] = block.backward(dz, to_features)
-        d_params[block.rows] += part
+        share, d_references[block.rows, block.frames] = block.backward(dz, to_features)
+        d_params[block.rows] += share
     return in_dtypes((d_features, d_params, d_references), inputs, needs)
 
 
@@ -292,7 +292,7 @@ def _interpolate(source: Tensor, out: Tensor, F: int, dim: int) -> None:
     size = source.shape[dim]
     low, high = source.narrow(dim, 0, size - 1), source.narrow(dim, 1, size - 1)
     for fraction, between, beyond in _gaps(size, F):
-        pixels = _part(out, dim, between)
+        pixels = _along(out, dim, between)
         if fraction == 1:
             pixels.copy_(high)
         else:
@@ -305,7 +305,7 @@ def _spread(grad: Tensor, total: Tensor, F: int, dim: int) -> None:
     size = total.shape[dim]
     low, high = total.narrow(dim, 0, size - 1), total.narrow(dim, 1, size - 1)
     for fraction, between, beyond in _gaps(size, F):
-        pixels = _part(grad, dim, between)
+        pixels = _along(grad, dim, between)
         high.add_(pixels, alpha=fraction)
         if fraction < 1:
             low.add_(pixels, alpha=1 - fraction)
@@ -313,5 +313,5 @@ def _spread(grad: Tensor, total: Tensor, F: int, dim: int) -> None:
             total.select(dim, cell).add_(grad.select(dim, pixel))
 
 
-def _part(x: Tensor, dim: int, part: slice) -> Tensor:
-    return x[(slice(None),) * dim + (part,)]
+def _along(x: Tensor, dim: int, positions: slice) -> Tensor:
+    return x[(slice(None),) * dim + (positions,)]

@@ -59,7 +59,7 @@ class MaskHeadConfig:
     Attributes:
         channels: C, channels of the mask features.
         hidden_width: D, units of each hidden layer.
-        num_layers: K, with the last, which has one output.
+        num_layers: with the last, which has one output.
         relative_coordinates: whether rel_x, rel_y come before the channels as inputs.
         upsample: F, aligned upsampling of the result.
         stride: input pixels per cell of the features.

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, argument_type, launch_of
-from . import tiles as table
+from ..launch import Variant, argument_type, entry_for, launch_of
+from . import tiles
 from .inputs import MaskHeadConfig, MaskHeadInputs
+from .tiles import BackwardConfig, LaunchConfig
 from .triton_backward import gradient_kernel, sum_kernel
 from .triton_forward import forward_kernel
 
@@ -27,17 +28,17 @@ def forward(inputs: MaskHeadInputs, head: MaskHeadConfig) -> Tensor:
     B, T, _, h, w = inputs.features.shape
     (N, G), F = inputs.params.shape, head.upsample
     out = inputs.features.new_empty((N, T, F * h, F * w))
-    tile = forward_tile(facts().capability(out.device), head)
-    strip, tiles = strips(
-        h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
+    config = forward_config(facts().capability(out.device), head)
+    tile_rows, programs = row_tiles(
+        h, w + (F > 2), config.cells - (F > 1), 32 * config.num_warps, N * T, h + (F > 2)
     )
     run_kernel(
         forward_kernel,
-        (head, tile),
-        lambda arguments: forward_variant(arguments, head, tile),
-        N * T * tiles,
+        (head, config),
+        lambda arguments: forward_variant(arguments, head, config),
+        N * T * programs,
         (*inputs, out),
-        (G, B, T, h, w, head.stride, strip, tiles, 0),
+        (G, B, T, h, w, head.stride, tile_rows, programs, 0),
     )
     return out
 
@@ -51,24 +52,24 @@ def backward(
     features, params, references, _ = inputs
     B, T, _, h, w = features.shape
     N, G = params.shape
-    tile = backward_tile(facts().capability(grad.device), head)
+    config = backward_config(facts().capability(grad.device), head)
     clips, instances = B * needs_features, N * needs_params
-    parts = parts_of(head, tile)
-    works = T * (clips + instances * max(parts, head.num_layers - 1))
-    piece = piece_of(h * w, works, tile)
-    pieces = -(-h * w // piece)
-    blocks = piece // tile.block(tile.feature_cells)
+    programs = programs_of(head, config)
+    works = T * (clips + instances * max(programs, head.num_layers - 1))
+    tile_cells = tile_cells_of(h * w, works, config)
+    num_tiles = -(-h * w // tile_cells)
+    blocks = tile_cells // config.block(config.feature_cells)
 
     grad_features = features.new_empty(features.shape if needs_features else 0)
-    partials = grad.new_empty((instances, T, pieces, G), dtype=torch.float32)
+    partials = grad.new_empty((instances, T, num_tiles, G), dtype=torch.float32)
     sizes = (G, B, N, T, h, w, head.stride)
     run_kernel(
         gradient_kernel,
-        (head, tile),
-        lambda arguments: gradient_variant(arguments, head, tile),
-        T * pieces * (clips * blocks + instances * parts),
+        (head, config),
+        lambda arguments: gradient_variant(arguments, head, config),
+        T * num_tiles * (clips * blocks + instances * programs),
         (*inputs, grad.contiguous(), grad_features, partials),
-        (*sizes, piece, pieces, clips, instances, 0),
+        (*sizes, tile_cells, num_tiles, clips, instances, 0),
     )
 
     grad_params = params.new_empty(params.shape if needs_params else 0)
@@ -81,7 +82,7 @@ def backward(
         lambda arguments: sum_variant(arguments, head),
         instances,
         (partials, params, grad_params, grad_references),
-        (G, T, pieces),
+        (G, T, num_tiles),
     )
     return (
         grad_features if needs_features else None,
@@ -103,42 +104,44 @@ def run_kernel(
     launch.run(programs, tensors[0].device, *tensors, *numbers)
 
 
-def forward_variant(arguments: dict[str, Any], head: MaskHeadConfig, tile: table.Tile) -> Variant:
+def forward_variant(
+    arguments: dict[str, Any], head: MaskHeadConfig, config: LaunchConfig
+) -> Variant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
-    constants = network_constants(head) | {"F": head.upsample, "CELLS": tile.cells}
-    constants |= {"ROWS": 1, "BP": 32 * tile.num_warps}
-    return variant_of(forward_kernel, arguments, constants, tile)
+    constants = network_constants(head) | {"F": head.upsample, "CELLS": config.cells}
+    constants |= {"BP": 32 * config.num_warps}
+    return variant_of(forward_kernel, arguments, constants, config)
 
 
 def gradient_variant(
-    arguments: dict[str, Any], head: MaskHeadConfig, tile: table.BackwardTile
+    arguments: dict[str, Any], head: MaskHeadConfig, config: BackwardConfig
 ) -> Variant:
     """How the kernel for gradients of features and partial sums of parameters is compiled."""
-    constants = network_constants(head) | {"F": head.upsample, "UNITS": _units(head, tile)}
-    constants |= {"PARAMETER_E": tile.parameter_cells, "FEATURE_E": tile.feature_cells}
-    return variant_of(gradient_kernel, arguments, constants | {"BP": 32 * tile.num_warps}, tile)
+    constants = network_constants(head) | {"F": head.upsample, "UNITS": _units(head, config)}
+    constants |= {"PARAMETER_E": config.parameter_cells, "FEATURE_E": config.feature_cells}
+    return variant_of(gradient_kernel, arguments, constants | {"BP": 32 * config.num_warps}, config)
 
 
 def sum_variant(arguments: dict[str, Any], head: MaskHeadConfig) -> Variant:
     """How the kernel that adds up partial sums is compiled."""
     constants = network_constants(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
-    return variant_of(sum_kernel, arguments, constants, table.SUM)
+    return variant_of(sum_kernel, arguments, constants, tiles.SUM)
 
 
 def variant_of(
     kernel: Any,
     arguments: dict[str, Any],
     constants: dict[str, Any],
-    tile: table.Tile | table.BackwardTile,
+    config: LaunchConfig | BackwardConfig,
 ) -> Variant:
     types = {name: argument_type(value) for name, value in arguments.items()}
     return Variant(
         kernel=kernel,
         types=types,
         constants=constants,
-        num_warps=tile.num_warps,
-        max_registers=tile.max_registers,
-        rows=32 * tile.num_warps,
+        num_warps=config.num_warps,
+        max_registers=config.max_registers,
+        rows=32 * config.num_warps,
     )
 
 
@@ -146,7 +149,7 @@ def network_constants(head: MaskHeadConfig) -> dict[str, int]:
     return {
         "C": head.channels,
         "D": head.hidden_width,
-        "K": head.num_layers,
+        "LAYERS": head.num_layers,
         "R": int(head.relative_coordinates),
     }
 
@@ -162,58 +165,58 @@ def contiguous(inputs: MaskHeadInputs) -> MaskHeadInputs:
 
 
 @lru_cache(maxsize=1024)
-def strips(
+def row_tiles(
     h: int, columns: int, columns_per_lane: int, lanes: int, frames: int, rows: int
 ) -> tuple[int, int]:
-    """Rows that a lane walks down, and programs per frame: long strips where there is work for all
-    of the GPU, since every strip evaluates one row more."""
+    """Rows of a lane's tile, and programs per frame: high tiles where there is work for all of the
+    GPU, since every tile evaluates one row more."""
     per_row = -(-columns // columns_per_lane)
-    strip = table.LONGEST_STRIP
-    while strip > 1 and frames * per_row * -(-rows // strip) < table.ENOUGH_LANES:
-        strip //= 2
-    return strip, -(-per_row * -(-rows // strip) // lanes)
+    high = tiles.MOST_ROWS
+    while high > 1 and frames * per_row * -(-rows // high) < tiles.ENOUGH_LANES:
+        high //= 2
+    return high, -(-per_row * -(-rows // high) // lanes)
 
 
 @lru_cache(maxsize=256)
-def forward_tile(capability: int, head: MaskHeadConfig) -> table.Tile:
+def forward_config(capability: int, head: MaskHeadConfig) -> LaunchConfig:
     """The entry; its bound on registers is for the default head."""
-    tile = table.tile_for(table.FORWARD, capability)
+    config = entry_for(tiles.FORWARD, capability)
     is_default = replace(head, stride=MaskHeadConfig.stride) == MaskHeadConfig()
-    return tile if is_default else replace(tile, max_registers=None)
+    return config if is_default else replace(config, max_registers=None)
 
 
 @lru_cache(maxsize=256)
-def backward_tile(capability: int, head: MaskHeadConfig) -> table.BackwardTile:
+def backward_config(capability: int, head: MaskHeadConfig) -> BackwardConfig:
     """The entry; a wide or deep network leaves registers for half as many cells."""
-    tile = table.tile_for(table.BACKWARD, capability)
-    return tile.halved() if head.hidden_width > 8 or head.num_layers > 3 else tile
+    config = entry_for(tiles.BACKWARD, capability)
+    return config.halved() if head.hidden_width > 8 or head.num_layers > 3 else config
 
 
 @lru_cache(maxsize=256)
-def parts_of(head: MaskHeadConfig, tile: table.BackwardTile) -> int:
+def programs_of(head: MaskHeadConfig, config: BackwardConfig) -> int:
     """Programs that share the parameters of an instance: one, or one or more per hidden layer."""
-    units = _units(head, tile)
+    units = _units(head, config)
     return 1 if units > head.hidden_width else (head.num_layers - 1) * head.hidden_width // units
 
 
-def _units(head: MaskHeadConfig, tile: table.BackwardTile) -> int:
+def _units(head: MaskHeadConfig, config: BackwardConfig) -> int:
     """Units of a layer whose sums a program keeps in registers; more than a layer has: all sums."""
-    if head.num_params <= tile.max_sums:
+    if head.num_params <= config.max_sums:
         return head.num_params
-    return head.hidden_width if head.hidden_width * (head.inputs + 1) <= table.MAX_SUMS else 4
+    return head.hidden_width if head.hidden_width * (head.inputs + 1) <= tiles.MAX_SUMS else 4
 
 
 @lru_cache(maxsize=1024)
-def piece_of(cells: int, works: int, tile: table.BackwardTile) -> int:
+def tile_cells_of(cells: int, works: int, config: BackwardConfig) -> int:
     """Cells that a program sums parameter gradients over: many, since every program ends with a sum
     over its lanes, as long as there is work enough for many.
 
     Args:
-        works: of a launch whose pieces are whole frames: a program that sums all layers has one
+        works: of a launch whose tiles are whole frames: a program that sums all layers has one
             for each.
     """
-    block = tile.block(max(tile.parameter_cells, tile.feature_cells))
-    piece = table.LONGEST_PIECE
-    while piece > 1 and works * -(-cells // (piece * block)) < table.ENOUGH_PROGRAMS:
-        piece //= 2
-    return piece * block
+    block = config.block(max(config.parameter_cells, config.feature_cells))
+    blocks = tiles.MOST_BLOCKS
+    while blocks > 1 and works * -(-cells // (blocks * block)) < tiles.ENOUGH_PROGRAMS:
+        blocks //= 2
+    return blocks * block

@@ -8,13 +8,12 @@ usage (`python -m bench.compile --only mask`), not from a measurement.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import triton
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
+class LaunchConfig:
     """How a program is laid out.
 
     Attributes:
@@ -29,7 +28,7 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackwardTile:
+class BackwardConfig:
     """How programs of the launch are laid out that gives gradients, of both kinds.
 
     Attributes:
@@ -51,7 +50,7 @@ class BackwardTile:
         """Cells of a program that has so many per lane."""
         return cells * 32 * self.num_warps
 
-    def halved(self) -> BackwardTile:
+    def halved(self) -> BackwardConfig:
         """With half as many cells per lane."""
         return replace(
             self,
@@ -61,45 +60,38 @@ class BackwardTile:
 
 
 FORWARD = {
-    70: Tile(num_warps=4, cells=4, max_registers=80),
-    75: Tile(num_warps=4, cells=4),
-    80: Tile(num_warps=4, cells=4, max_registers=80),
-    90: Tile(num_warps=4, cells=4, max_registers=80),
-    100: Tile(num_warps=4, cells=4),
-    120: Tile(num_warps=4, cells=4),
+    70: LaunchConfig(num_warps=4, cells=4, max_registers=80),
+    75: LaunchConfig(num_warps=4, cells=4),
+    80: LaunchConfig(num_warps=4, cells=4, max_registers=80),
+    90: LaunchConfig(num_warps=4, cells=4, max_registers=80),
+    100: LaunchConfig(num_warps=4, cells=4),
+    120: LaunchConfig(num_warps=4, cells=4),
 }
 """Left to itself, the compiler takes 96: six programs fit instead of five. On sm_100 it would spill
 to keep to it; on sm_75 and sm_120 it takes 64 and less."""
 BACKWARD = {
-    70: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
-    75: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
-    80: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
-    90: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
-    100: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2, max_sums=100),
-    120: BackwardTile(num_warps=1, parameter_cells=1, feature_cells=2),
+    70: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2),
+    75: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2),
+    80: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2),
+    90: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2),
+    100: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2, max_sums=100),
+    120: BackwardConfig(num_warps=1, parameter_cells=1, feature_cells=2),
 }
 """One warp: sums over lanes then need no shared memory. The 169 sums of the default head leave
 registers for one cell, and on sm_100 not even for that."""
 if triton.__version__.startswith("3.6."):
     # That compiler spills 76 bytes with the bound, and 28 with two cells.
     FORWARD[70] = replace(FORWARD[70], max_registers=None)
-    BACKWARD = {key: replace(tile, feature_cells=1) for key, tile in BACKWARD.items()}
-SUM = Tile(num_warps=4, cells=1)
+    BACKWARD = {key: replace(config, feature_cells=1) for key, config in BACKWARD.items()}
+SUM = LaunchConfig(num_warps=4, cells=1)
 MAX_SUMS = 100
 """Sums over cells that a lane keeps in registers: all 8 * 11 of the default head's first layer."""
-LONGEST_STRIP = 8
+MOST_ROWS = 8
+"""Of the cells that a lane walks down."""
 ENOUGH_LANES = 1 << 17
 """Lanes that fill a large GPU."""
-LONGEST_PIECE = 16
+MOST_BLOCKS = 16
 """Blocks of cells per program that sums parameter gradients; with all instances, what the programs
 that follow each other read, to be found in L2 by those for features."""
 ENOUGH_PROGRAMS = 1 << 11
 """Of one warp each: twice what a large GPU runs at once, with that many registers."""
-
-
-AnyTile = TypeVar("AnyTile", Tile, BackwardTile)
-
-
-def tile_for(entries: dict[int, AnyTile], capability: int) -> AnyTile:
-    """The entry of the newest GPUs that are not newer than this one."""
-    return entries[max((c for c in entries if c <= capability), default=min(entries))]

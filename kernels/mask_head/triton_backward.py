@@ -39,10 +39,10 @@ def feature_gradient(
     h,
     w,
     stride,
-    still,
+    opaque_zero,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     E: tl.constexpr,
@@ -61,15 +61,15 @@ def feature_gradient(
     line = grad + tl.cast(t, tl.int64) * (F * h) * (F * w) + first_pixel(row, column, w, F)
     step = tl.cast(T, tl.int64) * (F * h) * (F * w)
     for n in range(0, N):
-        features += still
-        row += still
+        features += opaque_zero
+        row += opaque_zero
         if tl.load(clip_index + n) == b:
             frame = tl.cast(n, tl.int64) * T + t
             own = parameters + tl.cast(n, tl.int64) * G
             dz = cell_gradient(line, row, column, inside, h, w, F)
             inputs = load_inputs(features, references + frame * 2, row, column, h, w, stride, C, R)
-            again = own + still if D > 8 else own
-            below = layer_backward(inputs, dz, own, again, sums, 0, C, D, K, R, False)[0]
+            again = own + opaque_zero if D > 8 else own
+            below = layer_backward(inputs, dz, own, again, sums, 0, C, D, LAYERS, R, False)[0]
             new = ()
             for c in tl.static_range(C):
                 new += (sums[c] + below[c],)
@@ -91,8 +91,8 @@ def store_channels(target, channels, cell, cells, COUNT: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
-        *("G", "B", "N", "T", "h", "w", "stride", "piece", "pieces"),
-        *("feature_clips", "param_instances", "still"),
+        *("G", "B", "N", "T", "h", "w", "stride", "tile_cells", "tiles"),
+        *("feature_clips", "param_instances", "opaque_zero"),
     ],
     do_not_specialize_on_alignment=INPUTS,
 )
@@ -103,7 +103,7 @@ def gradient_kernel(
     clip_index,  # [N]
     grad,  # [N, T, F*h, F*w]
     grad_features,  # [B, T, C, h, w], written
-    partials,  # [N, T, pieces, G], written
+    partials,  # [N, T, tiles, G], written
     G,
     B,
     N,
@@ -111,14 +111,14 @@ def gradient_kernel(
     h,
     w,
     stride,
-    piece,  # cells of a frame whose programs follow each other, a multiple of both kinds' blocks
-    pieces,  # of a frame
+    tile_cells,  # whose programs follow each other, a multiple of both kinds' blocks
+    tiles,  # of a frame
     feature_clips,  # B, or 0 if nobody wants gradients of features
     param_instances,  # N, or 0 if nobody wants gradients of parameters
-    still,
+    opaque_zero,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     UNITS: tl.constexpr,  # of a layer that a program sums
@@ -127,45 +127,45 @@ def gradient_kernel(
     BP: tl.constexpr,
 ):
     BLOCK: tl.constexpr = FEATURE_E * BP
-    PARTS: tl.constexpr = 1 if UNITS > D else (K - 1) * (D // UNITS)
-    blocks = piece // BLOCK
+    PROGRAMS: tl.constexpr = 1 if UNITS > D else (LAYERS - 1) * (D // UNITS)
+    blocks = tile_cells // BLOCK
     feature_programs = feature_clips * blocks
-    programs = feature_programs + param_instances * PARTS
+    programs = feature_programs + param_instances * PROGRAMS
     index = tl.program_id(0) % programs
-    number = tl.program_id(0) // programs  # t * pieces + p
-    t = number // pieces
-    first = (number % pieces) * piece
+    number = tl.program_id(0) // programs  # t * tiles + p
+    t = number // tiles
+    first = (number % tiles) * tile_cells
     if index < feature_programs:
         start = first + (index % blocks) * BLOCK
         if start < h * w:
             feature_gradient(
                 features, parameters, references, clip_index, grad, grad_features,
-                index // blocks, t, start, G, N, T, h, w, stride, still,
-                C, D, K, R, F, FEATURE_E, BP,
+                index // blocks, t, start, G, N, T, h, w, stride, opaque_zero,
+                C, D, LAYERS, R, F, FEATURE_E, BP,
             )  # fmt: skip
     else:
         index -= feature_programs
-        n = (index // PARTS).to(tl.int64)
-        partials += ((n * T + t) * pieces + number % pieces) * G
+        n = (index // PROGRAMS).to(tl.int64)
+        partials += ((n * T + t) * tiles + number % tiles) * G
         parameter_gradients(
-            features, parameters, references, clip_index, grad, partials, n, t, index % PARTS,
-            first, tl.minimum(first + piece, h * w), G, B, T, h, w, stride, still,
-            C, D, K, R, F, UNITS, PARAMETER_E, BP,
+            features, parameters, references, clip_index, grad, partials, n, t, index % PROGRAMS,
+            first, tl.minimum(first + tile_cells, h * w), G, B, T, h, w, stride, opaque_zero,
+            C, D, LAYERS, R, F, UNITS, PARAMETER_E, BP,
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["G", "T", "pieces"], do_not_specialize_on_alignment=INPUTS)
+@triton.jit(do_not_specialize=["G", "T", "tiles"], do_not_specialize_on_alignment=INPUTS)
 def sum_kernel(
-    partials,  # [N, T, pieces, G]
+    partials,  # [N, T, tiles, G]
     parameters,  # [N, G]
     grad_params,  # [N, G], written
     grad_references,  # [N, T, 2], written
     G,
     T,
-    pieces,
+    tiles,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     BG: tl.constexpr,  # at least G
 ):
@@ -173,7 +173,7 @@ def sum_kernel(
     last is read first, as long as it is in L2."""
     n = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, BG)
-    unit_number = g - (D * (C + 2 * R) + (K - 2) * D * D + D)
+    unit_number = g - (D * (C + 2 * R) + (LAYERS - 2) * D * D + D)
     is_bias = (unit_number >= 0) & (unit_number < D)
     weight = parameters + n * G + unit_number * (C + 2 * R)
     if R:
@@ -183,8 +183,8 @@ def sum_kernel(
     for before in range(0, T):
         t = T - 1 - before
         of_frame = tl.zeros([BG], tl.float32)
-        source = partials + ((n * T + t) * pieces + pieces - 1) * G + g
-        for _ in range(0, pieces):
+        source = partials + ((n * T + t) * tiles + tiles - 1) * G + g
+        for _ in range(0, tiles):
             of_frame += tl.load(source, mask=g < G, other=0.0)
             source -= G
         total += of_frame

@@ -2,19 +2,20 @@
 
 A lane owns a few cells of the map and keeps the whole network in registers. Parameters are loads of
 one address for all lanes, so each is used for several cells at once: hidden values are tensors
-[E, BP], of which a lane holds the E values of its column. The forward walks down a strip of rows
+[E, BP], of which a lane holds the E values of its column. The forward walks down a tile of rows
 and carries the last row along, so that upsampling needs neither shared memory nor an exchange
 between lanes. All arithmetic is float32.
 
 Letters
     n, t, b        instance, frame and clip of a program
     h, w           cells of a frame of features; a cell is (row, column)
-    C, D, K        feature channels, hidden width, layers
+    C, D           feature channels, hidden width
+    LAYERS         of the network, the last included
     R              1 with relative coordinates as two more inputs, else 0
     F              upsampling factor
     E              cells that a lane evaluates at once, a power of two
     BP             lanes of a program: 32 for each of its warps
-    still          0. Added to addresses in every turn of a loop, for the compiler, which does not
+    opaque_zero    0. Added to addresses in every turn of a loop, for the compiler, which does not
                    know that: it would load all parameters ahead of a loop without stores, and keep
                    all addresses of features, where there are not registers enough for them.
 """
@@ -49,11 +50,11 @@ def biases_of(
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
 ):
     """Where the biases of a layer start: behind the weights of all layers."""
-    return parameters + (D * (C + 2 * R) + (K - 2) * D * D + D + layer * D)
+    return parameters + (D * (C + 2 * R) + (LAYERS - 2) * D * D + D + layer * D)
 
 
 @triton.jit
@@ -103,10 +104,10 @@ def load_channels(features, cell, cells, COUNT: tl.constexpr):
     ONCE: tl.constexpr = 8 if COUNT >= 8 else 4 if COUNT >= 4 else 2 if COUNT >= 2 else 1
     channel = tl.arange(0, ONCE)[:, None, None]
     value = tl.load(features + (channel * cells + cell[None, :, :])).to(tl.float32)
-    parts = unstack_cells(value, ONCE)
+    values = unstack_cells(value, ONCE)
     if COUNT > ONCE:
-        parts += load_channels(features + ONCE * cells, cell, cells, COUNT - ONCE)
-    return parts
+        values += load_channels(features + ONCE * cells, cell, cells, COUNT - ONCE)
+    return values
 
 
 @triton.jit
@@ -120,10 +121,10 @@ def unit(inputs, weights, bias, INPUTS: tl.constexpr):
 
 @triton.jit
 def first_units(
-    inputs, parameters, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+    inputs, parameters, C: tl.constexpr, D: tl.constexpr, LAYERS: tl.constexpr, R: tl.constexpr
 ):
     """Units of the first layer with their ReLU, a tuple."""
-    biases = biases_of(parameters, 0, C, D, K, R)
+    biases = biases_of(parameters, 0, C, D, LAYERS, R)
     units = ()
     for o in tl.static_range(D):
         units += (relu(unit(inputs, parameters + o * (C + 2 * R), biases + o, C + 2 * R)),)
@@ -137,13 +138,13 @@ def next_units(
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
 ):
     """Units of hidden layer 1, 2, ... from those of the layer before."""
     weights, biases = (
         weights_of(parameters, layer, C, D, R),
-        biases_of(parameters, layer, C, D, K, R),
+        biases_of(parameters, layer, C, D, LAYERS, R),
     )
     new = ()
     for o in tl.static_range(D):
@@ -163,12 +164,12 @@ def streamed_units(
     stride,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
 ):
     """`first_units` of cells whose inputs nobody else needs: each is used up as it comes."""
     INPUTS: tl.constexpr = C + 2 * R
-    biases = biases_of(parameters, 0, C, D, K, R)
+    biases = biases_of(parameters, 0, C, D, LAYERS, R)
     units = ()
     for o in tl.static_range(D):
         units += (tl.zeros(row.shape, tl.float32) + tl.load(biases + o).to(tl.float32),)
@@ -186,49 +187,52 @@ def streamed_units(
 
 @triton.jit
 def logits_of(
-    units, parameters, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+    units, parameters, C: tl.constexpr, D: tl.constexpr, LAYERS: tl.constexpr, R: tl.constexpr
 ):
     """Logits from the units of the first layer; those of the last one are used up as they come."""
-    last = weights_of(parameters, K - 1, C, D, R)
-    z = tl.zeros_like(units[0]) + tl.load(biases_of(parameters, K - 1, C, D, K, R)).to(tl.float32)
-    for layer in tl.static_range(1, K - 2):
-        units = next_units(units, parameters, layer, C, D, K, R)
+    last = weights_of(parameters, LAYERS - 1, C, D, R)
+    z = tl.zeros_like(units[0]) + tl.load(biases_of(parameters, LAYERS - 1, C, D, LAYERS, R)).to(
+        tl.float32
+    )
+    for layer in tl.static_range(1, LAYERS - 2):
+        units = next_units(units, parameters, layer, C, D, LAYERS, R)
     weights, biases = (
-        weights_of(parameters, K - 2, C, D, R),
-        biases_of(parameters, K - 2, C, D, K, R),
+        weights_of(parameters, LAYERS - 2, C, D, R),
+        biases_of(parameters, LAYERS - 2, C, D, LAYERS, R),
     )
     for o in tl.static_range(D):
-        value = units[o] if K == 2 else relu(unit(units, weights + o * D, biases + o, D))
+        value = units[o] if LAYERS == 2 else relu(unit(units, weights + o * D, biases + o, D))
         z += tl.load(last + o).to(tl.float32) * value
     return z
 
 
 @triton.jit
-def grid_logits(
+def row_logits(
     features,
     reference,
     parameters,
-    top,  # [BP] first row of a lane
+    row,  # [BP] of a lane
     left,  # [BP] first column of a lane
     h,
     w,
     stride,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    CELLS: tl.constexpr,
 ):
-    """Logits of ROWS x COLUMNS cells per lane, a tuple of [BP], row by row.
+    """Logits of CELLS cells of a row per lane, a tuple of [BP].
 
     Beyond the border the nearest cell stands in: the replicated padding of the upsampling.
     """
-    e = tl.arange(0, ROWS * COLUMNS)[:, None]
-    row = tl.minimum(tl.maximum(top[None, :] + e // COLUMNS, 0), h - 1)
-    column = tl.minimum(tl.maximum(left[None, :] + e % COLUMNS, 0), w - 1)
-    units = streamed_units(features, reference, parameters, row, column, h, w, stride, C, D, K, R)
-    return unstack(logits_of(units, parameters, C, D, K, R), ROWS * COLUMNS)
+    e = tl.arange(0, CELLS)[:, None]
+    rows = tl.minimum(tl.maximum(row[None, :] + tl.zeros_like(e), 0), h - 1)
+    columns = tl.minimum(tl.maximum(left[None, :] + e, 0), w - 1)
+    units = streamed_units(
+        features, reference, parameters, rows, columns, h, w, stride, C, D, LAYERS, R
+    )
+    return unstack(logits_of(units, parameters, C, D, LAYERS, R), CELLS)
 
 
 @triton.jit
@@ -236,13 +240,13 @@ def unstack(x, COUNT: tl.constexpr):
     """[COUNT, BP] -> COUNT tensors [BP], in registers; COUNT is 1, 2, 4 or 8."""
     BP: tl.constexpr = x.shape[1]
     if COUNT == 1:
-        parts = (tl.reshape(x, [BP]),)
+        values = (tl.reshape(x, [BP]),)
     else:
         # `split` takes a last axis away: halve the rows, and make that the last axis.
         halves = tl.permute(tl.reshape(x, [2, COUNT // 2, BP]), (1, 2, 0))
         first, second = tl.split(halves)
-        parts = unstack(first, COUNT // 2) + unstack(second, COUNT // 2)
-    return parts
+        values = unstack(first, COUNT // 2) + unstack(second, COUNT // 2)
+    return values
 
 
 @triton.jit
@@ -251,24 +255,24 @@ def unstack_cells(x, COUNT: tl.constexpr):
     E: tl.constexpr = x.shape[1]
     BP: tl.constexpr = x.shape[2]
     if COUNT == 1:
-        parts = (tl.reshape(x, [E, BP]),)
+        values = (tl.reshape(x, [E, BP]),)
     else:
         # `split` takes a last axis away: halve the rows, and make that the last axis.
         first, second = tl.split(tl.permute(tl.reshape(x, [2, COUNT // 2, E, BP]), (1, 2, 3, 0)))
-        parts = unstack_cells(first, COUNT // 2) + unstack_cells(second, COUNT // 2)
-    return parts
+        values = unstack_cells(first, COUNT // 2) + unstack_cells(second, COUNT // 2)
+    return values
 
 
 @triton.jit
-def stack_cells(parts, COUNT: tl.constexpr):
+def stack_cells(values, COUNT: tl.constexpr):
     """The reverse of `unstack_cells`."""
-    E: tl.constexpr = parts[0].shape[0]
-    BP: tl.constexpr = parts[0].shape[1]
+    E: tl.constexpr = values[0].shape[0]
+    BP: tl.constexpr = values[0].shape[1]
     if COUNT == 1:
-        x = parts[0][None, :, :]
+        x = values[0][None, :, :]
     else:
-        first = stack_cells(parts[: COUNT // 2], COUNT // 2)
-        second = stack_cells(parts[COUNT // 2 :], COUNT // 2)
+        first = stack_cells(values[: COUNT // 2], COUNT // 2)
+        second = stack_cells(values[COUNT // 2 :], COUNT // 2)
         x = tl.reshape(tl.permute(tl.join(first, second), (3, 0, 1, 2)), [COUNT, E, BP])
     return x
 
@@ -311,7 +315,7 @@ def upsample_line(line, F: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["G", "B", "T", "h", "w", "stride", "strip", "tiles", "still"],
+    do_not_specialize=["G", "B", "T", "h", "w", "stride", "tile_rows", "tiles", "opaque_zero"],
     do_not_specialize_on_alignment=INPUTS,
 )
 def forward_kernel(
@@ -326,16 +330,15 @@ def forward_kernel(
     h,
     w,
     stride,
-    strip,  # rows of cells that a lane walks down
+    tile_rows,  # rows of cells that a lane walks down
     tiles,  # programs per instance and frame
-    still,
+    opaque_zero,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     CELLS: tl.constexpr,  # cells of a row that a lane evaluates
-    ROWS: tl.constexpr,  # rows that it evaluates at once
     BP: tl.constexpr,
 ):
     frame = tl.program_id(0) // tiles
@@ -354,25 +357,23 @@ def forward_kernel(
     lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
     lanes_per_row = tl.cdiv(w + MORE, CELLS - HALO)
     left = (lane % lanes_per_row) * (CELLS - HALO)
-    top = (lane // lanes_per_row) * strip
+    top = (lane // lanes_per_row) * tile_rows
     above = ()
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], dtype=tl.float32),)
-    for i in range(-ROWS * HALO, strip, ROWS):
-        features += still
-        parameters += still
-        references += still
-        left += still
-        cells = grid_logits(
+    for i in range(-HALO, tile_rows):
+        features += opaque_zero
+        parameters += opaque_zero
+        references += opaque_zero
+        left += opaque_zero
+        below = row_logits(
             features, references, parameters, top + i, left - HALO, h, w, stride,
-            C, D, K, R, ROWS, CELLS,
+            C, D, LAYERS, R, CELLS,
         )  # fmt: skip
-        for r in tl.static_range(ROWS):
-            below = cells[r * CELLS : (r + 1) * CELLS]
-            y = F * (top + i + r) + FIRST - 1
-            for q in range(1, F + 1):
-                store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
-            above = below
+        y = F * (top + i) + FIRST - 1
+        for q in range(1, F + 1):
+            store_line(out, above, below, q, y + q, left, i >= 0, h, w, F, CELLS)
+        above = below
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def layer_backward(
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     IS_SUMMING: tl.constexpr,
 ):
@@ -90,9 +90,9 @@ def layer_backward(
     Returns: gradients of the layer's inputs (of layer 0: of the channels alone, and only where
         nothing is summed); if IS_SUMMING, new sums of weights and of biases.
     """
-    TOP: tl.constexpr = layer == K - 2
+    TOP: tl.constexpr = layer == LAYERS - 2
     INPUTS: tl.constexpr = C + 2 * R if layer == 0 else D
-    NUM_WEIGHTS: tl.constexpr = D * (C + 2 * R) + (K - 2) * D * D + D
+    NUM_WEIGHTS: tl.constexpr = D * (C + 2 * R) + (LAYERS - 2) * D * D + D
     FIRST: tl.constexpr = 0 if layer == 0 else D * (C + 2 * R) + (layer - 1) * D * D
     BIAS: tl.constexpr = NUM_WEIGHTS + layer * D
     SKIPPED: tl.constexpr = 0 if layer > 0 else INPUTS if IS_SUMMING else 2 * R
@@ -106,7 +106,7 @@ def layer_backward(
             weights = parameters + (FIRST + o * INPUTS)
             units += (relu(unit(inputs, weights, parameters + (BIAS + o), INPUTS)),)
         grads, above_weights, above_biases = layer_backward(
-            units, dz, parameters, again, sums, layer + 1, C, D, K, R, IS_SUMMING
+            units, dz, parameters, again, sums, layer + 1, C, D, LAYERS, R, IS_SUMMING
         )
     below = ()
     for o in tl.static_range(D):

@@ -40,24 +40,24 @@ def sum_all_gradients(
     h,
     w,
     stride,
-    still,
+    opaque_zero,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     E: tl.constexpr,
     BP: tl.constexpr,
 ):
     """Gradients of all weights and biases, over some cells."""
-    SUMS: tl.constexpr = D * (C + 2 * R) + (K - 2) * D * D + D + (K - 1) * D + 1
+    SUMS: tl.constexpr = D * (C + 2 * R) + (LAYERS - 2) * D * D + D + (LAYERS - 1) * D + 1
     sums = ()
     for _g in tl.static_range(SUMS):
         sums += (tl.zeros([1, BP], tl.float32),)
     line = grad + first + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
     for start in range(first, end, E * BP):
-        parameters += still
-        reference += still
+        parameters += opaque_zero
+        reference += opaque_zero
         cell = start + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
         inside = cell < end
         row, column = tl.minimum(cell, end - 1) // w, tl.minimum(cell, end - 1) % w
@@ -66,7 +66,7 @@ def sum_all_gradients(
         dz = cell_gradient(line, row, column, inside, h, w, F)
         inputs = load_inputs(features, reference, row, column, h, w, stride, C, R)
         _, weights, biases = layer_backward(
-            inputs, dz, parameters, parameters, sums, 0, C, D, K, R, True
+            inputs, dz, parameters, parameters, sums, 0, C, D, LAYERS, R, True
         )
         bias = sums[SUMS - 1] + sum_cells(dz)
         sums = weights + biases + (bias,)
@@ -83,7 +83,7 @@ def deltas_of(
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
 ):
     """Gradients of a hidden layer's units before their ReLU, a tuple, from that of the logits.
@@ -92,16 +92,16 @@ def deltas_of(
         inputs: what enters layer `layer` (units of the one below, or the network's inputs).
     """
     if layer == 0:
-        units = first_units(inputs, parameters, C, D, K, R)
+        units = first_units(inputs, parameters, C, D, LAYERS, R)
     else:
-        units = next_units(inputs, parameters, layer, C, D, K, R)
+        units = next_units(inputs, parameters, layer, C, D, LAYERS, R)
     deltas = ()
-    if layer == K - 2:
-        last = weights_of(parameters, K - 1, C, D, R)
+    if layer == LAYERS - 2:
+        last = weights_of(parameters, LAYERS - 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(tl.load(last + o).to(tl.float32) * dz, units[o]),)
     else:
-        above = deltas_of(units, dz, parameters, layer + 1, C, D, K, R)
+        above = deltas_of(units, dz, parameters, layer + 1, C, D, LAYERS, R)
         weights = weights_of(parameters, layer + 1, C, D, R)
         for o in tl.static_range(D):
             deltas += (masked(pull_back(above, weights + o, D, D), units[o]),)
@@ -124,16 +124,16 @@ def layer_inputs(
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
 ):
     """What enters a hidden layer."""
     if layer == 0:
         units = inputs
     else:
-        units = first_units(inputs, parameters, C, D, K, R)
+        units = first_units(inputs, parameters, C, D, LAYERS, R)
         for k in tl.static_range(1, layer):
-            units = next_units(units, parameters, k, C, D, K, R)
+            units = next_units(units, parameters, k, C, D, LAYERS, R)
     return units
 
 
@@ -150,11 +150,11 @@ def sum_layer_gradients(
     h,
     w,
     stride,
-    still,
+    opaque_zero,
     layer: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     UNITS: tl.constexpr,  # of the layer that the program sums
@@ -164,14 +164,14 @@ def sum_layer_gradients(
     """Gradients of the weights and biases of some units, over some cells; of the last layer, the
     weights on these units, with the top hidden layer."""
     INPUTS: tl.constexpr = C + 2 * R if layer == 0 else D
-    TOP: tl.constexpr = layer == K - 2
+    TOP: tl.constexpr = layer == LAYERS - 2
     SIZE: tl.constexpr = INPUTS + 1 + TOP  # sums per unit
     sums = ()
     for _ in tl.static_range(UNITS * SIZE + TOP):
         sums += (tl.zeros([1, BP], tl.float32),)
     line = grad + first + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
     for start in range(first, end, E * BP):
-        parameters += still
+        parameters += opaque_zero
         cell = start + tl.arange(0, E)[:, None] * BP + tl.arange(0, BP)[None, :]
         inside = cell < end
         row, column = tl.minimum(cell, end - 1) // w, tl.minimum(cell, end - 1) % w
@@ -179,18 +179,18 @@ def sum_layer_gradients(
             line = grad + first_pixel(row, column, w, F)
         dz = cell_gradient(line, row, column, inside, h, w, F)
         inputs = load_inputs(features, reference, row, column, h, w, stride, C, R)
-        inputs = layer_inputs(inputs, parameters, layer, C, D, K, R)
+        inputs = layer_inputs(inputs, parameters, layer, C, D, LAYERS, R)
         weights, biases = (
             weights_of(parameters, layer, C, D, R),
-            biases_of(parameters, layer, C, D, K, R),
+            biases_of(parameters, layer, C, D, LAYERS, R),
         )
         if not TOP:
             units = (
-                first_units(inputs, parameters, C, D, K, R)
+                first_units(inputs, parameters, C, D, LAYERS, R)
                 if layer == 0
-                else next_units(inputs, parameters, layer, C, D, K, R)
+                else next_units(inputs, parameters, layer, C, D, LAYERS, R)
             )
-            above = deltas_of(units, dz, parameters, layer + 1, C, D, K, R)
+            above = deltas_of(units, dz, parameters, layer + 1, C, D, LAYERS, R)
         new = ()
         for k in tl.static_range(UNITS):
             o = o0 + k
@@ -199,7 +199,7 @@ def sum_layer_gradients(
             else:
                 value = tl.maximum(unit(inputs, weights + o * INPUTS, biases + o, INPUTS), 0.0)
             if TOP:
-                last = weights_of(parameters, K - 1, C, D, R)
+                last = weights_of(parameters, LAYERS - 1, C, D, R)
                 delta = masked(tl.load(last + o).to(tl.float32) * dz, value)
             else:
                 next_weights = weights_of(parameters, layer + 1, C, D, R)
@@ -214,17 +214,20 @@ def sum_layer_gradients(
         sums = new
         line += E * BP
 
-    weights, biases = weights_of(partial, layer, C, D, R), biases_of(partial, layer, C, D, K, R)
+    weights, biases = (
+        weights_of(partial, layer, C, D, R),
+        biases_of(partial, layer, C, D, LAYERS, R),
+    )
     for k in tl.static_range(UNITS):
         o = o0 + k
         for i in tl.static_range(INPUTS):
             tl.store(weights + (o * INPUTS + i), tl.sum(sums[k * SIZE + i]))
         tl.store(biases + o, tl.sum(sums[k * SIZE + INPUTS]))
         if TOP:
-            last = weights_of(partial, K - 1, C, D, R)
+            last = weights_of(partial, LAYERS - 1, C, D, R)
             tl.store(last + o, tl.sum(sums[k * SIZE + INPUTS + 1]))
     if TOP:
-        bias = biases_of(partial, K - 1, C, D, K, R)
+        bias = biases_of(partial, LAYERS - 1, C, D, LAYERS, R)
         tl.store(bias, tl.sum(sums[UNITS * SIZE]), mask=o0 == 0)
 
 
@@ -235,10 +238,10 @@ def parameter_gradients(
     references,
     clip_index,
     grad,
-    partial,  # [G] of the instance, frame and piece
+    partial,  # [G] of the instance, frame and tile
     n,
     t,
-    part,  # of the parameters
+    share,  # of the parameters
     first,  # first cell
     end,  # cell behind the last
     G,
@@ -247,10 +250,10 @@ def parameter_gradients(
     h,
     w,
     stride,
-    still,
+    opaque_zero,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     UNITS: tl.constexpr,
@@ -264,15 +267,15 @@ def parameter_gradients(
     parameters += n * G
     references += (n * T + t) * 2
     grad += (n * T + t) * (F * h) * (F * w)
-    o0 = (part % GROUPS) * UNITS if GROUPS > 1 else 0
+    o0 = (share % GROUPS) * UNITS if GROUPS > 1 else 0
     if WHOLE:
         sum_all_gradients(
-            features, references, parameters, grad, partial, first, end, h, w, stride, still,
-            C, D, K, R, F, E, BP,
+            features, references, parameters, grad, partial, first, end, h, w, stride, opaque_zero,
+            C, D, LAYERS, R, F, E, BP,
         )  # fmt: skip
-    for layer in tl.static_range(0 if WHOLE else K - 1):
-        if part // GROUPS == layer:
+    for layer in tl.static_range(0 if WHOLE else LAYERS - 1):
+        if share // GROUPS == layer:
             sum_layer_gradients(
                 features, references, parameters, grad, partial, first, end, o0, h, w, stride,
-                still, layer, C, D, K, R, F, UNITS, E, BP,
+                opaque_zero, layer, C, D, LAYERS, R, F, UNITS, E, BP,
             )  # fmt: skip

@@ -1,6 +1,6 @@
 /* Sums of the mask losses over the pixels of instances, and their gradient, for one REAL.
 
-   Compiled by native.py at first use. For a target t and w = (1 - 2t) * logit: m = sigmoid(w) is the
+   Compiled by c_library.py at first use. For a target t and w = (1 - 2t) * logit: m = sigmoid(w) is the
    probability of the wrong answer, c = log(1 + exp(w)) its cross entropy, q = c * m^gamma. All sums
    follow from those of t, m, tm, q and tq. One exp and one division serve a pixel, polynomials that
    compilers turn into vectors; in double, which tests use, the functions of the C library. A job is

@@ -1,7 +1,7 @@
 """Mask losses for CPUs: in C where there is a compiler (`cpu.c`), or by `cpu_torch.py`.
 
-The masks of a part are drawn, summed (or replaced by their gradient) and forgotten while they are
-in cache. Letters and parts as in `mask_head/cpu.py`.
+The masks of a tile are drawn, summed (or replaced by their gradient) and forgotten while they are
+in cache. Letters and tiles as in `mask_head/cpu.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..c_library import library, run_jobs, why_not
-from ..mask_head.cpu import Network, Part, network, sum_in_order
+from ..mask_head.cpu import Network, Tile, network, sum_in_order
 from ..mask_head.cpu import why_not_compiled as of_head
 from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs, compute_dtype, in_dtypes
 from . import cpu_torch
@@ -39,12 +39,12 @@ class PixelLosses:
         sums = torch.zeros(net.shape[1], net.N, 4, dtype=torch.float64)
         self._arguments.sums = sums.data_ptr()
 
-        def add(part: Part) -> None:
-            masks = net.new_masks(part)
-            net.draw(part, masks)
-            self._run(self._compiled.sums, part, masks)
+        def add(tile: Tile) -> None:
+            masks = net.new_masks(tile)
+            net.draw(tile, masks)
+            self._run(self._compiled.sums, tile, masks)
 
-        run_jobs(add, [(part,) for parts in net.frames() for part in parts])
+        run_jobs(add, [(tile,) for tiles in net.frames() for tile in tiles])
         return net.unsort(sum_in_order(sums).to(net.dtype))
 
     def backward(
@@ -55,19 +55,19 @@ class PixelLosses:
         grad_sums = net.sort(grad_sums).to(net.dtype).contiguous()
         self._arguments.grad_sums = grad_sums.data_ptr()
 
-        def read_frame(parts: list[Part]) -> None:
-            for part in parts:
-                masks = net.new_masks(part)
-                net.draw(part, masks)
-                self._run(self._compiled.gradient, part, masks)
-                net.read(part, masks)
+        def read_frame(tiles: list[Tile]) -> None:
+            for tile in tiles:
+                masks = net.new_masks(tile)
+                net.draw(tile, masks)
+                self._run(self._compiled.gradient, tile, masks)
+                net.read(tile, masks)
 
         net.start_backward(needs[0])
-        run_jobs(read_frame, [(parts,) for parts in net.frames()])
+        run_jobs(read_frame, [(tiles,) for tiles in net.frames()])
         return net.gradients()
 
-    def _run(self, function: ctypes._CFuncPtr, part: Part, masks: Tensor) -> None:
-        job = _Job(part.frame, part.first, part.first + part.count, masks.data_ptr())
+    def _run(self, function: ctypes._CFuncPtr, tile: Tile, masks: Tensor) -> None:
+        job = _Job(tile.frame, tile.first, tile.first + tile.count, masks.data_ptr())
         function(ctypes.byref(self._arguments), ctypes.byref(job))
 
 

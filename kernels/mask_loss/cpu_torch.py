@@ -104,13 +104,13 @@ def _passes(pixels: Tensor, targets: Tensor, scratch: Scratch) -> Iterator[tuple
     rows = max(1, _PIXELS // (f * n * width))
     for a in range(0, height, rows):
         b = min(a + rows, height)
-        part = targets[:, :, a:b, :width]
+        given = targets[:, :, a:b, :width]
         target = scratch("target", f, n, b - a, width)
-        if part.shape == target.shape:
-            torch.ne(part, 0, out=target) if part.dtype != torch.bool else target.copy_(part)
+        if given.shape == target.shape:
+            torch.ne(given, 0, out=target) if given.dtype != torch.bool else target.copy_(given)
         else:
-            missing = (0, width - part.shape[3], 0, b - a - part.shape[2])
-            target.copy_(F.pad(part != 0, missing))
+            missing = (0, width - given.shape[3], 0, b - a - given.shape[2])
+            target.copy_(F.pad(given != 0, missing))
         yield pixels[:, :, a:b].flatten(2).flatten(0, 1), target.flatten(2).flatten(0, 1)
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant
+from ..launch import Variant, entry_for
 from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from ..mask_head.launch import backward as backward_of_head
-from ..mask_head.launch import contiguous, network_constants, run_kernel, strips, variant_of
-from ..mask_head.tiles import Tile, tile_for
+from ..mask_head.launch import contiguous, network_constants, row_tiles, run_kernel, variant_of
+from ..mask_head.tiles import LaunchConfig
 from . import tiles
 from .inputs import LossTargets
 from .triton_backward import loss_gradient_kernel
@@ -32,18 +32,18 @@ def forward(inputs: MaskHeadInputs, head: MaskHeadConfig, given: LossTargets) ->
     targets, *sizes = _target_arguments(given)
     B, T, _, h, w = features.shape
     (N, G), F = inputs.params.shape, head.upsample
-    tile = loss_tile(facts().capability(features.device), head)
-    strip, programs = strips(
-        h, w + (F > 2), tile.cells - (F > 1), 32 * tile.num_warps, N * T, h + (F > 2)
+    config = loss_config(facts().capability(features.device), head)
+    tile_rows, programs = row_tiles(
+        h, w + (F > 2), config.cells - (F > 1), 32 * config.num_warps, N * T, h + (F > 2)
     )
     partials = features.new_empty((N, T * programs, 4), dtype=torch.float32)
     run_kernel(
         loss_kernel,
-        (head, tile, alpha, gamma),
-        lambda arguments: loss_variant(arguments, head, tile, alpha, gamma),
+        (head, config, alpha, gamma),
+        lambda arguments: loss_variant(arguments, head, config, alpha, gamma),
         N * T * programs,
         (*inputs, targets, given.index.contiguous(), partials),
-        (G, B, T, h, w, head.stride, strip, programs, *sizes),
+        (G, B, T, h, w, head.stride, tile_rows, programs, *sizes),
     )
     return partials.sum(1)
 
@@ -62,45 +62,53 @@ def backward(
     targets, *sizes = _target_arguments(given)
     B, T, _, h, w = features.shape
     N, G = inputs.params.shape
-    tile = loss_tile(facts().capability(features.device), head)
-    own = tile.cells - 2 * (head.upsample > 1)
-    strip, programs = strips(h, w, own, 32 * tile.num_warps, N * T, h)
+    config = loss_config(facts().capability(features.device), head)
+    own = config.cells - 2 * (head.upsample > 1)
+    tile_rows, programs = row_tiles(h, w, own, 32 * config.num_warps, N * T, h)
     grad = features.new_empty((N, T, h, w), dtype=torch.float32)
     run_kernel(
         loss_gradient_kernel,
-        (head, tile, alpha, gamma),
-        lambda arguments: loss_gradient_variant(arguments, head, tile, alpha, gamma),
+        (head, config, alpha, gamma),
+        lambda arguments: loss_gradient_variant(arguments, head, config, alpha, gamma),
         N * T * programs,
         (*inputs, targets, given.index.contiguous(), grad_sums.float().contiguous(), grad),
-        (G, B, T, h, w, head.stride, strip, programs, *sizes),
+        (G, B, T, h, w, head.stride, tile_rows, programs, *sizes),
     )
     return backward_of_head(grad, inputs, head.without_upsampling(), needs)
 
 
 @lru_cache(maxsize=256)
-def loss_tile(capability: int, head: MaskHeadConfig) -> Tile:
+def loss_config(capability: int, head: MaskHeadConfig) -> LaunchConfig:
     """The entry; more upsampling than the default head's needs more registers than its bound."""
-    tile = tile_for(tiles.LOSS, capability)
+    config = entry_for(tiles.LOSS, capability)
     if head.upsample <= MaskHeadConfig.upsample:
-        return tile
-    return replace(tile, max_registers=None)
+        return config
+    return replace(config, max_registers=None)
 
 
 def loss_variant(
-    arguments: dict[str, Any], head: MaskHeadConfig, tile: Tile, alpha: float, gamma: float
+    arguments: dict[str, Any],
+    head: MaskHeadConfig,
+    config: LaunchConfig,
+    alpha: float,
+    gamma: float,
 ) -> Variant:
     """How the kernel for the losses is compiled."""
-    constants = network_constants(head) | {"F": head.upsample, "CELLS": tile.cells}
-    constants |= {"BP": 32 * tile.num_warps, "ALPHA": alpha, "GAMMA": gamma}
-    return variant_of(loss_kernel, arguments, constants, tile)
+    constants = network_constants(head) | {"F": head.upsample, "CELLS": config.cells}
+    constants |= {"BP": 32 * config.num_warps, "ALPHA": alpha, "GAMMA": gamma}
+    return variant_of(loss_kernel, arguments, constants, config)
 
 
 def loss_gradient_variant(
-    arguments: dict[str, Any], head: MaskHeadConfig, tile: Tile, alpha: float, gamma: float
+    arguments: dict[str, Any],
+    head: MaskHeadConfig,
+    config: LaunchConfig,
+    alpha: float,
+    gamma: float,
 ) -> Variant:
     """How the kernel for the gradient of the losses by the cells' logits is compiled."""
-    constants = loss_variant(arguments, head, tile, alpha, gamma).constants
-    return variant_of(loss_gradient_kernel, arguments, dict(constants), tile)
+    constants = loss_variant(arguments, head, config, alpha, gamma).constants
+    return variant_of(loss_gradient_kernel, arguments, dict(constants), config)
 
 
 def _target_arguments(given: LossTargets) -> tuple[Tensor, int, int, int, int, int]:

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import triton
 
-from ..mask_head.tiles import Tile
+from ..mask_head.tiles import LaunchConfig
 
 LOSS = {
-    70: Tile(num_warps=4, cells=4, max_registers=128),
-    75: Tile(num_warps=8, cells=4),
-    80: Tile(num_warps=4, cells=4),
-    90: Tile(num_warps=4, cells=4),
-    120: Tile(num_warps=4, cells=4),
+    70: LaunchConfig(num_warps=4, cells=4, max_registers=128),
+    75: LaunchConfig(num_warps=8, cells=4),
+    80: LaunchConfig(num_warps=4, cells=4),
+    90: LaunchConfig(num_warps=4, cells=4),
+    120: LaunchConfig(num_warps=4, cells=4),
 }
 """With four warps, the compiler spills 8 bytes on sm_75 to fit one program more, and on sm_70 as
 many where the bound is not given."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..mask_head.triton_forward import INPUTS, blend, blend_rows, grid_logits, load_index
+from ..mask_head.triton_forward import INPUTS, blend, blend_rows, load_index, row_logits
 from .triton_forward import NUMBERS, load_target, miss_and_cost, power
 
 
@@ -42,18 +42,18 @@ def loss_gradient_kernel(
     h,
     w,
     stride,
-    strip,
+    tile_rows,
     tiles,
     target_h,
     target_w,
     target_stride,
     M,
-    still,
+    opaque_zero,
     ALPHA: tl.constexpr,
     GAMMA: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     CELLS: tl.constexpr,  # that a lane evaluates; with F > 1 the first and the last are not its own
@@ -76,17 +76,17 @@ def loss_gradient_kernel(
     lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
     lanes_per_row = tl.cdiv(w, OWN)
     left = (lane % lanes_per_row) * OWN
-    top = (lane // lanes_per_row) * strip
+    top = (lane // lanes_per_row) * tile_rows
     above = ()
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], tl.float32),)
     upper = ()  # gradients of the row above, nearly complete
     for _ in tl.static_range(OWN):
         upper += (tl.zeros([BP], tl.float32),)
-    for i in range(-HALO, strip + 1):
-        parameters += still
-        features += still
-        below = grid_logits(
+    for i in range(-HALO, tile_rows + 1):
+        parameters += opaque_zero
+        features += opaque_zero
+        below = row_logits(
             features,
             references,
             parameters,
@@ -97,9 +97,8 @@ def loss_gradient_kernel(
             stride,
             C,
             D,
-            K,
+            LAYERS,
             R,
-            1,
             CELLS,
         )
         row = top + i

@@ -12,14 +12,14 @@ import triton.language as tl
 from ..mask_head.triton_forward import (
     INPUTS,
     blend_rows,
-    grid_logits,
     load_index,
+    row_logits,
     upsample_line,
 )
 
 NUMBERS = [
-    *("G", "B", "T", "h", "w", "stride", "strip", "tiles"),
-    *("target_h", "target_w", "target_stride", "M", "still"),
+    *("G", "B", "T", "h", "w", "stride", "tile_rows", "tiles"),
+    *("target_h", "target_w", "target_stride", "M", "opaque_zero"),
 ]
 """Arguments for whose values nothing is compiled anew."""
 
@@ -72,18 +72,18 @@ def loss_kernel(
     h,
     w,
     stride,
-    strip,
+    tile_rows,
     tiles,
     target_h,
     target_w,
     target_stride,
     M,
-    still,
+    opaque_zero,
     ALPHA: tl.constexpr,
     GAMMA: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
-    K: tl.constexpr,
+    LAYERS: tl.constexpr,
     R: tl.constexpr,
     F: tl.constexpr,
     CELLS: tl.constexpr,
@@ -103,17 +103,17 @@ def loss_kernel(
     lane = (tl.program_id(0) % tiles) * BP + tl.arange(0, BP)
     lanes_per_row = tl.cdiv(w + MORE, CELLS - HALO)
     left = (lane % lanes_per_row) * (CELLS - HALO)
-    top = (lane // lanes_per_row) * strip
+    top = (lane // lanes_per_row) * tile_rows
     sums = ()
     for _ in tl.static_range(4):
         sums += (tl.zeros([BP], tl.float32),)
     above = ()
     for _ in tl.static_range(CELLS):
         above += (tl.zeros([BP], tl.float32),)
-    for i in range(-HALO, strip):
-        parameters += still
-        features += still
-        below = grid_logits(
+    for i in range(-HALO, tile_rows):
+        parameters += opaque_zero
+        features += opaque_zero
+        below = row_logits(
             features,
             references,
             parameters,
@@ -124,9 +124,8 @@ def loss_kernel(
             stride,
             C,
             D,
-            K,
+            LAYERS,
             R,
-            1,
             CELLS,
         )
         y = F * (top + i) + FIRST - 1

@@ -104,7 +104,7 @@ def to_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def has_area(corners: np.ndarray) -> np.ndarray:
     """[E] bool."""
-    return (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    return np.all(corners[:, 2:] > corners[:, :2], axis=1)
 
 
 def _read_better(

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.errors import InvalidMaskError
 
+RLE = dict[str, Any]
+"""{"size": [height, width], "counts": text}, the compressed COCO form."""
 MAX_PIXELS = 2**29 - 1
 """So that every difference of two runs fits the largest number that is read."""
 MAX_CHARACTERS = 6

@@ -8,26 +8,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqformer.cli.command import run
 
-OPERATORS = {
-    "ms_deform_attn": "deformable_attention",
-    "ms_deform_attn_fused": "deformable_attention",
-    "dynamic_mask_head": "mask_head",
-    "dynamic_mask_loss": "mask_loss",
-    "encode_masks": "frame_masks",
+if TYPE_CHECKING:
+    from torch import device, dtype
+
+_NAMES = {
+    "triton": "Triton, the kernels for a GPU",
+    "c": "C, compiled for this processor",
+    "torch": "PyTorch, the fast path without a C compiler",
+    "reference": "PyTorch, the definition",
 }
-"""Public name -> its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Say which implementation answers on every device, what is compiled for the CPU, and why."""
+    """Say which implementation answers on every device, and why the others do not."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the tensors that the operators would be called with."""
+    """Of the tensors that the operators are called with."""
 
 
 def act(options: Options) -> None:
@@ -36,52 +38,50 @@ def act(options: Options) -> None:
 
     from seqformer._kernels import kernels
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     write = sys.stdout.write
     write(f"torch {torch.__version__}, triton {_version('triton')}\n")
     write(f"backend asked for: {kernels.current_backend()}\n")
-    for device in (torch.device("cpu"), *gpus):
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor"
-        write(f"\n{device} ({name}), {options.precision}\n")
-        for operator, source in OPERATORS.items():
-            chosen, why = implementation(
-                torch.empty(0, dtype=dtype[options.precision], device=device), source
-            )
-            write(f"  {operator:22}{chosen:14}{why}\n")
+    for place in (torch.device("cpu"), *gpus):
+        name = torch.cuda.get_device_name(place) if place.type == "cuda" else "this processor"
+        write(f"\n{place} ({name}), {options.precision}\n")
+        for operator, arguments in example_calls(dtypes[options.precision], place).items():
+            try:
+                found = kernels.explain(getattr(kernels, operator), *arguments)
+            except ValueError as error:  # asked for by name, and cannot run here
+                write(f"  {operator:22}{error}\n")
+                continue
+            write(f"  {operator:22}{_NAMES[found.implementation]}\n")
+            for other, reason in found.why_not.items():
+                write(f"  {'':22}  not {other}: {reason}\n")
     if not gpus:
         write("\nno GPU is visible to torch; the Triton kernels would run there\n")
 
 
-def implementation(tensor: Any, source: str) -> tuple[str, str]:
-    """Who would answer a call with such a tensor, and why.
-
-    Args:
-        tensor: its device and dtype decide.
-        source: name of its folder.
-    """
+def example_calls(of: dtype, on: device) -> dict[str, tuple[Any, ...]]:
+    """The smallest call of every operator that has several implementations, by its name."""
     import torch
 
-    from seqformer._kernels import kernels
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=of, device=on)
 
-    backend = kernels.backend
-    asked = backend.current_backend()
-    if backend.is_reference_chosen(tensor):
-        return "reference", f"plain PyTorch: backend {asked!r} on {tensor.device.type}"
-    try:
-        chosen = backend.kernel_implementation(tensor)
-    except ValueError as error:
-        return "none", str(error)
-    if chosen == "triton":
-        return "triton", "the kernels for a GPU"
-    if kernels.c_library.library(source, torch.float32) is None:
-        return "plain PyTorch", "the fast path without a C compiler"
-    return "C", "compiled for this processor"
+    shapes, valid = [(2, 3)], torch.tensor([[[2, 3]]], dtype=torch.int32, device=on)
+    value, offsets, weights = zeros(1, 6, 1, 4), zeros(1, 2, 1, 1, 1, 2), zeros(1, 2, 1, 1, 1)
+    points = torch.zeros(1, 2, 1, 2, device=on)
+    clips = torch.zeros(1, dtype=torch.int64, device=on)
+    head = (zeros(1, 1, 8, 2, 3), zeros(1, 169), torch.zeros(1, 1, 2, device=on), clips)
+    targets = torch.zeros(1, 1, 4, 6, dtype=torch.bool, device=on)
+    return {
+        "ms_deform_attn": (value, shapes, offsets, weights),
+        "ms_deform_attn_fused": (value, shapes, offsets, weights, points, valid),
+        "dynamic_mask_head": head,
+        "dynamic_mask_loss": (*head, targets),
+        "threshold_masks": (zeros(1, 2, 3), (4, 6)),
+    }
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version(package)
     except PackageNotFoundError:

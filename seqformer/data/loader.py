@@ -124,6 +124,8 @@ class ClipLoader(DataLoader[ClipBatch]):
         num_broken: broken ones among them.
     """
 
+    batch_sampler: ClipBatchSampler
+
     def __init__(self, clips: JointClips, max_broken_share: float, **options: Any) -> None:
         super().__init__(clips, worker_init_fn=_begin_worker, **options)
         self.max_broken_share = max_broken_share

@@ -70,16 +70,18 @@ def compare(
     per_class = {}
     for k, category_id in enumerate(sorted(first.truth.categories)):
         tallies = first.tallies[k], second.tallies[k]
-        per_class[category_id] = _difference(
-            *(float(mean_of_valid(tally.average_precision(everything))) for tally in tallies),
-            *(mean_of_valid(tally.average_precision(weights), 1) for tally in tallies),
-        )
+        both = [float(mean_of_valid(tally.average_precision(everything))) for tally in tallies]
+        again = [mean_of_valid(tally.average_precision(weights), 1) for tally in tallies]
+        per_class[category_id] = _difference(both[0], both[1], again[0], again[1])
     one_by_one = np.eye(num_videos, dtype=np.int64)
     alone = [stats_of(one.tallies, one_by_one)["AP"].tolist() for one in (first, second)]
     return Comparison(
         stats={
             name: _difference(
-                *(float(of[name][0]) for of in values), *(of[name] for of in resampled)
+                float(values[0][name][0]),
+                float(values[1][name][0]),
+                resampled[0][name],
+                resampled[1][name],
             )
             for name in STATS
         },

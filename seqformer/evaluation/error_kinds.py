@@ -121,19 +121,20 @@ def find_errors(
     """
     t = threshold_index(iou_threshold)
     partner = np.full(len(video.results), -1)
-    for d, g, matches in matched.values():
+    for of_class, truths, matches in matched.values():
         taken = matches.partner[0, t]
-        partner[d[taken >= 0]] = g[taken[taken >= 0]]
+        partner[of_class[taken >= 0]] = truths[taken[taken >= 0]]
 
     ious = np.where(video.is_crowd, 0.0, video.ious)  # a crowd is no error's instance
     is_same = video.result_classes[:, None] == video.instance_classes
     same, same_iou = _best(np.where(is_same, ious, 0.0))
     other, other_iou = _best(np.where(is_same, 0.0, ious))
     outcomes = []
-    for d, matched in enumerate(partner.tolist()):
-        if matched >= 0:
-            kind = "ignored" if video.is_crowd[matched] else "true"
-            outcomes.append(ResultOutcome(kind, matched, float(video.ious[d, matched])))
+    partners: list[int] = partner.tolist()
+    for d, owner in enumerate(partners):
+        if owner >= 0:
+            kind = "ignored" if video.is_crowd[owner] else "true"
+            outcomes.append(ResultOutcome(kind, owner, float(video.ious[d, owner])))
         elif same_iou[d] >= iou_threshold:
             outcomes.append(ResultOutcome("duplicate", same[d], same_iou[d]))
         elif other_iou[d] >= iou_threshold:
@@ -149,11 +150,13 @@ def find_errors(
     found: list[float | None] = [None] * len(video.instances)
     covered: list[float | None] = [None] * len(video.instances)
     for result, outcome in zip(video.results, outcomes, strict=True):  # by descending score
-        g = outcome.instance
-        if outcome.kind in ("true", "ignored") and found[g] is None:
-            found[g] = result.score
-        elif outcome.kind in _ABOUT_AN_INSTANCE and covered[g] is None:
-            covered[g] = result.score
+        about = outcome.instance
+        if about is None:
+            continue
+        if outcome.kind in ("true", "ignored") and found[about] is None:
+            found[about] = result.score
+        elif outcome.kind in _ABOUT_AN_INSTANCE and covered[about] is None:
+            covered[about] = result.score
     best_iou = np.where(is_same, video.ious, 0.0).max(axis=0, initial=0.0).tolist()
     instances = [InstanceOutcome(*one) for one in zip(found, covered, best_iou, strict=True)]
     return VideoErrors(video, outcomes, instances)
@@ -224,25 +227,25 @@ def _ap(errors: list[VideoErrors], repaired: frozenset[str]) -> float:
                 asked = num_instances.get(instance.category_id, 0)
                 num_instances[instance.category_id] = asked + is_asked_for
         taken = {outcome.instance for outcome in video.results if outcome.kind == "true"}
-        for result, outcome in zip(video.overlaps.results, video.results, strict=True):
-            if outcome.kind == "ignored":
+        for result, became in zip(video.overlaps.results, video.results, strict=True):
+            if became.kind == "ignored":
                 continue
-            is_true, category_id = outcome.kind == "true", result.category_id
-            if not is_true and ("all false" in repaired or outcome.kind in repaired):
-                if outcome.kind not in _ABOUT_AN_INSTANCE or "all false" in repaired:
+            is_true, category_id = became.kind == "true", result.category_id
+            if not is_true and ("all false" in repaired or became.kind in repaired):
+                if became.kind not in _ABOUT_AN_INSTANCE or "all false" in repaired:
                     continue
-                if outcome.instance in taken:
+                if became.instance is None or became.instance in taken:
                     continue
-                taken.add(outcome.instance)
+                taken.add(became.instance)
                 is_true = True
-                category_id = instances[outcome.instance].category_id
+                category_id = instances[became.instance].category_id
             ranked.setdefault(category_id, []).append((result.score, is_true))
     values = []
     for category_id, total in num_instances.items():
         results = ranked.get(category_id, [])
         scores = np.array([score for score, _ in results], np.float64)
-        is_true = np.array([true for _, true in results], bool)
-        is_true = is_true[np.argsort(-scores, kind="stable")]
+        are_true = np.array([true for _, true in results], bool)
+        are_true = are_true[np.argsort(-scores, kind="stable")]
         # A class of which nothing is left to find still counts: right unless there are results.
-        values.append(single_average_precision(is_true, total) if total else float(not results))
+        values.append(single_average_precision(are_true, total) if total else float(not results))
     return float(mean_of_valid(np.array(values)))

@@ -101,8 +101,8 @@ def evaluate(
     matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
     differences = Differences()
     for group in _read_groups(truth, predictions, differences):
-        scores = np.array([result.score for result in group.results])
-        matched[group.category_id].append((scores, group.match(floor)))
+        own = np.array([result.score for result in group.results])
+        matched[group.category_id].append((own, group.match(floor)))
     differences.tell()
 
     category_ids = sorted(truth.categories)
@@ -201,7 +201,8 @@ def _read_groups(
         compared = {
             category_id: some for category_id, some in best.items() if category_id in instances
         }
-        records = [record for some in (*instances.values(), *compared.values()) for record in some]
+        groups: list[list[Any]] = [*instances.values(), *compared.values()]
+        records = [record for some in groups for record in some]
         tracks = iter(read_tracks(records, truth.videos[video_id]))
         instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
         result_tracks = {k: list(islice(tracks, len(some))) for k, some in compared.items()}

@@ -18,13 +18,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from seqformer.annotations.run_lengths import RLE
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.devices import to_device
 from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.network import Portion, PortionCopy
 from seqformer.inference.rendering import compress_masks, mask_logits
-from seqformer.inference.results import RLE, Detection, VideoPrediction
+from seqformer.inference.results import Detection, VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
 from seqformer.model.full_float32 import full_float32
@@ -104,7 +105,7 @@ class ClipMatcher:
             self,
             tracks=list(twins.values()),
             open=[twins[id(track)] for track in self.open],
-            **{
+            **{  # type: ignore[arg-type]
                 name: None if value is None else value.clone()
                 for name, value in (
                     ("logits", self.logits),

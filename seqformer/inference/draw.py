@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.run_lengths import RLE
 from seqformer.evaluation.track_iou import build_tracks
-from seqformer.inference.results import RLE
 
 COLOURS = (
     (230, 159, 0),  # orange

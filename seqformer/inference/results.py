@@ -20,6 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.json_file import read_json_file
+from seqformer.annotations.run_lengths import RLE
 from seqformer.files import remove_leftovers, replacing, to_disk, writing_to
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RLE = dict[str, Any]
-"""{"size": [height, width], "counts": text}, the compressed COCO form."""
 VIDEO_NAME_LENGTH = 10
 
 

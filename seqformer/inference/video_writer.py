@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -106,7 +106,7 @@ def _encode(
     container_options: dict[str, str],
 ) -> None:
     with av.open(file, "w", format=container_format, options=container_options) as container:
-        stream = None
+        stream: Any = None  # a VideoStream, once the first frame has told its size
         for frame in frames:
             frame = np.pad(frame, [(0, n % 2) for n in frame.shape[:2]] + [(0, 0)], mode="edge")
             if stream is None:

@@ -30,6 +30,7 @@ class MaskBranch(nn.Module):
         self.dcn = nn.Conv2d(dim, dim, 3, padding=1)  # a plain convolution; the name is historical
         for conv in (self.lay1, self.lay2, self.lay3, self.lay4, self.dcn):
             nn.init.kaiming_uniform_(conv.weight, a=1)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = 
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
+    return bool(
         HAS_ONEDNN
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

@@ -35,7 +35,7 @@ STATE_KEYS = ("model", "state_dict", "ema", "model_ema", "ema_state_dict", "net"
 """Where files of the usual trainers keep their weights; the first that is there is taken."""
 _WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")
 """What DataParallel and torch.compile put into the names of weights."""
-_PLAIN_CLASSES = [
+_PLAIN_CLASSES: list[Any] = [
     argparse.Namespace,
     collections.Counter,
     collections.OrderedDict,

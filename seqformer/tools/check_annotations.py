@@ -12,7 +12,7 @@ from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.masks import Size, is_size, parse_mask
 from seqformer.annotations.polygons import bounds
 from seqformer.annotations.rules import get_box, is_crowd, is_id, is_number
-from seqformer.annotations.run_lengths import read_runs
+from seqformer.annotations.run_lengths import RLE, read_runs
 from seqformer.tools.check_videos import CheckedVideo, objects
 from seqformer.tools.findings import Findings
 from seqformer.tools.references import Ids
@@ -21,7 +21,6 @@ BOX_TOLERANCE = 2.0
 """Pixels by which a box may differ from that of its mask."""
 AREA_TOLERANCE = 0.02
 """Share by which an area may differ from that of its mask."""
-RLE = dict[str, Any]
 
 
 def mask_sizes(content: dict[str, Any]) -> dict[str, set[Size]]:

@@ -75,12 +75,12 @@ def from_coco_video(path: Path) -> Content:
                     f"{where} has {image['height']} x {image['width']} pixels, other images of "
                     f"video {video_id} {size[0]} x {size[1]}; all must have one size"
                 )
-        video = builder.add_video([image["file_name"] for _, _, image in images], size)
+        made = builder.add_video([image["file_name"] for _, _, image in images], size)
         frame_of = {image["id"]: t for t, (_, _, image) in enumerate(images)}
         for track_id, entries in tracks.get(video_id, {}).items():
             for where, entry in entries:
-                _add_mask(video, track_id, frame_of[entry["image_id"]], where, entry)
-            if track_id in video.masks:
+                _add_mask(made, track_id, frame_of[entry["image_id"]], where, entry)
+            if track_id in made.masks:
                 classes = Counter(entry["category_id"] for _, entry in entries)
                 if len(classes) > 1:
                     logger.warning(
@@ -94,7 +94,7 @@ def from_coco_video(path: Path) -> Content:
                         "instance %d of video %d is a crowd in %d of %d frames, so it is none",
                         *(track_id, video_id, sum(crowds), len(crowds)),
                     )
-                video.finish(track_id, classes.most_common(1)[0][0], all(crowds))
+                made.finish(track_id, classes.most_common(1)[0][0], all(crowds))
     return builder.content(f"converted from {path.name}")
 
 
@@ -127,6 +127,7 @@ def _add_mask(video: Any, track_id: int, frame: int, where: str, entry: dict[str
         raise ValueError(f"{where}: instance {track_id} has another mask in the same image")
     try:
         size, text = parse_mask(entry["segmentation"], video.size)
+        assert size is not None  # `_tracks` leaves out what has no mask
         read_runs([text], [size[0] * size[1]])
     except InvalidMaskError as error:
         raise ValueError(f"{where}: the mask {error}") from None

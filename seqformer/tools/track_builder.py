@@ -14,13 +14,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.masks import Size
+from seqformer.annotations.run_lengths import RLE
 from seqformer.data.pictures import open_picture
 from seqformer.tools.annotation_json import Content
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-RLE = dict[str, Any]
 
 
 @dataclass

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FOLDER_NAME = "checkpoints"
-_IN_RUN = {
+_IN_RUN: dict[str, Any] = {
     "step": int,
     "steps_per_epoch": int,
     "global_batch_size": int,

@@ -124,7 +124,7 @@ class TrainingStep:
         skipped = ~(norm.isfinite() & loss.isfinite())
         skipped = self.replica.parallel.maximum(skipped.float())
         # The protocol of GradScaler and fused optimisers: where it is 1, nothing changes.
-        optimizer.found_inf = skipped
+        optimizer.found_inf = skipped  # type: ignore[attr-defined]
         optimizer.step()
         if scaler.is_enabled():
             scaler.update()

@@ -132,7 +132,7 @@ class Trainer:
         self._stop = stop or StopRequest()
         found = _of_one_mind(config.output, parallel, found is not None)
         saved = None if found is None else read_run(found)
-        if saved is not None:
+        if saved is not None and found is not None:
             check_same_run(config, saved, found)
             config = _with_global_batch(config, saved["global_batch_size"])
 
@@ -173,7 +173,7 @@ class Trainer:
             config.output, self.device, enabled=config.logging.profile, rank=parallel.rank
         )
         self._was_restored = found is not None
-        if found is not None:
+        if saved is not None and found is not None:
             self._restore(found, saved)
 
     def fit(self) -> dict[str, Any]:
@@ -282,7 +282,8 @@ class Trainer:
             try:
                 return [next(batches) for _ in range(self.micro_batches)], None
             except DeadWorkerError as error:
-                failure, cause = DataError(str(error)), error
+                cause: Exception = error
+                failure = DataError(str(error))
             except (ValueError, OSError, EOFError) as error:
                 # From a worker the sentence is the last line of a quoted traceback.
                 last_line = (str(error).strip().splitlines() or [repr(error)])[-1]
@@ -386,8 +387,9 @@ class Trainer:
                 break
             refused[found] = problems[0]
             try:
-                found = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
-                saved = read_run(found)
+                other = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
+                assert other is not None
+                found, saved = other, read_run(other)
             except ValueError:
                 raise ValueError(next(iter(refused.values()))) from None
             check_same_run(self.config, saved, found)

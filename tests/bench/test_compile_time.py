@@ -25,7 +25,7 @@ STEP = {
     "msda backward float32 boxes": 1,
     "mask loss float32": 1,
     "mask loss gradient float32": 1,
-    "mask gradients float32 C8 D8 K3 F1": 1,
+    "mask gradients float32 C8 D8 F1 of 3 layers": 1,
     "mask sum float32": 1,
 }
 """How many of each form a first training step in float32 compiles."""

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import kernels
+from seqformer.cli.kernels import example_calls
 from seqformer.cli.main import COMMANDS, main, module_name
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +57,9 @@ for words in {list(HELP.values())!r}:
             if script:
                 runpy.run_path(script[0], run_name="__main__")
             else:
-                from seqformer.cli.main import main
+                import kernels
+from seqformer.cli.kernels import example_calls
+from seqformer.cli.main import main
                 main(words[2:])
         except SystemExit as stop:
             assert not stop.code, (words, stop.code)
@@ -101,9 +106,19 @@ def test_a_command_names_itself(capsys, tmp_path):
     assert stop.value.code == 2 and "seqformer train: there is no" in capsys.readouterr().err
 
 
-def test_kernels_says_what_runs(capsys):
-    assert main(["kernels"]) == 0
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kernels_says_what_runs_and_why_nothing_else(precision, capsys):
+    assert main(["kernels", "--precision", precision]) == 0
     out = capsys.readouterr().out
-    for operator in ("ms_deform_attn", "dynamic_mask_head", "dynamic_mask_loss", "encode_masks"):
-        assert f"  {operator} " in out
-    assert "backend asked for: auto" in out
+    assert "backend asked for: auto" in out and f"), {precision}" in out
+    assert set(example_calls(torch.float32, torch.device("cpu"))) == {
+        function.__name__ for function in kernels.backend._operators
+    }
+    blocks = out.split("\n  ")
+    for function in kernels.backend._operators:
+        assert any(block.startswith(f"{function.__name__} ") for block in blocks)
+    assert out.count("not triton: ") == out.count("not reference: ")
+    assert out.count("not triton: ") == len(kernels.backend._operators)
+    with kernels.use_backend("reference"):
+        assert main(["kernels"]) == 0
+    assert "PyTorch, the definition" in capsys.readouterr().out

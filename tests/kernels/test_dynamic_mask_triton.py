@@ -44,9 +44,9 @@ def check_head(case, dtype=torch.float32):
 
 def test_golden(monkeypatch):
     """Two of the instances, with wide programs, which are interpreted as fast as narrow ones."""
-    wide = tiles.Tile(num_warps=8, cells=4)
+    wide = tiles.LaunchConfig(num_warps=8, cells=4)
     monkeypatch.setattr(tiles, "FORWARD", {70: wide})
-    wide = tiles.BackwardTile(num_warps=8, parameter_cells=4, feature_cells=4)
+    wide = tiles.BackwardConfig(num_warps=8, parameter_cells=4, feature_cells=4)
     monkeypatch.setattr(tiles, "BACKWARD", {70: wide})
     golden = np.load(DATA / "parity" / "mask_head_case.npz")
     chosen = [0, 7]  # of the first and of the second clip
@@ -84,7 +84,7 @@ def test_relatives(relative):
 
 def test_layers_summed_apart(monkeypatch):
     """Where registers do not hold the sums of all layers."""
-    tile = tiles.BackwardTile(num_warps=1, parameter_cells=2, feature_cells=1, max_sums=100)
+    tile = tiles.BackwardConfig(num_warps=1, parameter_cells=2, feature_cells=1, max_sums=100)
     monkeypatch.setattr(tiles, "BACKWARD", {70: tile})
     check_head(make_case(1, 1, 1, 3, 5, seed=7))
 

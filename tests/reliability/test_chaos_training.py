@@ -82,8 +82,9 @@ class Disturbed:
             PROCESSES,
             self.scene.nan_flag,
         )
-        if is_early:
-            time.sleep(self.random.uniform(0, 5))
+        if is_early:  # once they have met: before, nobody but what starts them can miss one
+            assert wait_until(lambda: self.job.text() or not self.job.is_running(), 120)
+            time.sleep(self.random.uniform(0, 2))
             return
         moves = wait_until(
             lambda: f"/{STEPS}  loss" in self.job.text() or not self.job.is_running(), 120

@@ -176,3 +176,25 @@ def test_lack_of_memory_is_known_in_all_its_forms(error, expected):
     assert is_out_of_memory(error) is expected
     code, sentence = Command("tool").explain(error)
     assert ("out of memory" in sentence) is expected and code in (2, 70)
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_an_interruption_that_a_library_swallows_is_still_one(is_inside):
+    """Its modules are half loaded then, and fail in odd ways."""
+    for number, code, words in (
+        (signal.SIGINT, 130, "tool: interrupted"),
+        (signal.SIGUSR1, 143, "tool: stopped by SIGUSR1"),
+    ):
+        body = f"""
+        try:
+            os.kill(os.getpid(), {int(number)})
+            time.sleep(60)
+        except BaseException:
+            pass
+        {{}}["half loaded"]
+        """
+        if is_inside:  # as in train.py
+            body = f"def act():\n{textwrap.indent(textwrap.dedent(body), '    ')}"
+            body = f"from seqformer.command import Command\n{body}\nreturn Command('tool').run(act)"
+        done = run(body)
+        assert (done.returncode, only_line(done)) == (code, words)

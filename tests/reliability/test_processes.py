@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
-from multiprocessing import get_context
+from multiprocessing import get_context, spawn
 from pathlib import Path
 
 from seqformer.processes import deaf_children, exit_with_parent, serve
@@ -90,3 +91,14 @@ def test_a_helper_that_fails_says_one_sentence(tmp_path):
     assert process.exitcode == 1
     (line,) = (tmp_path / "err").read_text().splitlines()
     assert line.startswith("helper: unexpected KeyError: 'key'; the traceback is in ")
+
+
+def test_a_spawned_helper_whose_parent_is_gone_at_once_says_nothing():
+    reader, writer = os.pipe()
+    os.close(writer)  # the parent is gone
+    with deaf_children():
+        command = spawn.get_command_line(tracker_fd=reader, pipe_handle=reader)
+    done = subprocess.run(command, pass_fds=[reader], capture_output=True, text=True, timeout=60)
+    os.close(reader)
+    assert done.returncode == 1 and done.stderr == ""
+    assert spawn.get_command_line(tracker_fd=1, pipe_handle=1) != command

@@ -8,7 +8,9 @@ until the timeout. So every session first agrees on a name space of its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -19,7 +21,11 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.02
+LATE_SECONDS = 45
+"""After so long a process says that it still waits for others."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,25 @@ def meet(where: Rendezvous | None, rank: int, world_size: int, timeout: timedelt
         return where.store or dist.TCPStore(
             "127.0.0.1", where.port, is_master=False, timeout=timeout
         )
-    store, _, _ = next(rendezvous("env://", rank, world_size, timeout=timeout))
-    return dist.PrefixStore(agree_on_name(store, rank, world_size, timeout), store)
+    late = threading.Timer(LATE_SECONDS, _say_late, [world_size, timeout])
+    late.daemon = True
+    late.start()
+    try:
+        store, _, _ = next(rendezvous("env://", rank, world_size, timeout=timeout))
+        return dist.PrefixStore(agree_on_name(store, rank, world_size, timeout), store)
+    finally:
+        late.cancel()
+
+
+def _say_late(world_size: int, timeout: timedelta) -> None:
+    logger.warning(
+        "not all %d processes of this run are there after %d s; one that has ended before they met "
+        "must be seen by what started them (torchrun, srun --kill-on-bad-exit); waiting for up to "
+        "%d minutes",
+        world_size,
+        LATE_SECONDS,
+        timeout.total_seconds() / 60,
+    )
 
 
 def agree_on_name(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> str:
