@@ -72,6 +72,8 @@ def backward(
     queries = -(-Q // grid_of_samples(P)["BQ"])
     blocks = -(-Q * P // (32 * tile.num_warps * tile.channels_per_lane // D * tile.run))
     device = value.device
+    sized: tuple[Any, ...]
+    given: tuple[Tensor, ...]
     for first in range(0, B, images):
         count = min(images, B - first)
         if first:
