@@ -13,13 +13,13 @@ from bench.case import Call
 def no_compiler() -> Iterator[None]:
     """Inside, forward and backward of attention and masks run in plain PyTorch."""
     modules = (kernels.deformable_attention.cpu, kernels.mask_head.cpu)
-    native = [module.library for module in modules]
+    compiled = [module.library for module in modules]
     for module in modules:
         module.library = lambda *_: None
     try:
         yield
     finally:
-        for module, library in zip(modules, native, strict=True):
+        for module, library in zip(modules, compiled, strict=True):
             module.library = library
 
 

@@ -213,9 +213,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.machine() + platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU part")
+    keys = ("model name", "flags", "Features", "CPU part")
     first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
-    return platform.machine() + "".join(first.get(key, "") for key in wanted)
+    return platform.machine() + "".join(first.get(key, "") for key in keys)
 
 
 def _cache_folder() -> Path:

@@ -37,8 +37,11 @@ _OURS = tuple(str(_ROOT / name) + os.sep for name in ("seqformer", "kernels", "b
 _LONGEST = 600
 _TIDYING_SECONDS = 20
 """After a request to end another one is not heard for so long."""
+_POLL_SECONDS = 0.05
 _asked: list[signal.Signals] = []
 """The requests to end, as a library may catch the exceptions that they became."""
+_delayed: list[signal.Signals] = []
+"""Those that came while a module was imported."""
 
 
 class Terminated(BaseException):
@@ -228,12 +231,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 @contextmanager
 def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
-    up. Signals that are ignored (nohup) or handled already, by a command around, stay so."""
+    up; not while a module is imported, which some libraries do not survive, but right after.
+    Signals that are ignored (nohup) or handled already, by a command around, stay so."""
 
     ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ignored_until
+        if _is_importing(frame):
+            _delayed.append(signal.Signals(number))
+            again = threading.Timer(_POLL_SECONDS, end_later, [number])
+            again.daemon = True
+            again.start()
+            return
+        _delayed.clear()
         if number == signal.SIGINT:
             _asked.append(signal.SIGINT)
             raise KeyboardInterrupt
@@ -243,6 +254,10 @@ def _end_by_exception() -> Iterator[None]:
         _asked.append(signal.Signals(number))
         raise Terminated(_asked[-1].name)
 
+    def end_later(number: int) -> None:
+        if number in _delayed:
+            os.kill(os.getpid(), number)
+
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -251,11 +266,27 @@ def _end_by_exception() -> Iterator[None]:
                 before[number] = signal.signal(number, end)
     if before:
         _asked.clear()
+        _delayed.clear()
     try:
         yield
     finally:
+        _delayed.clear()
         for changed, handler in before.items():
             signal.signal(changed, handler)
+
+
+def end_if_asked() -> None:
+    """After imports: end now if that was asked for meanwhile, before anything else is begun."""
+    if _delayed:
+        signal.raise_signal(_delayed[0])
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ Shapes = tuple[tuple[int, int], ...]
 launch = import_module(f"{kernels.deformable_attention.__name__}.launch")
 """The launcher of the operators, whose package may go by `kernels` or `seqformer.kernels`."""
 
-IMPLEMENTATIONS = ("triton", "cpu", "bags")
+IMPLEMENTATIONS = ("triton", "cpu", "cpu_torch")
 """The kernels (interpreted without a GPU), the compiled CPU path, the CPU path in plain PyTorch."""
 
 
@@ -79,9 +79,9 @@ class Problem:
 @contextmanager
 def implementation(name: str) -> Iterator[None]:
     """Everything inside is answered by one implementation (or by the "reference")."""
-    backend = {"cpu": "auto", "bags": "auto"}.get(name, name)
+    backend = {"cpu": "auto", "cpu_torch": "auto"}.get(name, name)
     no_library = mock.patch.object(kernels.deformable_attention.cpu, "library", lambda *_: None)
-    with kernels.use_backend(backend), no_library if name == "bags" else nullcontext():
+    with kernels.use_backend(backend), no_library if name == "cpu_torch" else nullcontext():
         yield
 
 

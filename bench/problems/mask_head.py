@@ -21,15 +21,15 @@ CPU_PATHS = ("auto", "plain")
 @contextmanager
 def path(name: str) -> Iterator[None]:
     """One of `CPU_PATHS`, or a backend."""
-    native = kernels.mask_head.cpu
-    compiled = native.library
+    cpu = kernels.mask_head.cpu
+    compiled = cpu.library
     if name == "plain":
-        native.library = lambda *_: None
+        cpu.library = lambda *_: None
     try:
         with kernels.use_backend("auto" if name == "plain" else name):
             yield
     finally:
-        native.library = compiled
+        cpu.library = compiled
 
 
 @dataclass
@@ -105,7 +105,7 @@ def _dense(leaves, grads):
     ]
 
 
-RELATIVES = {
+OTHER_HEADS = {
     "no coordinates": {"relative_coordinates": False},
     "two layers": {"num_layers": 2},
     "four layers": {"num_layers": 4},

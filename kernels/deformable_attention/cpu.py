@@ -41,7 +41,7 @@ def forward(
     if output.numel() and points.shape[4]:
         compiled = inputs.library()
         if compiled is None:
-            output = _bags_forward(inputs)
+            output = _torch_forward(inputs)
         else:
             arguments = inputs.arguments(output=output)
             # Queries of an image are independent: cut them as finely as there are threads.
@@ -82,7 +82,7 @@ def backward(
         grad_output = grad_output.to(inputs.value.dtype).contiguous()
         compiled = inputs.library()
         if compiled is None:
-            grads = _bags_backward(inputs, grad_output, needs)
+            grads = _torch_backward(inputs, grad_output, needs)
             grad_value, grad_points, grad_weights, grad_reference = grads
         else:
             arguments = inputs.arguments(
@@ -254,12 +254,12 @@ def _inside(inputs: _Inputs, B: int) -> Tensor:
     return torch.cat(levels, dim=1)[..., None, None].to(inputs.dtype)
 
 
-def _bags_forward(inputs: _Inputs) -> Tensor:
+def _torch_forward(inputs: _Inputs) -> Tensor:
     locations, weights, value = _sampling(inputs)
     return cpu_torch.forward(value, inputs.shapes, locations, weights)
 
 
-def _bags_backward(
+def _torch_backward(
     inputs: _Inputs, grad_output: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """Per image and, for the reference, per head: as the C code leaves them."""

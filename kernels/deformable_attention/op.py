@@ -54,7 +54,7 @@ class _MSDeformAttn(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grads = _backward(grad_output, *ctx.saved_tensors, ctx.shapes, _needs(ctx))
-        return *_wanted(ctx, grads), None, None
+        return *_asked_for(ctx, grads), None, None
 
 
 def _forward(
@@ -97,9 +97,9 @@ def _needs(ctx: Any) -> list[bool]:
     return [value, points or weights, reference]
 
 
-def _wanted(ctx: Any, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _asked_for(ctx: Any, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Of the four gradients, those that autograd asked for."""
-    return [g if want else None for g, want in zip(grads, ctx.needs_input_grad, strict=False)]
+    return [g if needs else None for g, needs in zip(grads, ctx.needs_input_grad, strict=False)]
 
 
 @torch.library.custom_op("seqformer_kernels::ms_deform_attn", mutates_args=())
@@ -188,7 +188,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradient(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grads = backward(grad_output, *ctx.saved_tensors, ctx.shapes, _needs(ctx))
-    return *_wanted(ctx, grads), None, None
+    return *_asked_for(ctx, grads), None, None
 
 
 forward.register_autograd(_gradient, setup_context=_setup_context)

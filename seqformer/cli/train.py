@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from seqformer.cli.command import parse as parse_options
-from seqformer.command import Command
+from seqformer.command import Command, end_if_asked
 from seqformer.config import (
     CheckpointConfig,
     ComputeConfig,
@@ -64,6 +64,7 @@ def _train(config: TrainConfig) -> None:
     from seqformer.trainer.progress import setup_logging
     from seqformer.trainer.trainer import train
 
+    end_if_asked()
     setup_logging(is_main=rank_from_environment() == 0)
     if isinstance(config, DemoConfig):
         from seqformer.trainer.demo import run_demo

@@ -38,11 +38,17 @@ def run_python(arguments: list[str]) -> tuple[float, str]:
 
 @pytest.mark.parametrize("name", HELP)
 def test_help_answers_at_once(name):
-    """0.3 s of CPU time where an empty Python takes 0.011 s; slower machines get more."""
-    empty = min(run_python(["-c", "pass"])[0] for _ in range(3))
-    seconds, text = min(run_python(HELP[name]) for _ in range(3))
-    assert "usage: " in text
-    assert seconds < MAX_SECONDS * max(1.0, empty / 0.011), (name, seconds, empty)
+    """0.3 s of CPU time where an empty Python takes 0.01 s; slower machines get more. The best of
+    a few tries counts: others on the same core make a process slower, never faster."""
+    tried = []
+    for _ in range(8):
+        empty, _ = run_python(["-c", "pass"])
+        seconds, text = run_python(HELP[name])
+        assert "usage: " in text
+        tried.append((seconds, empty))
+        if seconds < MAX_SECONDS * max(1.0, empty / 0.01):
+            return
+    raise AssertionError(f"{name}: (CPU seconds, those of an empty Python) were {tried}")
 
 
 def test_help_loads_no_torch():
@@ -57,9 +63,7 @@ for words in {list(HELP.values())!r}:
             if script:
                 runpy.run_path(script[0], run_name="__main__")
             else:
-                import kernels
-from seqformer.cli.kernels import example_calls
-from seqformer.cli.main import main
+                from seqformer.cli.main import main
                 main(words[2:])
         except SystemExit as stop:
             assert not stop.code, (words, stop.code)

@@ -12,7 +12,7 @@ from parity_weights import DATA
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_head
+from bench.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_head
 from bench.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from kernels.mask_head.op import sizes_of
@@ -106,11 +106,11 @@ def test_upsampling_is_the_published_one(factor, size):
     N=st.integers(0, 6),
     h=st.integers(1, 7),
     w=st.integers(1, 7),
-    relative=st.sampled_from([None, *RELATIVES]),
+    relative=st.sampled_from([None, *OTHER_HEADS]),
     seed=st.integers(0, 2**16),
 )
 def test_cpu_paths_equal_reference(cpu, B, T, N, h, w, relative, seed):
-    case = make_case(B, T, N, h, w, seed, **RELATIVES.get(relative, {}))
+    case = make_case(B, T, N, h, w, seed, **OTHER_HEADS.get(relative, {}))
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
     for name, actual, wanted in zip(NAMES, run_head(cpu, case, grad), expected, strict=True):
@@ -184,10 +184,10 @@ def test_no_instances_stay_attached_to_the_graph(backend):
     assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in leaves)
 
 
-@pytest.mark.parametrize("relative", [None, *RELATIVES])
+@pytest.mark.parametrize("relative", [None, *OTHER_HEADS])
 def test_map_of_several_blocks(relative):
     """More cells than a block of the C code, and not a multiple of its vectors."""
-    case = make_case(1, 1, 2, 19, 23, **RELATIVES.get(relative, {}))
+    case = make_case(1, 1, 2, 19, 23, **OTHER_HEADS.get(relative, {}))
     grad = torch.randn(case.out_shape(), dtype=torch.float64)
     expected = run_head("reference", case, grad)
     for dtype in (torch.float32, torch.float64):

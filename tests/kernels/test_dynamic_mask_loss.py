@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from bench.problems.mask_head import CPU_PATHS, RELATIVES, make_case, path, run_loss
+from bench.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_loss
 from bench.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.op import sizes_of
@@ -25,7 +25,7 @@ NAMES = ("sums", "grad_features", "grad_params", "grad_references")
     N=st.integers(0, 5),
     h=st.integers(1, 6),
     w=st.integers(1, 6),
-    relative=st.sampled_from([None, *RELATIVES]),
+    relative=st.sampled_from([None, *OTHER_HEADS]),
     target_stride=st.sampled_from([1, 2, 3, 4]),
     alpha=st.sampled_from([0.25, 0.6]),
     gamma=st.sampled_from([0.0, 1.0, 1.7, 2.0]),
@@ -35,7 +35,7 @@ NAMES = ("sums", "grad_features", "grad_params", "grad_references")
 def test_cpu_paths_equal_reference(
     cpu, B, T, N, h, w, relative, target_stride, alpha, gamma, is_bytes, seed
 ):
-    case = make_case(B, T, N, h, w, seed, **RELATIVES.get(relative, {}))
+    case = make_case(B, T, N, h, w, seed, **OTHER_HEADS.get(relative, {}))
     g = torch.Generator().manual_seed(seed)
     _, _, height, width = case.out_shape()
     targets = torch.rand(2, T, target_stride * height, target_stride * width, generator=g) > 0.5

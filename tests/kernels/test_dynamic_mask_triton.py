@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
-from bench.problems.mask_head import RELATIVES, make_case, run_head, run_loss
+from bench.problems.mask_head import OTHER_HEADS, make_case, run_head, run_loss
 from bench.tolerances import assert_near
 from kernels.mask_head import launch, tiles
 from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
@@ -77,9 +77,9 @@ def test_any_shape(B, T, N, h, w, seed):
     check_head(make_case(B, T, N, h, w, seed))
 
 
-@pytest.mark.parametrize("relative", RELATIVES)
+@pytest.mark.parametrize("relative", OTHER_HEADS)
 def test_relatives(relative):
-    check_head(make_case(1, 1, 1, 3, 5, seed=1, **RELATIVES[relative]))
+    check_head(make_case(1, 1, 1, 3, 5, seed=1, **OTHER_HEADS[relative]))
 
 
 def test_layers_summed_apart(monkeypatch):

@@ -69,7 +69,7 @@ def test_kernels_equal_reference(problem):
     compare("triton", problem)
 
 
-@pytest.mark.parametrize("name", ["cpu", "bags"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_torch"])
 @settings(max_examples=50, deadline=None)
 @given(problem=PROBLEMS)
 def test_cpu_paths_equal_reference(name, problem):
@@ -261,7 +261,7 @@ def test_only_the_gradients_asked_for(name, wanted):
             assert (leaf.grad - exact[key]).norm() <= 1e-5 * exact[key].norm()
 
 
-@pytest.mark.parametrize("name", ["reference", "cpu", "bags"])
+@pytest.mark.parametrize("name", ["reference", "cpu", "cpu_torch"])
 @pytest.mark.parametrize("kind", [0, 2, 4])
 def test_gradcheck_off_the_kinks(name, kind):
     shapes = ((4, 5), (2, 3))
@@ -295,7 +295,7 @@ def test_non_contiguous_inputs(name, kind):
         assert (tensor - exact[key]).norm() <= 1e-5 * exact[key].norm(), key
 
 
-@pytest.mark.parametrize("name", ["cpu", "bags"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_torch"])
 def test_two_runs_and_thread_counts_agree_bit_for_bit(name):
     problem = Problem(shapes=((12, 20), (6, 10)), B=3, Q=300, M=4, D=16, P=4, kind=2)
     inputs = (*problem.tensors(), torch.float32, torch.float32)

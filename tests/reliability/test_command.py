@@ -198,3 +198,15 @@ def test_an_interruption_that_a_library_swallows_is_still_one(is_inside):
             body = f"from seqformer.command import Command\n{body}\nreturn Command('tool').run(act)"
         done = run(body)
         assert (done.returncode, only_line(done)) == (code, words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_module_is_imported_whole_before_the_end(number, tmp_path):
+    """Native code of some libraries aborts when an exception comes while they are imported."""
+    text = "import os, time, pathlib\nos.kill(os.getpid(), {})\ntime.sleep(0.3)\n{}\n"
+    whole = tmp_path / "whole"
+    module = text.format(int(number), f"pathlib.Path({str(whole)!r}).touch()")
+    (tmp_path / "slow_module.py").write_text(module)
+    done = run(f"sys.path.append({str(tmp_path)!r})\nimport slow_module\ntime.sleep(60)")
+    assert done.returncode == (130 if number == signal.SIGINT else 143)
+    assert whole.exists() and "tool: " in only_line(done)

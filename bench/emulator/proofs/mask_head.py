@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.emulator.proofs.proof import Extent, Proof
 from bench.emulator.session import EmulatedGPU
-from bench.problems.mask_head import RELATIVES, HeadCase, make_case, run_head, run_loss
+from bench.problems.mask_head import OTHER_HEADS, HeadCase, make_case, run_head, run_loss
 from bench.tolerances import assert_near
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -38,7 +38,7 @@ def _head_proofs() -> Iterator[Proof]:
     yield _head(
         "many pieces", (1, 1, 1, 40, 60), tables={"ENOUGH_PROGRAMS": 1 << 20, "ENOUGH_LANES": 1}
     )
-    for name, options in RELATIVES.items():
+    for name, options in OTHER_HEADS.items():
         yield _head(name, (1, 2, 2, 3, 5), extent="full", **options)
 
 
