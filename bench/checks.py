@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from bench.mask_calls import MaskCall
 from bench.msda_calls import Inputs, MSDACall
 from bench.run import Run
 from bench.tolerances import RELATIVE_NORM
+from kernels.deformable_attention import tiles
 
 LIMITS = {str(d).removeprefix("torch."): limit for d, limit in RELATIVE_NORM.items()}
 """Relative errors beyond which nothing is timed."""
@@ -39,6 +41,7 @@ def checks(device: torch.device, is_smoke: bool) -> list[Check]:
         kind = str(dtype).removeprefix("torch.")
         operators: dict[str, Callable[[], Errors]] = {
             "deformable attention": partial(_attention, device, dtype, is_smoke),
+            "merged attention": partial(_merged, device, dtype, is_smoke),
             "deterministic attention": partial(_deterministic, device, dtype, is_smoke),
             "mask head": partial(_masks, device, dtype, is_smoke, "logits"),
             "mask losses": partial(_masks, device, dtype, is_smoke, "losses"),
@@ -77,6 +80,15 @@ def _attention(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Erro
     inputs = MSDACall(height=size, width=size + 32, frames=2, dtype=dtype).inputs(device, seed=1)
     names = ("output", "grad_value", "grad_offsets", "grad_logits")
     return _errors(names, _attention_results(inputs), _attention_results(inputs, is_wide=True))
+
+
+def _merged(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Errors:
+    """The same, whose backward merges adds for any size and on any GPU."""
+    table = {key: tile or tiles.MERGED[80] for key, tile in tiles.MERGED.items()}
+    changes = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "MERGED": table}
+    with mock.patch.multiple(tiles, **changes):
+        errors = _attention(device, dtype, is_smoke)
+    return {f"merged {name}": error for name, error in errors.items()}
 
 
 def _deterministic(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Errors:
