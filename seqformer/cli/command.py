@@ -45,7 +45,13 @@ def run(
     Returns: the exit code; 2 if the command could not be carried out.
     """
     parsed = parse(options, arguments, program)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    for noisy in ("PIL", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr()
     return Command(program).run(lambda: action(parsed))
+
+
+def log_to_stderr(is_verbose: bool = False) -> None:
+    """What the project says from INFO on, or from DEBUG on; of other libraries, warnings."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("seqformer").setLevel(logging.DEBUG if is_verbose else logging.INFO)

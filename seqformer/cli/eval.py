@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from seqformer.cli.command import log_to_stderr
 from seqformer.command import Command
 from seqformer.config import EvalOptions
 
@@ -28,13 +29,7 @@ _ONLY_WITH_WEIGHTS = (
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
     """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
     options = parse(arguments, program)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for name in ("PIL", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    log_to_stderr(options.verbose)
     hint = "" if options.weights is None else "the same command continues after the last video"
     return Command(program, hint=hint).run(lambda: _act(options, program), _expected)
 

@@ -59,7 +59,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         join_ranks(options.device) as ranks,
     ):
         if not ranks.is_main:
-            logging.getLogger().setLevel(logging.WARNING)
+            logging.getLogger("seqformer").setLevel(logging.WARNING)
         predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
         predictor.config = replace(predictor.config, **options.config_changes())
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
