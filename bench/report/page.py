@@ -25,7 +25,7 @@ PLOTS = "plots"
 """Folder of figures beside the page."""
 
 CONTRIBUTE = """\
-On a GPU, from a clean checkout; torch, triton and numpy are enough, and a part takes at most eight
+On a GPU, from a clean checkout; torch, triton, numpy and einops are enough, and a part takes at most eight
 minutes:
 
 ```bash

@@ -1,4 +1,4 @@
-"""What `bench.gpu` needs on a machine with torch, triton and numpy only."""
+"""What `bench.gpu` needs on a machine with torch, triton, numpy and einops only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ABSENT = frozenset(
-    {"PIL", "av", "cv2", "einops", "hypothesis", "jinja2", "matplotlib", "orjson", "pycocotools"}
+    {"PIL", "av", "cv2", "hypothesis", "jinja2", "matplotlib", "orjson", "pycocotools"}
     | {"pytest", "safetensors", "scipy", "supervision", "tensorboard", "tqdm", "tyro"}
 )
 PRELUDE = f"""

@@ -27,7 +27,19 @@ def script(body: str) -> list[str]:
 def run(body: str, **options) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT), **options.pop("env", {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run(script(body), text=True, env=environment, timeout=60, **options)
+    return subprocess.run(
+        script(body),
+        text=True,
+        env=environment,
+        timeout=60,
+        preexec_fn=answer_interrupts,
+        **options,
+    )
+
+
+def answer_interrupts() -> None:
+    """Whoever runs the tests in the background has their processes ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def only_line(done: subprocess.CompletedProcess) -> str:

@@ -51,7 +51,7 @@ def test_grids_tuples_floats_and_none(capability):
         out, _ = launch_numbers(absent=torch.tensor([2.0]))
         assert torch.equal(out, expected + 2)
     first, second = gpu.launches
-    assert first.kernel == "inner_driver.number_kernel" and first.grid == (4, 3, 2)
+    assert first.kernel == "emulator.number_kernel" and first.grid == (4, 3, 2)
     assert first.key != second.key and first.constants["N"] == 24 and not first.faults
     assert len(gpu.compilations) == 2
 
@@ -107,7 +107,7 @@ def test_compilations_are_forms_that_are_new():
             y = torch.empty(n)
             copy_kernel[(triton.cdiv(n, 64),)](x, y, n, BLOCK=64)
             assert torch.equal(x, y)
-        assert [c.kernel for c in gpu.compilations] == ["inner_driver.copy_kernel"]
+        assert [c.kernel for c in gpu.compilations] == ["emulator.copy_kernel"]
         x = torch.randn(9)[1:]
         copy_kernel[(1,)](x, torch.empty(8), 8, BLOCK=64)
         assert len(gpu.compilations) == 2  # another alignment

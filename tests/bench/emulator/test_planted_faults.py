@@ -23,7 +23,7 @@ class Fault:
     """A change of the source, and who must notice it.
 
     Attributes:
-        file: of the package.
+        file: of the package, or a pattern of files.
         pattern, replacement: as `re.sub` takes them.
         proof: a quick one that fails.
         words: what it says, as a pattern.
@@ -80,7 +80,7 @@ FAULTS = {
         words="scatter_kernel.*race",
     ),
     "renamed argument": Fault(
-        file="frame_masks/triton_forward.py",
+        file="frame_masks/*.py",
         pattern=r"\blogits\b",
         replacement="params",
         proof="threshold bytes odd float32",
@@ -107,10 +107,12 @@ FAULTS = {
 def test_a_planted_fault_is_found(name, tmp_path):
     fault = FAULTS[name]
     shutil.copytree(ROOT / "kernels", tmp_path / "kernels")
-    path = tmp_path / "kernels" / fault.file
-    changed, number = re.subn(fault.pattern, fault.replacement, path.read_text())
+    number = 0
+    for path in (tmp_path / "kernels").glob(fault.file):
+        changed, times = re.subn(fault.pattern, fault.replacement, path.read_text())
+        path.write_text(changed)
+        number += times
     assert number, f"{fault.pattern} is no longer in {fault.file}: plant the fault elsewhere"
-    path.write_text(changed)
     run = emulate(tmp_path, "--quick", "--capability", "80", "--only", fault.proof, folder=tmp_path)
     assert run.code == 1 and run.rows, run.output
     (row,) = run.rows
