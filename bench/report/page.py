@@ -25,8 +25,8 @@ PLOTS = "plots"
 """Folder of figures beside the page."""
 
 CONTRIBUTE = """\
-On a GPU, from a clean checkout; torch, triton, numpy and einops are enough, and a part takes at most
-eight minutes:
+On a GPU, from a clean checkout; torch, triton, numpy and einops are enough, and a part takes at
+most eight minutes:
 
 ```bash
 python -m bench.gpu --part first    # then --part ops, --part model, --part peers
