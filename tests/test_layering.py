@@ -62,7 +62,9 @@ ALLOWED = {
         "annotations",
         "safe_files",
         "files",
+        "former",
     },
+    "seqformer/former.py": {"cli", "command"},
     "seqformer/cli": {
         "seqformer",
         "_kernels",

@@ -6,12 +6,13 @@ checked at all. `--fix` writes a mended file, in which a second check finds no e
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from seqformer.annotations.rules import is_id
 from seqformer.data.ytvis import arena_of
 from seqformer.evaluation.records import Parsed, read_ground_truth
+from seqformer.former import console, run
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.check_annotations import check_annotations, mask_sizes
 from seqformer.tools.check_videos import check_categories, check_videos
@@ -80,3 +81,12 @@ def refusal(content: Content) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer data check`, by its former name."""
+    return run("data check", arguments)
+
+
+if __name__ == "__main__":
+    console("data check")

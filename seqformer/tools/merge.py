@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from seqformer.former import console, run
 from seqformer.tools.annotation_json import Content
 
 
@@ -53,3 +54,12 @@ def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
             }
             annotations.append({**entry, **changes})
     return {**contents[0], "videos": videos, "categories": categories, "annotations": annotations}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer data merge`, by its former name."""
+    return run("data merge", arguments)
+
+
+if __name__ == "__main__":
+    console("data merge")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.json_file import read_json_file
+from seqformer.former import console, run
 from seqformer.tools.annotation_json import Content
 
 
@@ -83,3 +84,12 @@ def read_names(path: Path | None) -> dict[str, str | None]:
             f'{path} must hold one object, old name -> new name or null: {{"sedan": "car"}}'
         )
     return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer data remap`, by its former name."""
+    return run("data remap", arguments)
+
+
+if __name__ == "__main__":
+    console("data remap")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seqformer.former import console, run
 from seqformer.tools.annotation_json import Content
 
 MAX_PASSES = 20
@@ -109,3 +110,12 @@ def _improve(
         part_of[partners[best]] = own
     excess[own] -= leaves[best]
     excess[gets[best]] += leaves[best]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer data split`, by its former name."""
+    return run("data split", arguments)
+
+
+if __name__ == "__main__":
+    console("data split")

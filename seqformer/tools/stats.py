@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from seqformer.data.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
+from seqformer.former import console, run
 
 
 @dataclass(frozen=True)
@@ -146,3 +148,12 @@ def format_summary(numbers: dict[str, Any]) -> str:
             f"  {cell:>14}"
         )
     return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer data stats`, by its former name."""
+    return run("data stats", arguments)
+
+
+if __name__ == "__main__":
+    console("data stats")

@@ -1,0 +1,16 @@
+"""`seqformer compare`, by its former name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seqformer.former import console, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`seqformer compare`, by its former name."""
+    return run("compare", arguments)
+
+
+if __name__ == "__main__":
+    console("compare")
