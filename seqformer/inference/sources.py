@@ -56,6 +56,8 @@ class VideoSource:
         listed_size: (height, width) in the annotation file, if there is one.
         upright: turn still frames as their EXIF orientation says; video files always are.
         allow_broken: take a video file that breaks off as it is.
+        scaled_with: all frames of the video, where `paths` are a part of them; pictures of more
+            than 8 bits have one scale in all.
     """
 
     video_id: int
@@ -66,6 +68,7 @@ class VideoSource:
     listed_size: tuple[int, int] | None = None
     upright: bool = False
     allow_broken: bool = False
+    scaled_with: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"video {self.video_id} ({self.name})"
@@ -77,7 +80,10 @@ class VideoSource:
         """
         if self.is_video_file:
             return read_video(self.paths[0], self.allow_broken)
-        return (read_frame(path, upright=self.upright) for path in self.paths)
+        together = self.scaled_with or self.paths
+        return (
+            read_frame(path, upright=self.upright, frames=lambda: together) for path in self.paths
+        )
 
     def num_frames(self) -> int:
         """Frames, as far as that is known without decoding; at least 1. For sharing work only."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import logging
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from seqformer.data.frames import read_frame
+from seqformer.inference.loading import _units
+from seqformer.inference.sources import open_video
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
 LETTERBOX = np.random.default_rng(0).integers(1, 255, (48, 64, 3), dtype=np.uint8)
@@ -101,3 +104,51 @@ def test_an_orientation_is_followed_if_asked_and_else_said_once(number, name, tm
             np.testing.assert_array_equal(read_frame(tmp_path / name), stored)
     (message,) = caplog.messages
     assert f"EXIF orientation {number}" in message and "--upright" in message
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("largest", [255, 1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_are_never_black_either(name, largest, channels, tmp_path):
+    values = np.zeros((12, 16, channels), np.uint16)
+    values[..., 0] = RAMP * largest
+    values[..., 2] = largest // 2
+    values[..., 3:] = 65535
+    cv2.imwrite(str(tmp_path / name), values[..., [2, 1, 0, 3][:channels]])  # blue comes first
+    pixels = read_frame(tmp_path / name)
+    assert pixels.shape == (12, 16, 3) and pixels.dtype == np.uint8
+    assert pixels[..., 0].max() == 255 and pixels[..., 1].max() == 0
+    assert set(pixels[..., 2].ravel()) == {127}
+
+
+def test_real_numbers_between_the_usual_ranges_are_never_black(tmp_path):
+    for largest in (1.2, 5.5, 40.25, 254.5):
+        Image.fromarray((RAMP * largest).astype(np.float32)).save(tmp_path / "a.tif")
+        pixels = read_frame(tmp_path / "a.tif")
+        assert pixels.max() >= 100 and pixels.min() == 0
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_the_frames_of_a_video_have_one_scale(kind, tmp_path):
+    """The same thing is as bright in a frame whose brightest point is darker."""
+    paths = [tmp_path / f"{index}.tif" for index in range(4)]
+    for path, brightest in zip(paths, (900, 1100, 4000, 300), strict=True):
+        values = np.full((8, 8), 200)
+        values[0, 0] = brightest
+        Image.fromarray((values / (1 if kind is np.uint16 else 4000)).astype(kind)).save(path)
+    paths.insert(2, tmp_path / "broken.tif")
+    paths[2].write_bytes(b"no picture")
+    shown = [read_frame(p, frames=lambda: paths)[5, 5, 0] for p in paths if p != paths[2]]
+    assert len(set(shown)) == 1 and shown[0] in (12, 13)
+    alone = read_frame(paths[-1])[5, 5, 0]
+    assert (alone > 40) == (kind is np.uint16)
+
+
+def test_frames_that_are_decoded_in_parts_have_the_scale_of_all(tmp_path):
+    for index in range(40):
+        values = np.full((8, 8), 200, np.uint16)
+        values[0, 0] = 4000 if index == 39 else 300
+        Image.fromarray(values).save(tmp_path / f"{index}.png")
+    units = [unit.source for unit in _units([open_video(tmp_path)])]
+    shown = {int(frame[5, 5, 0]) for unit in units for frame in unit.frames()}
+    assert len(units) > 1 and shown == {200 // 16}
