@@ -40,6 +40,13 @@ VIDEO_SUFFIXES = frozenset(
 )
 _MAX_NAME = 120
 """Characters of a name in outputs."""
+_DEVICES = frozenset(
+    (
+        *("con", "prn", "aux", "nul", "conin$", "conout$"),
+        *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"),
+    )
+)
+"""What no file of Windows may be called, whatever its suffix."""
 _COVERS = frozenset({"cover", "folder", "poster", "preview", "thumb", "thumbnail"})
 
 
@@ -225,6 +232,9 @@ def _folder_name(file_names: tuple[str, ...], video_id: int) -> str:
 def _safe_name(name: str, video_id: int) -> str:
     """A name that is one in every file system: not empty, not too long, without odd characters."""
     name = re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", name).strip()[:_MAX_NAME].rstrip(". ")
+    first, dot, rest = name.partition(".")
+    if first.strip().casefold() in _DEVICES:
+        name = f"{first}_{dot}{rest}"
     return name if name.strip("._ ") else f"video_{video_id}"
 
 

@@ -66,7 +66,7 @@ from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors, read_run
 from tests.doors.payloads import Call
-from tests.fuzz.mutations import damage_bytes, damage_value, to_text
+from tests.fuzz.mutations import damage_bytes, damage_value, opcodes, to_text
 
 SECONDS = 20.0
 """Of the processor, that one case may take."""
@@ -245,7 +245,9 @@ def weights(rng: random.Random, folder: Path) -> None:
     suffix = rng.choice(("pth", "safetensors"))
     path = folder / f"weights.{suffix}"
     data = (folder.parent / f"sound.{suffix}").read_bytes()
-    if rng.random() < 0.6:  # where the structure is
+    if suffix == "pth" and rng.random() < 0.2:
+        data = opcodes(rng)
+    elif rng.random() < 0.6:  # where the structure is
         span = min(len(data), 6000)
         end = rng.random() < 0.3
         piece = damage_bytes(data[-span:] if end else data[:span], rng)

@@ -134,7 +134,10 @@ class Disturbed:
         self.job.close()
         while self.scene.mend:
             self.scene.mend.pop()()
-        self.repeated[name].append(max(0, self.scene.logged() - self.scene.newest()))
+        # What an earlier accident took is not taken again where no step was done since.
+        has_trained = f"/{STEPS}  loss" in self.job.text()
+        lost = self.scene.logged() - self.scene.newest() if has_trained else 0
+        self.repeated[name].append(max(0, lost))
         assert not self.repeated[name][-1] or name != "SIGTERM to the group"
 
     def compare(self) -> None:
