@@ -13,6 +13,7 @@ from seqformer.data.arena import Video
 from seqformer.data.depth import Range, common_range
 from seqformer.data.pictures import (
     JPEG_START,
+    as_stored,
     deep_values,
     has_end,
     is_deep,
@@ -77,7 +78,7 @@ def decode_picture(image: Image.Image, data: bytes, frames: Frames | None = None
         if pixels is not None:
             return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
     if not is_deep(image, data):
-        return np.array(image.convert("RGB"))
+        return as_stored(image, lambda opened: np.array(opened.convert("RGB")))
     values = deep_values(image, data)
     values = values if values.ndim == 3 else values[..., None].repeat(3, axis=2)
     own = Range.of(values)

@@ -7,7 +7,7 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,11 @@ _DECODER_ERRORS = (
     cv2.error,
 )
 """What Pillow and OpenCV raise for damaged files of one kind or another."""
-_BITS_PER_SAMPLE = 0x0102
+_IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 0x0100, 0x0101, 0x0102
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+"""Orientations of pictures that change height and width when they are turned upright."""
+_INVERSE = {6: 8, 8: 6}
+"""What undoes an orientation that does not undo itself."""
 _told: set[Path] = set()
 
 
@@ -121,17 +125,17 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray:
     Raises: ValueError for colours in a format whose deep ones are not read.
     """
     if not _has_deep_colours(image, data):
-        return np.asarray(image)
+        return as_stored(image, np.asarray)
+    asked = orientation(image)
     values = None  # Pillow keeps the upper 8 bits: black, where a program wrote 10 or 12
     if image.format in ("PNG", "TIFF"):
         image.load()  # OpenCV would fill a file without its end
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if (
-        values is None
-        or values.dtype != np.uint16
-        or values.shape[:2] != (image.height, image.width)
-    ):
+    sizes = ((image.height, image.width), (image.width, image.height))  # a TIFF lies on its side
+    if values is None or values.dtype != np.uint16 or values.shape[:2] not in sizes:
         raise ValueError("colours of more than 8 bits are not read from it; convert it to 8 bits")
+    if image.format == "TIFF":  # both libraries turn it
+        values = turn_upright(values, _INVERSE.get(asked, asked))
     if values.ndim == 3 and values.shape[2] >= 3:
         return values[..., 2::-1]
     return values if values.ndim == 2 else values[..., 0]
@@ -151,6 +155,28 @@ def _has_deep_colours(image: Image.Image, data: bytes) -> bool:
     return False
 
 
+def as_stored(image: Image.Image, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `decode` gives, the way up in which the file has it; Pillow turns TIFF files by itself.
+
+    [H, W, ...] -> the same or [W, H, ...].
+    """
+    asked = orientation(image)
+    pixels = decode(image)
+    if asked == 1 or orientation(image) == asked:
+        return pixels
+    return turn_upright(pixels, _INVERSE.get(asked, asked))
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened picture as the file has it."""
+    if image.format == "TIFF" and orientation(image) in _ON_THEIR_SIDE:
+        tags = image.getexif()
+        height, width = tags.get(_IMAGE_LENGTH), tags.get(_IMAGE_WIDTH)
+        if {height, width} == {image.height, image.width}:
+            return height, width
+    return image.height, image.width
+
+
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of a picture, 1..8; 1 (as it is stored) where it does not say."""
     has_tags = "exif" in image.info or image.format == "TIFF"
@@ -159,8 +185,8 @@ def orientation(image: Image.Image) -> int:
 
 
 def turn_upright(pixels: np.ndarray, number: int) -> np.ndarray:
-    """What an EXIF orientation asks for. [H, W, 3] -> the same or [W, H, 3]."""
-    if number in (5, 6, 7, 8):
+    """What an EXIF orientation asks for. [H, W, ...] -> the same or [W, H, ...]."""
+    if number in _ON_THEIR_SIDE:
         pixels = pixels.swapaxes(0, 1)
     if number in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from seqformer.data.frames import read_frame
+from seqformer.data.pictures import stored_size, turn_upright
 from seqformer.inference.loading import _units
 from seqformer.inference.sources import open_video
 
@@ -91,7 +93,7 @@ def test_a_jpeg_whose_end_became_zeros_is_refused(kept, thumbnail, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(2, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
 def test_an_orientation_is_followed_if_asked_and_else_said_once(number, name, tmp_path, caplog):
     exif = Image.Exif()
     exif[0x0112] = number
@@ -119,6 +121,46 @@ def test_colours_of_16_bits_are_never_black_either(name, largest, channels, tmp_
     assert pixels.shape == (12, 16, 3) and pixels.dtype == np.uint8
     assert pixels[..., 0].max() == 255 and pixels[..., 1].max() == 0
     assert set(pixels[..., 2].ravel()) == {127}
+
+
+def tiff_of_16_bits(values: np.ndarray, number: int) -> bytes:
+    """A TIFF file with RGB [H, W, 3] uint16 and an orientation, which no library here writes."""
+    height, width, _ = values.shape
+    pixels, entries = values.astype("<u2").tobytes(), 10
+    behind = 8 + 2 + 12 * entries + 4
+    short, long = 3, 4
+    tags = (
+        *((256, short, 1, width), (257, short, 1, height), (258, short, 3, behind)),
+        *((259, short, 1, 1), (262, short, 1, 2), (273, long, 1, behind + 6)),
+        *((274, short, 1, number), (277, short, 1, 3), (278, short, 1, height)),
+        (279, long, 1, len(pixels)),
+    )
+    directory = struct.pack("<H", entries) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0\x08\0\0\0" + directory + bytes(4) + struct.pack("<3H", 16, 16, 16) + pixels
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("kind", ["colours", "deep colours", "grey", "deep grey", "real"])
+def test_a_tiff_has_the_same_two_ways_up(number, kind, tmp_path):
+    """Pillow turns it by itself, whether asked or not."""
+    path, exif = tmp_path / "a.tif", Image.Exif()
+    exif[0x0112] = number
+    grey = LETTERBOX[..., 0]
+    if kind == "deep colours":
+        path.write_bytes(tiff_of_16_bits(LETTERBOX.astype(np.uint16) * 257, number))
+    else:
+        values = {
+            "colours": LETTERBOX,
+            "grey": grey,
+            "deep grey": grey.astype(np.uint16) * 257,
+            "real": grey.astype(np.float32) / 255,
+        }[kind]
+        Image.fromarray(values).save(path, exif=exif)
+    stored = LETTERBOX if "colours" in kind else grey[..., None].repeat(3, axis=2)
+    np.testing.assert_array_equal(read_frame(path), stored)
+    np.testing.assert_array_equal(read_frame(path, upright=True), turn_upright(stored, number))
+    with Image.open(path) as image:
+        assert stored_size(image) == stored.shape[:2]
 
 
 def test_real_numbers_between_the_usual_ranges_are_never_black(tmp_path):
