@@ -16,6 +16,7 @@ import torch
 
 from seqformer.config import TrainConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import (
     SeqFormer,
     build_model_from_config,
@@ -24,7 +25,7 @@ from seqformer.model import (
 )
 from seqformer.model.full_float32 import use_tf32
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import Parallel, Replica, build_replica
+from seqformer.trainer.parallel import Replica, build_replica
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
@@ -46,7 +47,7 @@ class Assembly:
     step: TrainingStep
 
 
-def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assembly:
+def assemble(config: TrainConfig, parallel: DistributedContext, *, is_new: bool) -> Assembly:
     """Build the model under its engine, and what trains it.
 
     Args:

@@ -9,7 +9,6 @@ Not counted: the CUDA context, cuDNN's and cuBLAS's own workspaces and fragmenta
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,9 +25,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from seqformer._kernels import kernels
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
+from seqformer.distributed.context import DistributedContext
+from seqformer.distributed.environment import launch
 from seqformer.model import build_model_from_config, lean_autograd
 from seqformer.structures import ClipBatch
-from seqformer.trainer.parallel import Parallel, build_replica
+from seqformer.trainer.parallel import build_replica
 from seqformer.trainer.parallel.replica import units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.regions import apply_regions
@@ -103,7 +104,7 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         model, recompute=config.compute.recompute, channels_last=config.compute.channels_last
     )
     step = TrainingStep(
-        build_replica(model, "none", Parallel(device=META)),
+        build_replica(model, "none", DistributedContext(device=META)),
         SetCriterion.from_config(config.loss),
         torch.optim.SGD(model.parameters()),
         precision,
@@ -312,7 +313,7 @@ def _largest_frame(config: TrainConfig) -> tuple[int, int]:
 
 
 def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return launch().world_size
 
 
 def _micro_batches(config: TrainConfig) -> int:
@@ -328,9 +329,7 @@ def _shards(config: TrainConfig) -> int:
         return world
     if config.distributed.parallel != "hsdp":
         return 1
-    replicas = config.distributed.hsdp_replicas or world // int(
-        os.environ.get("LOCAL_WORLD_SIZE", world)
-    )
+    replicas = config.distributed.hsdp_replicas or world // (launch().local_world_size or world)
     if world % replicas:
         raise ValueError(f"{world} processes cannot form {replicas} equal replicas")
     return world // replicas

@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seqformer.command import leave_output
+from seqformer.distributed.context import DistributedContext
 from seqformer.files import append_line, write_bytes, write_text
 from seqformer.trainer.bad_steps import BadStep
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.tensorboard import Board
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ LOG_NAME = "log.jsonl"
 class LossWindow:
     """The steps since the last fetch, on the device, and since the last log line, on the host."""
 
-    parallel: Parallel
+    parallel: DistributedContext
     fetched: list[dict[str, float]] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
     _pending: list[tuple[int, list[str], Tensor]] = field(default_factory=list)

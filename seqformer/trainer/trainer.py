@@ -22,6 +22,9 @@ from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.loader import DeadWorkerError, build_train_loader
 from seqformer.determinism import deterministic_algorithms
+from seqformer.distributed.context import DistributedContext, distributed_context
+from seqformer.distributed.environment import launch
+from seqformer.distributed.errors import LostProcessError, communication_errors
 from seqformer.files import WriteError, write_json
 from seqformer.structures import ClassMap, ClipBatch
 from seqformer.trainer.assemble import assemble, seed_all
@@ -43,13 +46,6 @@ from seqformer.trainer.errors import (
 from seqformer.trainer.export import export_weights
 from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.optim import apply_schedule
-from seqformer.trainer.parallel import (
-    LostProcessError,
-    Parallel,
-    communication_errors,
-    parallel_session,
-    rank_from_environment,
-)
 from seqformer.trainer.profile import StepProfiler
 from seqformer.trainer.progress import (
     LOG_NAME,
@@ -76,7 +72,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
 
     Args:
         config: the run.
-        session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
+        session: of `distributed_context`: rank, world_size, rendezvous, watch; default the
+            launcher's.
 
     Returns: the metrics of the last validation; empty without a validation set, when the run was
         asked to stop, and after a memory report or a profile.
@@ -92,12 +89,12 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
                 logger.info("%s", memory_report(config))
                 return {}
             rank = session.get("rank")
-            is_main = (rank_from_environment() if rank is None else rank) == 0
+            is_main = (launch().rank if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
             found = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
-            parallel = stack.enter_context(parallel_session(config.device, **session))
+            parallel = stack.enter_context(distributed_context(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
 
@@ -115,7 +112,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         found: Path | None = None,
         stop: StopRequest | None = None,
     ) -> None:
@@ -519,7 +516,7 @@ class Trainer:
 
 
 def _of_one_mind(
-    output: Path, parallel: Parallel, is_there: bool, without: tuple[Path, ...] = ()
+    output: Path, parallel: DistributedContext, is_there: bool, without: tuple[Path, ...] = ()
 ) -> Path | None:
     """The newest sound checkpoint as rank 0 sees it, whatever a shared file system shows others.
 

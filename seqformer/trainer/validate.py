@@ -16,6 +16,7 @@ from torch import nn
 from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.ytvis import load_annotation_file
+from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import evaluate, format_table
 from seqformer.files import write_json
 from seqformer.inference import Predictor
@@ -25,7 +26,7 @@ from seqformer.structures import ClassMap
 from seqformer.trainer.best import BestScore
 from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
-from seqformer.trainer.parallel import Parallel, Replica
+from seqformer.trainer.parallel import Replica
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.tensorboard import Board
 
@@ -81,7 +82,7 @@ class ValidationSet:
         model: nn.Module,
         classes: ClassMap,
         config: EvalConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         output: Path,
         stop: StopRequest | None = None,
     ) -> dict[str, Any]:
@@ -137,7 +138,11 @@ class Validator:
     """
 
     def __init__(
-        self, config: TrainConfig, classes: ClassMap, parallel: Parallel, board: Board | None
+        self,
+        config: TrainConfig,
+        classes: ClassMap,
+        parallel: DistributedContext,
+        board: Board | None,
     ) -> None:
         """
         Args:

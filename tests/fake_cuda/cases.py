@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqformer.config import EvalConfig, ModelConfig, OptimConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor
 from seqformer.inference.network import Portion
 from seqformer.model import SeqFormer
@@ -20,7 +21,7 @@ from seqformer.model.full_float32 import use_tf32
 from seqformer.structures import ClipBatch
 from seqformer.trainer.checkpoint import model_tensors, optimizer_tensors
 from seqformer.trainer.optim import apply_schedule, build_optimizer
-from seqformer.trainer.parallel import Parallel, build_replica
+from seqformer.trainer.parallel import build_replica
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.progress import LossWindow
 from seqformer.trainer.regions import apply_regions
@@ -53,7 +54,7 @@ def train(
     if how.low is not None:
         keep_float32_islands(model)
     apply_regions(model, recompute=recompute, channels_last=channels_last)
-    parallel = Parallel(device=DEVICE)
+    parallel = DistributedContext(device=DEVICE)
     step = TrainingStep(
         build_replica(model, "none", parallel),
         SetCriterion(),

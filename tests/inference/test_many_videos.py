@@ -23,7 +23,6 @@ from seqformer.cli.eval import main
 from seqformer.inference import runner
 from seqformer.inference.loading import FrameLoader
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.ranks import balanced_shares
 from seqformer.inference.results import partial_paths
 from seqformer.inference.sources import find_videos
 from seqformer.inference.video_writer import write_video
@@ -235,10 +234,10 @@ def test_a_dead_worker_is_reported(videos):
 
 def test_shares_are_balanced_by_length():
     lengths = [5, 100, 7, 60, 50, 8, 0, 30]
-    shares = balanced_shares(lengths, 3)
+    shares = runner.balanced_shares(lengths, 3)
     assert sorted(i for share in shares for i in share) == list(range(8))
     assert all(share == sorted(share) for share in shares)
     loads = [sum(lengths[i] for i in share) for share in shares]
     assert max(loads) == 100 and min(loads) >= 78
-    assert balanced_shares(lengths, 1) == [list(range(8))]
-    assert balanced_shares([], 2) == [[], []]
+    assert runner.balanced_shares(lengths, 1) == [list(range(8))]
+    assert runner.balanced_shares([], 2) == [[], []]

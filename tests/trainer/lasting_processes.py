@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from seqformer.trainer.parallel import Rendezvous, local_rendezvous, parallel_session
+from seqformer.distributed.context import distributed_context
+from seqformer.distributed.rendezvous import Rendezvous, local_rendezvous
 
 SECONDS = 500
 """Longest wait for an answer: on a busy machine three processes take minutes to load torch."""
@@ -71,7 +72,7 @@ class LastingProcesses:
 def _in_session(
     function: Callable[..., Any], rank: int, size: int, meeting: Rendezvous, arguments: tuple
 ) -> Any:
-    with parallel_session(
+    with distributed_context(
         "cpu", rank=rank, world_size=size, rendezvous=meeting, timeout_minutes=TIMEOUT_MINUTES
     ) as parallel:
         return function(parallel, *arguments)

@@ -157,9 +157,9 @@ def test_fp16_steps_that_are_all_skipped_are_said_and_the_run_ends(
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    from seqformer.trainer.parallel import Parallel
+    from seqformer.distributed.context import DistributedContext
 
-    store = Checkpoints(tmp_path, Parallel(), keep=2)
+    store = Checkpoints(tmp_path, DistributedContext(), keep=2)
 
     def full(*arguments, **options):
         raise OSError(28, os.strerror(28))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer import frame_chunks
-from seqformer.trainer.parallel import Parallel
 from tests.trainer.one_step import assert_same, build_step, step_and_gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 FRAMES = 5
 
 

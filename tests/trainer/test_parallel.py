@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig
-from seqformer.trainer.parallel import Parallel, build_replica, parallel_session
+from seqformer.distributed.context import DistributedContext, distributed_context
+from seqformer.trainer.parallel import build_replica
 from tests.trainer.one_step import (
     assert_same,
     build_step,
@@ -16,7 +17,7 @@ from tests.trainer.one_step import (
 )
 from tests.trainer.tiny import make_batch
 
-ONE = Parallel()
+ONE = DistributedContext()
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +114,5 @@ def test_modes_that_do_not_fit_the_processes_are_refused(lasting_processes):
 
 def test_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no usable GPU"), parallel_session("cuda"):
+    with pytest.raises(ValueError, match="no usable GPU"), distributed_context("cuda"):
         pass

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer.bad_steps import MAX_OVERFLOWS, BadStep, BadSteps, NonFiniteLossError
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.precision import Precision
 from tests.trainer.one_step import build_step, gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 WIDE = {"num_levels": 3, "hidden_dim": 64}
 """Without the coarsest level, whose GroupNorm over two cells is no function for low precision."""
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from seqformer.trainer.parallel import Parallel
+from seqformer.distributed.context import DistributedContext
 from tests.trainer.one_step import assert_same, build_step, step_and_gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 PARTS = ("backbone", "encoder", "decoder")
 
 

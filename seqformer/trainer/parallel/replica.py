@@ -26,10 +26,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import SeqFormer
 from seqformer.model.resnet import ResNet, ResNetMini
 from seqformer.model.swin import SwinTransformer
-from seqformer.trainer.parallel.session import Parallel
 
 Mode = Literal["ddp", "fsdp", "hsdp", "none"]
 
@@ -57,7 +57,7 @@ class Replica:
     """
 
     model: SeqFormer
-    parallel: Parallel
+    parallel: DistributedContext
     mode: Mode
     doors: nn.Module
 
@@ -116,7 +116,7 @@ class Replica:
 def build_replica(
     model: SeqFormer,
     mode: Mode,
-    parallel: Parallel,
+    parallel: DistributedContext,
     *,
     low_precision: torch.dtype | None = None,
     reshard: bool = True,
@@ -161,7 +161,7 @@ def _ddp(doors: _Doors, device: torch.device) -> DistributedDataParallel:
         )
 
 
-def _mesh(mode: Mode, parallel: Parallel, replicas: int) -> DeviceMesh:
+def _mesh(mode: Mode, parallel: DistributedContext, replicas: int) -> DeviceMesh:
     world, kind = parallel.world_size, parallel.device.type
     if mode == "fsdp":
         return init_device_mesh(kind, (world,), mesh_dim_names=("shard",))
