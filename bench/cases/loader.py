@@ -24,11 +24,11 @@ from bench.case import Call, Case, Side, Size
 from bench.published_loader import PublishedClips, resize, to_tensor
 from bench.published_loader import collate as published_collate
 from bench.scratch import drawn
+from seqformer.annotations.run_lengths import read_mask
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.clips import JointClips
 from seqformer.data.loader import build_train_loader, collate
 from seqformer.data.sampling import ItemKey
-from seqformer.data.segmentation import mask_runs
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SyntheticConfig
 
@@ -151,6 +151,6 @@ def draw_videos(folder: Path, num_videos: int, num_frames: int) -> None:
     content = json.loads(paths.train_annotations.read_text())
     for annotation in content["annotations"]:
         for segmentation in filter(None, annotation["segmentations"]):
-            runs = mask_runs(segmentation["counts"], *segmentation["size"])
-            segmentation["counts"] = runs.tolist()
+            height, width = segmentation["size"]
+            segmentation["counts"] = read_mask(segmentation["counts"], height * width).tolist()
     (folder / "annotations.json").write_text(json.dumps(content))

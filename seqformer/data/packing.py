@@ -78,7 +78,7 @@ class MaskPacker:
                 check_outline(mask, *size)
                 x0, y0, x1, y1 = bounds(mask)
                 self._mask_boxes[-1] = (x0, y0, x1 - x0, y1 - y0)
-                self._packed[-1] = pack_segmentation(mask, *size)
+                self._packed[-1] = pack_segmentation(mask)
                 return
             own, text = parse_mask(mask, size)
         except InvalidMaskError as error:
@@ -101,9 +101,9 @@ class MaskPacker:
         areas = runs.areas
         rles = [{"size": size, "counts": text} for _, _, size, text in self._waiting]
         boxes = coco_mask.toBbox(rles).tolist() if rles else []
-        for (entry, _, size, text), area, box in zip(self._waiting, areas, boxes, strict=True):
+        for (entry, _, _, text), area, box in zip(self._waiting, areas, boxes, strict=True):
             if area or self.presence == "box":
-                self._packed[entry] = pack_segmentation(text, *size)
+                self._packed[entry] = pack_segmentation(text)
             if area:
                 self._mask_boxes[entry] = tuple(box)
         self._waiting.clear()

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
+from seqformer.annotations.run_lengths import encode_masks
 from seqformer.data.arena import Video
-from seqformer.data.segmentation import decode_mask
+from seqformer.data.segmentation import decode_segmentation
 from seqformer.inference.draw import (
     DrawnTrack,
     Track,
     best_tracks,
     iterate_drawn,
     label_font,
+    overlaps,
 )
-from seqformer.inference.results import encode_masks
 
 SAME_OBJECT_IOU = 0.1
 """Tracks that overlap less are different objects, for the purpose of colours."""
@@ -34,7 +34,7 @@ def tracks_from_ground_truth(video: Video) -> list[DrawnTrack]:
         masks = []
         for frame, segmentation in enumerate(instance.segmentations):
             try:
-                mask = decode_mask(segmentation, video.height, video.width)
+                mask = decode_segmentation(segmentation, video.height, video.width)
             except ValueError as error:
                 raise ValueError(
                     f"annotation {instance.annotation_id} of video {video.id}, frame {frame}: the "
@@ -47,21 +47,6 @@ def tracks_from_ground_truth(video: Video) -> list[DrawnTrack]:
             )
         )
     return tracks
-
-
-def track_iou(a: Sequence[Track], b: Sequence[Track]) -> np.ndarray:
-    """[len(a), len(b)] IoU of tracks over all frames together."""
-    common = np.zeros((len(a), len(b)))
-    union = np.zeros((len(a), len(b)))
-    for i, one in enumerate(a):
-        for j, other in enumerate(b):
-            for x, y in zip(one.segmentations, other.segmentations, strict=False):
-                masks = [mask for mask in (x, y) if mask]
-                if masks:
-                    union[i, j] += coco_mask.area(coco_mask.merge(masks))
-                if len(masks) == 2:
-                    common[i, j] += coco_mask.area(coco_mask.merge(masks, intersect=True))
-    return common / np.maximum(union, 1)
 
 
 def side_by_side(
@@ -80,7 +65,7 @@ def side_by_side(
     """
     predicted = best_tracks(predictions, min_score)
     colours = {("truth", number): number for number in range(len(truth))}
-    iou = track_iou(truth, predicted)
+    iou = overlaps(truth, predicted)
     matches = {
         int(j): int(i)
         for i, j in zip(*linear_sum_assignment(iou, maximize=True), strict=True)

@@ -17,10 +17,9 @@ from typing import Any, Protocol
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
 
-from seqformer.annotations.run_lengths import RLE
-from seqformer.evaluation.track_iou import build_tracks
+from seqformer.annotations.run_lengths import RLE, decode_mask
+from seqformer.evaluation.track_iou import build_tracks, track_ious
 
 COLOURS = (
     (230, 159, 0),  # orange
@@ -104,6 +103,12 @@ def best_tracks(tracks: Iterable[Track], min_score: float) -> list[Track]:
             continue
         kept.setdefault("|".join(m["counts"] if m else "" for m in track.segmentations), track)
     return list(kept.values())
+
+
+def overlaps(a: Sequence[Track], b: Sequence[Track]) -> np.ndarray:
+    """[len(a), len(b)] IoU of tracks over all frames together."""
+    one, other = (build_tracks([list(t.segmentations) for t in some], None) for some in (a, b))
+    return track_ious(one, other)
 
 
 def draw_video(
@@ -208,7 +213,7 @@ def _mask(track: Track, index: int, size: tuple[int, int]) -> np.ndarray | None:
             f"a mask is {tuple(segmentation['size'])} (height, width) but frame {index} is {size}; "
             "draw results on the frames they were made from"
         )
-    return coco_mask.decode(segmentation).astype(bool)
+    return decode_mask(segmentation)
 
 
 def _contour(mask: np.ndarray, thickness: int) -> np.ndarray:

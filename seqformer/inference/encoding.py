@@ -12,8 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from seqformer.annotations.run_lengths import RLE
-from seqformer.inference.results import encode_masks
+from seqformer.annotations.run_lengths import RLE, encode_masks
 from seqformer.processes import deaf_children, exit_with_parent, hear_sigterm
 
 _DEAD = (

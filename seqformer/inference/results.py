@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from seqformer.annotations.json_file import read_json_file
-from seqformer.annotations.run_lengths import RLE
+from seqformer.annotations.run_lengths import RLE, decode_mask
 from seqformer.files import remove_leftovers, replacing, to_disk, writing_to
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Detection:
     def mask(self, frame: int) -> np.ndarray | None:
         """[h0, w0] bool of one frame, decoded now; None where there is no mask."""
         segmentation = self.segmentations[frame]
-        return None if segmentation is None else coco_mask.decode(segmentation).astype(bool)
+        return None if segmentation is None else decode_mask(segmentation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +148,6 @@ class VideoPrediction:
             }
             for detection in self.detections
         ]
-
-
-def encode_masks(masks: np.ndarray) -> list[RLE]:
-    """Compress masks [h, w, N] (bool or uint8; column-major memory avoids a copy)."""
-    encoded = coco_mask.encode(np.asfortranarray(masks.view(np.uint8)))
-    return [{"size": list(m["size"]), "counts": m["counts"].decode("ascii")} for m in encoded]
 
 
 def load_results(path: Path) -> list[dict[str, Any]]:

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
 
-from seqformer.inference.compare import track_iou
-from seqformer.inference.draw import COLOURS, Track, best_tracks, label_font
+from seqformer.annotations.run_lengths import decode_mask
+from seqformer.inference.draw import COLOURS, Track, best_tracks, label_font, overlaps
 
 Video = tuple[Sequence[np.ndarray], Sequence[Track]]
 """Frames uint8 RGB [h, w, 3], and results."""
@@ -28,7 +27,7 @@ def clear_tracks(tracks: Sequence[Track], min_score: float) -> list[Track]:
     """The results that are shown: from `min_score` on, the best of each object, best first."""
     kept: list[Track] = []
     for track in best_tracks(tracks, min_score):
-        if not kept or track_iou([track], kept).max() < SAME_OBJECT_IOU:
+        if not kept or overlaps([track], kept).max() < SAME_OBJECT_IOU:
             kept.append(track)
     return kept
 
@@ -108,7 +107,7 @@ def _main_colours(pixels: np.ndarray) -> list[np.ndarray]:
 
 def _mask(track: Track, index: int) -> np.ndarray | None:
     segmentation = track.segmentations[index] if index < len(track.segmentations) else None
-    return None if segmentation is None else coco_mask.decode(segmentation).astype(bool)
+    return None if segmentation is None else decode_mask(segmentation)
 
 
 def _enlarged(frame: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from seqformer.data.frames import read_frame
 from seqformer.data.ytvis import AnnotationSet
+from seqformer.files import natural_key
 from seqformer.inference.video_files import announced_frames, frame_rate, read_video
 from seqformer.safe_files import inside
 
@@ -254,10 +255,3 @@ def _children(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: natural_key(path.name))
-
-
-def natural_key(name: str) -> list[str | int]:
-    """Numbers inside names count as numbers: frame2 before frame10."""
-    parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text, digits, text, ...
-    parts[1::2] = [int(digits) for digits in parts[1::2]]
-    return parts

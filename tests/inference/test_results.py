@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.run_lengths import encode_masks
 from seqformer.files import write_json
 from seqformer.inference.results import (
     Detection,
     PartialResults,
     VideoPrediction,
-    encode_masks,
     load_results,
 )
 
