@@ -23,7 +23,7 @@ ALLOWED = {
     "seqformer/devices.py": set(),
     "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
-    "seqformer/annotations": {"safe_files", "files"},
+    "seqformer/annotations": {"safe_files", "files", "processes"},
     "seqformer/evaluation": {"annotations", "config", "safe_files"},
     "seqformer/data": {
         "structures",

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from seqformer.data.arena import Video
+from seqformer.annotations.packed import Video
 from seqformer.data.pictures import (
     JPEG_START,
     has_end,

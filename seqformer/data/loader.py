@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from seqformer.annotations.coco import load_coco_file
+from seqformer.annotations.ytvis import AnnotationSet, load_annotation_file
 from seqformer.config import DataConfig
 from seqformer.data.clips import ClipSet, JointClips, Sample, StillClips, VideoClips
-from seqformer.data.coco import load_coco_file
 from seqformer.data.sampling import ClipBatchSampler
 from seqformer.data.transport import CAN_PACK, PackedBatch
-from seqformer.data.ytvis import AnnotationSet, load_annotation_file
 from seqformer.processes import deaf_children, exit_with_parent
 from seqformer.structures import ClassMap, ClipBatch
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
+from seqformer.annotations.packed import Video
 from seqformer.annotations.run_lengths import encode_masks
-from seqformer.data.arena import Video
-from seqformer.data.segmentation import decode_segmentation
+from seqformer.annotations.segmentation import decode_segmentation
 from seqformer.inference.draw import (
     DrawnTrack,
     Track,

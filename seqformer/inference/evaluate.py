@@ -159,7 +159,7 @@ def draw_and_score(options: EvalOptions, program: str = "eval.py") -> int:
 
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
     """The videos; category names by id ({} without annotation file); whether AP can be computed."""
-    from seqformer.data.ytvis import load_annotation_file
+    from seqformer.annotations.ytvis import load_annotation_file
     from seqformer.inference.sources import find_videos, listed_videos
 
     assert options.images is not None

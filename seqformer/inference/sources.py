@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.data.frames import read_frame
-from seqformer.data.ytvis import AnnotationSet
 from seqformer.files import natural_key
 from seqformer.inference.video_files import announced_frames, frame_rate, read_video
 from seqformer.safe_files import inside

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.inference.compare import side_by_side, tracks_from_ground_truth
 from seqformer.inference.draw import iterate_drawn, tracks_from_entries
 from seqformer.inference.sources import VideoSource

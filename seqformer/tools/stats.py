@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqformer.data.ytvis import AnnotationSet, load_annotation_file
+from seqformer.annotations.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
 from seqformer.former import console, run
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.files import write_json
 from seqformer.inference.draw import tracks_from_entries
 from seqformer.inference.results import load_results

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.evaluation import evaluate, format_table
 from seqformer.files import write_json
 from seqformer.inference import Predictor

@@ -34,3 +34,12 @@ def test_the_settings_of_data():
     from seqformer.config_data import DataConfig as FormerData
 
     assert (FormerAugment, FormerData) == (AugmentConfig, DataConfig)
+
+
+@pytest.mark.parametrize(
+    ("former", "now", "name"),
+    [("data.coco", "annotations.coco", "load_coco_file")],
+)
+def test_what_has_moved(former, now, name):
+    modules = (importlib.import_module(f"seqformer.{place}") for place in (former, now))
+    assert len({getattr(module, name) for module in modules}) == 1

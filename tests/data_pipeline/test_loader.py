@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data import clips as clips_module
 from seqformer.data.clips import JointClips, Sample, VideoClips
 from seqformer.data.loader import build_class_map, build_train_loader, collate
 from seqformer.data.sampling import ItemKey
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.structures import ClipBatch
 
 PLAIN = AugmentConfig(

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.run_lengths import compress_runs
-from seqformer.data.masks import ClipMasks, DenseMasks, IdMapMasks, PackedMasks
-from seqformer.data.segmentation import (
+from seqformer.annotations.segmentation import (
     decode_segmentation,
     pack_segmentation,
     sample_mask,
     unpack_segmentation,
 )
+from seqformer.data.masks import ClipMasks, DenseMasks, IdMapMasks, PackedMasks
 
 
 def compressed(mask: np.ndarray) -> str:

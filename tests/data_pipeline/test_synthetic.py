@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.annotations.segmentation import decode_segmentation
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.frames import read_video_frame
 from seqformer.data.loader import build_train_loader
-from seqformer.data.segmentation import decode_segmentation
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SHAPES, SyntheticConfig
-from seqformer.data.ytvis import load_annotation_file
 
 SIZES = {"num_train": 6, "num_val": 3, "num_frames": 6, "height": 64, "width": 96, "seed": 4}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from seqformer.data.coco import load_coco_file
+from seqformer.annotations.coco import load_coco_file
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.data.frames import read_frame
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.evaluation import evaluate
 from seqformer.inference.results import load_results
 from seqformer.inference.scoring import has_ground_truth

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.segmentation import decode_segmentation
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.convert import main
-from seqformer.data.segmentation import decode_segmentation
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check
 
 HEIGHT, WIDTH = 24, 36

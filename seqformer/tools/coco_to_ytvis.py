@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
+from seqformer.annotations.coco import read_categories
+from seqformer.annotations.coco_categories import Edition, coco_to_ytvis, target_categories
 from seqformer.annotations.rules import get_id, get_object, is_crowd
-from seqformer.data.coco import read_categories
-from seqformer.data.coco_categories import Edition, coco_to_ytvis, target_categories
-from seqformer.data.ytvis import read_json
+from seqformer.annotations.ytvis import read_json
 from seqformer.files import write_bytes, writing_to
 
 

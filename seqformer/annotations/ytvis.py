@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqformer.annotations.cache import cached_annotations
 from seqformer.annotations.json_file import read_json_file
+from seqformer.annotations.mask_packer import MaskPacker, Presence
+from seqformer.annotations.packed import PackedAnnotations, PackedBuilder, Videos
 from seqformer.annotations.reader import read_file
-from seqformer.data.arena import Arena, ArenaBuilder, Videos
-from seqformer.data.cache import cached_arena
-from seqformer.data.packing import MaskPacker, Presence
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +29,23 @@ class AnnotationSet:
 
     Attributes:
         path: where it was read.
-        arena: the flat arrays.
+        packed: the flat arrays.
         categories: {"id": int, "name": str}, in the order of the file.
     """
 
     path: Path
-    arena: Arena
+    packed: PackedAnnotations
     categories: list[dict[str, Any]]
 
     @property
     def videos(self) -> Videos:
         """In the order of the file."""
-        return Videos(self.arena)
+        return Videos(self.packed)
 
     @property
     def num_instances(self) -> int:
         """Of all videos, crowds included."""
-        return len(self.arena.arrays.annotation_ids)
+        return len(self.packed.columns.annotation_ids)
 
 
 def load_annotation_file(
@@ -66,10 +66,10 @@ def load_annotation_file(
     Raises: FileNotFoundError; ValueError naming the file, the entry and what is wrong with it.
     """
     path = Path(path)
-    arena = cached_arena(path, f"ytvis {presence}", cache, lambda: _parse(path, presence))
-    for sentence in arena.extra["notes"]:
+    packed = cached_annotations(path, f"ytvis {presence}", cache, lambda: _parse(path, presence))
+    for sentence in packed.extra["notes"]:
         logger.warning("%s", sentence)
-    loaded = AnnotationSet(path=path, arena=arena, categories=list(arena.extra["categories"]))
+    loaded = AnnotationSet(path=path, packed=packed, categories=list(packed.extra["categories"]))
     if require_annotations and not loaded.num_instances:
         raise ValueError(
             f"{path} has no annotations, so there is nothing to train on or to compare with; give "
@@ -78,21 +78,21 @@ def load_annotation_file(
     return loaded
 
 
-def _parse(path: Path, presence: Presence) -> Arena:
+def _parse(path: Path, presence: Presence) -> PackedAnnotations:
     content = read_json(path)
 
     def forget(index: int) -> None:
         content["annotations"][index] = None  # what is packed need not wait for the rest
 
-    return arena_of(str(path), content, presence, forget)
+    return pack_annotations(str(path), content, presence, forget)
 
 
-def arena_of(
+def pack_annotations(
     name: str,
     content: dict[str, Any],
     presence: Presence = "mask",
     forget: Callable[[int], None] | None = None,
-) -> Arena:
+) -> PackedAnnotations:
     """The flat form of an annotation file.
 
     Args:
@@ -106,7 +106,7 @@ def arena_of(
         if not isinstance(content.get(key), list) or not content[key]:
             raise ValueError(f"{name} has no {key}; a YouTube-VIS annotation file lists them")
     file = read_file(name, content)
-    builder = ArenaBuilder()
+    builder = PackedBuilder()
     position_of = {}
     for position, video in enumerate(file.videos.values()):
         if video.size is None:

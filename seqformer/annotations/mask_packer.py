@@ -19,7 +19,7 @@ from seqformer.annotations.polygons import bounds, check_outline
 from seqformer.annotations.reader import Notes
 from seqformer.annotations.rules import get_box
 from seqformer.annotations.run_lengths import read_runs
-from seqformer.data.segmentation import pack_segmentation
+from seqformer.annotations.segmentation import pack_segmentation
 
 Presence = Literal["mask", "box"]
 """What decides whether an instance is in a frame: pixels of its mask, or, as published, a box of

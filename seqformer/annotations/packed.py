@@ -1,8 +1,8 @@
-"""Annotations of a data set as a dozen flat arrays, in memory or in a file that processes share.
+"""Annotations of a data set as a dozen flat columns, in memory or in a file that processes share.
 
 Python objects cost a hundred bytes for each box and mask, and every loading process would copy
-them page by page, because reading an object changes its reference count. The arrays are read only:
-forked workers share their memory, and when they come from a file (`save_arena`, `open_arena`) all
+them page by page, because reading an object changes its reference count. The columns are read only:
+forked workers share their memory, and when they come from a file (`save_packed`, `open_packed`) all
 processes of a machine do. Masks, the bulk of it, stay in the file and are read one at a time.
 """
 
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from seqformer.data.segmentation import Segmentation, unpack_segmentation
+from seqformer.annotations.segmentation import Segmentation, unpack_segmentation
 from seqformer.files import write_bytes
 from seqformer.safe_files import open_regular
 
 
-class Arrays(NamedTuple):
+class Columns(NamedTuple):
     """V videos with F frames, A instances with E entries (one per frame of their video).
 
     `*_starts[i] : *_starts[i + 1]` is the range of the i-th owner.
@@ -82,16 +82,16 @@ class FilePart:
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
-    """The arrays, the packed segmentations, and what else the file says (`extra`, plain JSON)."""
+class PackedAnnotations:
+    """The columns, the packed segmentations, and what else the file says (`extra`, plain JSON)."""
 
-    arrays: Arrays
+    columns: Columns
     segmentations: bytes | FilePart
     extra: dict[str, Any]
 
     def segmentation(self, entry: int) -> Segmentation:
         """Of one instance in one frame."""
-        start, stop = self.arrays.segmentation_starts[entry : entry + 2].tolist()
+        start, stop = self.columns.segmentation_starts[entry : entry + 2].tolist()
         return unpack_segmentation(self.segmentations[start:stop]) if stop > start else None
 
 
@@ -99,33 +99,33 @@ class Arena:
 class Instance:
     """A view of one annotated object of a video of L frames."""
 
-    arena: Arena
+    packed: PackedAnnotations
     index: int
 
     @property
     def annotation_id(self) -> int:
         """As in the file."""
-        return int(self.arena.arrays.annotation_ids[self.index])
+        return int(self.packed.columns.annotation_ids[self.index])
 
     @property
     def category_id(self) -> int:
         """As in the file (COCO: mapped)."""
-        return int(self.arena.arrays.category_ids[self.index])
+        return int(self.packed.columns.category_ids[self.index])
 
     @property
     def is_crowd(self) -> bool:
         """Whether it stands for several objects; such are never trained on."""
-        return bool(self.arena.arrays.is_crowd[self.index])
+        return bool(self.packed.columns.is_crowd[self.index])
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
         """[L, 4] float32 in pixels, clipped to the frame; zeros where missing."""
-        start, stop = self.arena.arrays.entry_starts[self.index : self.index + 2]
-        return self.arena.arrays.boxes_xyxy[start:stop]
+        start, stop = self.packed.columns.entry_starts[self.index : self.index + 2]
+        return self.packed.columns.boxes_xyxy[start:stop]
 
     def segmentation(self, frame: int) -> Segmentation:
         """The mask in one frame, not decoded."""
-        return self.arena.segmentation(int(self.arena.arrays.entry_starts[self.index]) + frame)
+        return self.packed.segmentation(int(self.packed.columns.entry_starts[self.index]) + frame)
 
     @property
     def segmentations(self) -> tuple[Segmentation, ...]:
@@ -137,36 +137,36 @@ class Instance:
 class Video:
     """A view of one video; its instances are in the order of the file."""
 
-    arena: Arena
+    packed: PackedAnnotations
     index: int
 
     @property
     def id(self) -> int:
         """As in the file."""
-        return int(self.arena.arrays.video_ids[self.index])
+        return int(self.packed.columns.video_ids[self.index])
 
     @property
     def height(self) -> int:
         """Pixels."""
-        return int(self.arena.arrays.sizes[self.index, 0])
+        return int(self.packed.columns.sizes[self.index, 0])
 
     @property
     def width(self) -> int:
         """Pixels."""
-        return int(self.arena.arrays.sizes[self.index, 1])
+        return int(self.packed.columns.sizes[self.index, 1])
 
     @property
     def length(self) -> int:
         """L, number of frames."""
-        start, stop = self.arena.arrays.frame_starts[self.index : self.index + 2]
+        start, stop = self.packed.columns.frame_starts[self.index : self.index + 2]
         return int(stop - start)
 
     def file_name(self, frame: int) -> str:
         """Of one frame, relative to the image folder."""
-        arrays = self.arena.arrays
-        number = int(arrays.frame_starts[self.index]) + frame
-        start, stop = arrays.name_starts[number : number + 2]
-        return arrays.names[start:stop].tobytes().decode("utf-8")
+        columns = self.packed.columns
+        number = int(columns.frame_starts[self.index]) + frame
+        start, stop = columns.name_starts[number : number + 2]
+        return columns.names[start:stop].tobytes().decode("utf-8")
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -176,29 +176,29 @@ class Video:
     @property
     def instances(self) -> tuple[Instance, ...]:
         """All of them, crowds included."""
-        start, stop = self.arena.arrays.instance_starts[self.index : self.index + 2]
-        return tuple(Instance(self.arena, int(i)) for i in range(start, stop))
+        start, stop = self.packed.columns.instance_starts[self.index : self.index + 2]
+        return tuple(Instance(self.packed, int(i)) for i in range(start, stop))
 
 
 class Videos(Sequence[Video]):
-    """The videos of an arena, in the order of the file."""
+    """The videos of an packed, in the order of the file."""
 
-    def __init__(self, arena: Arena) -> None:
-        self.arena = arena
+    def __init__(self, packed: PackedAnnotations) -> None:
+        self.packed = packed
 
     def __len__(self) -> int:
-        return len(self.arena.arrays.video_ids)
+        return len(self.packed.columns.video_ids)
 
     def __getitem__(self, index: int) -> Video:
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} videos, no number {index}")
-        return Video(self.arena, index % len(self))
+        return Video(self.packed, index % len(self))
 
     def __iter__(self) -> Iterator[Video]:
-        return (Video(self.arena, index) for index in range(len(self)))
+        return (Video(self.packed, index) for index in range(len(self)))
 
 
-class ArenaBuilder:
+class PackedBuilder:
     """Collects videos, then instances in any order, and lays them flat."""
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class ArenaBuilder:
         """
         self.instances.append((video, annotation_id, category_id, is_crowd))
 
-    def build(self, extra: dict[str, Any]) -> Arena:
+    def build(self, extra: dict[str, Any]) -> PackedAnnotations:
         """Everything so far; instances in the order of their videos, then of the file."""
         videos = np.array(self.videos, np.uint64).reshape(-1, 4)
         instances = np.array(self.instances, np.uint64).reshape(-1, 4)
@@ -234,7 +234,7 @@ class ArenaBuilder:
         instances = instances[order]
         packed = [entry for i in order for entry in self.packed[i]]
         boxes = [np.zeros((0, 4), np.float32), *(self.boxes[i] for i in order)]
-        arrays = Arrays(
+        columns = Columns(
             video_ids=videos[:, 0].copy(),
             sizes=videos[:, 1:3].astype(np.int32),
             frame_starts=_starts(videos[:, 3]),
@@ -250,77 +250,82 @@ class ArenaBuilder:
             boxes_xyxy=np.concatenate(boxes).astype(np.float32),
             segmentation_starts=_starts([len(entry) for entry in packed]),
         )
-        return Arena(arrays, b"".join(packed), extra)
+        return PackedAnnotations(columns, b"".join(packed), extra)
 
 
 def _starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
 
 
-def save_arena(arena: Arena, path: Path) -> None:
+def save_packed(packed: PackedAnnotations, path: Path) -> None:
     """Write one safetensors file; it appears under its name only when it is complete.
 
     Raises: WriteError when the folder cannot be written or the disk is full.
     """
-    tensors = {**arena.arrays._asdict(), "segmentations": np.frombuffer(arena.segmentations, "u1")}
+    tensors = {
+        **packed.columns._asdict(),
+        "segmentations": np.frombuffer(packed.segmentations, "u1"),
+    }
     tensors["is_crowd"] = tensors["is_crowd"].view(np.uint8)
-    write_bytes(path, save(tensors, metadata={"extra": json.dumps(arena.extra)}))
+    write_bytes(path, save(tensors, metadata={"extra": json.dumps(packed.extra)}))
 
 
-def open_arena(path: Path) -> Arena:
-    """Map a file of `save_arena` into memory; segmentations are read from it one by one.
+def open_packed(path: Path) -> PackedAnnotations:
+    """Map a file of `save_packed` into memory; segmentations are read from it one by one.
 
     Raises: OSError or ValueError when it is missing or not such a file.
     """
     try:
-        arena = _map(path)
-        _check_ranges(arena.arrays, path.stat().st_size)
+        packed = _map(path)
+        _check_ranges(packed.columns, path.stat().st_size)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a complete annotation cache ({error}); delete it, it is made again"
         ) from None
-    return arena
+    return packed
 
 
-def _map(path: Path) -> Arena:
+def _map(path: Path) -> PackedAnnotations:
     with open_regular(path, "annotation cache") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if length > path.stat().st_size:
             raise ValueError("it is cut off")
         header = json.loads(file.read(length))
     start = 8 + length
-    arrays = {}
-    for name in Arrays._fields:
+    columns = {}
+    for name in Columns._fields:
         entry = header[name]
         dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
         first, last = entry["data_offsets"]
         if last > first:
-            arrays[name] = np.memmap(path, dtype, "r", start + first, shape).view(np.ndarray)
+            columns[name] = np.memmap(path, dtype, "r", start + first, shape).view(np.ndarray)
         elif math.prod(shape):
             raise ValueError(f"its {name} are missing")
         else:
-            arrays[name] = np.zeros(shape, dtype)
-    arrays["is_crowd"] = arrays["is_crowd"].view(bool)
+            columns[name] = np.zeros(shape, dtype)
+    columns["is_crowd"] = columns["is_crowd"].view(bool)
     segmentations = FilePart(path, start + header["segmentations"]["data_offsets"][0])
-    return Arena(Arrays(**arrays), segmentations, json.loads(header["__metadata__"]["extra"]))
+    return PackedAnnotations(
+        Columns(**columns), segmentations, json.loads(header["__metadata__"]["extra"])
+    )
 
 
 _DTYPES = {"I64": np.int64, "U64": np.uint64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
 
 
-def _check_ranges(arrays: Arrays, num_bytes: int) -> None:
+def _check_ranges(columns: Columns, num_bytes: int) -> None:
     """Raises: ValueError unless every range lies in what it is a range of."""
     for starts, owners, owned in (
-        (arrays.frame_starts, len(arrays.video_ids), len(arrays.name_starts) - 1),
-        (arrays.name_starts, None, len(arrays.names)),
-        (arrays.instance_starts, len(arrays.video_ids), len(arrays.annotation_ids)),
-        (arrays.entry_starts, len(arrays.annotation_ids), len(arrays.boxes_xyxy)),
-        (arrays.segmentation_starts, len(arrays.boxes_xyxy), None),
+        (columns.frame_starts, len(columns.video_ids), len(columns.name_starts) - 1),
+        (columns.name_starts, None, len(columns.names)),
+        (columns.instance_starts, len(columns.video_ids), len(columns.annotation_ids)),
+        (columns.entry_starts, len(columns.annotation_ids), len(columns.boxes_xyxy)),
+        (columns.segmentation_starts, len(columns.boxes_xyxy), None),
     ):
         is_sound = starts.ndim == 1 and starts.size and starts[0] == 0
         if not is_sound or (np.diff(starts) < 0).any():
             raise ValueError("its ranges are not in order")
         if owners not in (None, len(starts) - 1) or owned not in (None, int(starts[-1])):
             raise ValueError("its ranges are not those of its entries")
-    if arrays.segmentation_starts[-1] > num_bytes or arrays.sizes.min(initial=1) < 1:
+    if columns.segmentation_starts[-1] > num_bytes or columns.sizes.min(initial=1) < 1:
         raise ValueError("its masks or sizes are not whole")

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from seqformer.data.arena import Arena, open_arena, save_arena
+from seqformer.annotations.packed import PackedAnnotations, open_packed, save_packed
 from seqformer.processes import serve
 from seqformer.safe_files import check_regular
 
@@ -28,7 +28,9 @@ _VERSION = 2
 """Of the arrays; another one makes the file anew."""
 
 
-def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[], Arena]) -> Arena:
+def cached_annotations(
+    path: Path, kind: str, folder: Path | None, parse: Callable[[], PackedAnnotations]
+) -> PackedAnnotations:
     """The annotations of `path`, from the cache or parsed.
 
     Files below `SMALLEST_CACHED` are parsed each time. The cache file belongs to the path, size and
@@ -53,7 +55,7 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
     file = folder / f"{name}-{state}.safetensors"
     if file.is_file():
         try:
-            return open_arena(file)
+            return open_packed(file)
         except ValueError as error:
             logger.warning("%s", error)
             file.unlink(missing_ok=True)
@@ -65,7 +67,7 @@ def cached_arena(path: Path, kind: str, folder: Path | None, parse: Callable[[],
                 for old in set(folder.glob(f"{name}-*.safetensors")) - {file}:
                     old.unlink(missing_ok=True)  # of the JSON before it was changed
                 logger.info("its compact form is kept in %s", file)
-        return open_arena(file)
+        return open_packed(file)
     except OSError as error:
         logger.warning(
             "annotations are not cached in %s (%s); every training process reads them for itself; "
@@ -89,15 +91,15 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _temporary(path: Path, parse: Callable[[], Arena]) -> Arena:
+def _temporary(path: Path, parse: Callable[[], PackedAnnotations]) -> PackedAnnotations:
     """From a file that vanishes with the last process that has it open."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "annotations.safetensors"
         _parse_apart(path, parse, file)
-        return open_arena(file)
+        return open_packed(file)
 
 
-def _parse_apart(path: Path, parse: Callable[[], Arena], file: Path) -> None:
+def _parse_apart(path: Path, parse: Callable[[], PackedAnnotations], file: Path) -> None:
     """Parse and save in a process of its own. Raises: what happened there."""
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -118,9 +120,11 @@ def _parse_apart(path: Path, parse: Callable[[], Arena], file: Path) -> None:
         raise error
 
 
-def _parse_and_save(parse: Callable[[], Arena], file: Path, connection: Connection) -> None:
+def _parse_and_save(
+    parse: Callable[[], PackedAnnotations], file: Path, connection: Connection
+) -> None:
     try:
-        save_arena(parse(), file)
+        save_packed(parse(), file)
     except (ValueError, OSError) as error:
         connection.send(error)
     except MemoryError:
