@@ -48,12 +48,19 @@ ALLOWED = {
         "devices",
         "evaluation",
         "report",
+        "visualization",
         "annotations",
         "safe_files",
         "command",
         "distributed",
         "files",
         "processes",
+    },
+    "seqformer/visualization": {
+        "annotations",
+        "data.video_sources",
+        "evaluation.track_iou",
+        "files",
     },
     "seqformer/tools": {
         "data",
@@ -77,6 +84,7 @@ ALLOWED = {
         "report",
         "tools",
         "trainer",
+        "visualization",
     },
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""

@@ -94,8 +94,8 @@ def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnota
             by_image.setdefault(image_id, []).append((where, number, annotation))
 
     notes, packer = Notes(str(path)), MaskPacker(presence, keeps_polygons=True)
-    found = [(i, *entry) for i in images for entry in by_image.get(i, ())]
-    for image_id, where, _, annotation in found:
+    entries = [(i, *entry) for i in images for entry in by_image.get(i, ())]
+    for image_id, where, _, annotation in entries:
         (height, width), _ = images[image_id]
         mask, box = annotation.get("segmentation"), annotation.get("bbox")
         packer.add(where, [mask], [box], (height, width))
@@ -103,7 +103,7 @@ def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnota
     builder = PackedBuilder()
     kept = [has_area(box).all() for box in boxes]
     last = None
-    for (image_id, where, number, annotation), is_kept in zip(found, kept, strict=True):
+    for (image_id, where, number, annotation), is_kept in zip(entries, kept, strict=True):
         if not is_kept:
             continue
         if image_id != last:

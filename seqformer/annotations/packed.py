@@ -57,7 +57,7 @@ class Columns(NamedTuple):
     """[E + 1] int64: bytes of a packed segmentation"""
 
 
-class FilePart:
+class FileSlice:
     """Bytes of a file, read when they are sliced. Works across forks and pickling."""
 
     def __init__(self, path: Path, offset: int) -> None:
@@ -72,7 +72,7 @@ class FilePart:
 
     def __reduce__(self) -> tuple:
         if self.path.is_file():
-            return FilePart, (self.path, self.offset)
+            return FileSlice, (self.path, self.offset)
         size = os.fstat(self._file).st_size - self.offset  # a temporary file, for spawned workers
         return bytes, (self[0:size],)
 
@@ -86,7 +86,7 @@ class PackedAnnotations:
     """The columns, the packed segmentations, and what else the file says (`extra`, plain JSON)."""
 
     columns: Columns
-    segmentations: bytes | FilePart
+    segmentations: bytes | FileSlice
     extra: dict[str, Any]
 
     def segmentation(self, entry: int) -> Segmentation:
@@ -304,7 +304,7 @@ def _map(path: Path) -> PackedAnnotations:
         else:
             columns[name] = np.zeros(shape, dtype)
     columns["is_crowd"] = columns["is_crowd"].view(bool)
-    segmentations = FilePart(path, start + header["segmentations"]["data_offsets"][0])
+    segmentations = FileSlice(path, start + header["segmentations"]["data_offsets"][0])
     return PackedAnnotations(
         Columns(**columns), segmentations, json.loads(header["__metadata__"]["extra"])
     )

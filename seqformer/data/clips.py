@@ -20,7 +20,7 @@ from seqformer.config import DataConfig
 from seqformer.data.frames import read_video_frame
 from seqformer.data.masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import ItemKey, item_generator, sample_frames
+from seqformer.data.sampling import SampleKey, item_generator, sample_frames
 from seqformer.data.transforms import Clip, augment, to_tensors
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap, ClipTargets
@@ -55,7 +55,7 @@ class ClipSet(Protocol):
         """Number of items."""
         ...
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """An augmented clip and its name; None where no instance is left to train on.
 
         Raises: FileNotFoundError, OSError or ValueError naming a broken file or annotation.
@@ -83,7 +83,7 @@ class VideoClips:
         """Number of frames of all videos."""
         return int(self.columns.frame_starts[-1])
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The clip around one frame. See `ClipSet`."""
         number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
@@ -166,14 +166,14 @@ class StillClips:
         self.labels = _labels(annotations, classes)
         self.num_frames = config.num_frames
         # Colours have been changed already.
-        self.augment = config.augment.without_colours()
+        self.augment = config.augment.without_photometric()
         _check_images(annotations, images, config.allow_outside, most=100)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.columns.video_ids)
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The pseudo-video of one image. See `ClipSet`."""
         image = self.annotations.videos[item]
         instances = np.arange(*self.columns.instance_starts[item : item + 2])
@@ -196,7 +196,7 @@ class StillClips:
         return (clip, f"image {image.id}") if is_kept else None
 
 
-class JointClips(Dataset[Sample]):
+class ConcatClipDataset(Dataset[Sample]):
     """Items of one or more sets, counted through in the order of the sets.
 
     An item that shows no instance, or whose file is broken, gives way to another one of its set.
@@ -210,7 +210,7 @@ class JointClips(Dataset[Sample]):
         """Number of items of all sets."""
         return int(self.starts[-1])
 
-    def __getitem__(self, key: ItemKey) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         """One clip with at least one instance.
 
         Raises: ValueError when there is none to be found.
@@ -221,7 +221,7 @@ class JointClips(Dataset[Sample]):
         broken: list[str] = []
         for _ in range(MAX_TRIES):
             try:
-                made = clips.make(item, rng)
+                made = clips.load_clip(item, rng)
                 if made is not None:
                     clip, name = made
                     return Sample(*to_tensors(clip), name, tuple(broken))

@@ -25,12 +25,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import EvalConfig
-from seqformer.inference.encoding import MaskEncoder
-from seqformer.inference.loading import FrameLoader, Resized
+from seqformer.data.video_sources import VideoSource
+from seqformer.inference.frame_loader import FrameLoader, Resized
+from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.ranks import Ranks, balanced_shares
-from seqformer.inference.results import PartialResults, partial_path
-from seqformer.inference.sources import VideoSource
+from seqformer.inference.results_file import PartialResults, partial_path
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -70,7 +70,7 @@ class Helpers:
         return cls(decode_workers=asked[0], encode_workers=asked[1])
 
 
-def settle_choices(
+def resolve_runtime(
     predictor: Predictor, ranks: Ranks, stored: dict[str, Any], threads: int | None = None
 ) -> None:
     """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
@@ -303,7 +303,7 @@ def _problem_of(error: Exception, device: torch.device) -> _Problem:
     """What went wrong with a video. Raises: the error itself if it is none of a video's."""
     if is_out_of_memory(error):
         return _Problem(
-            f"a portion of its frames does not fit into the memory of {device}; give a smaller "
+            f"a chunk of its frames does not fit into the memory of {device}; give a smaller "
             "--chunk-frames or --short-side",
             is_memory=True,
         )

@@ -147,13 +147,13 @@ def image_names(folder: str, masks: Sequence[Path], images: Path | None) -> list
         return [f"{prefix}{mask.stem}.jpg" for mask in masks]
     names = []
     for mask in masks:
-        found = [s for s in IMAGE_SUFFIXES if (images / f"{prefix}{mask.stem}{s}").is_file()]
-        if not found:
+        suffixes = [s for s in IMAGE_SUFFIXES if (images / f"{prefix}{mask.stem}{s}").is_file()]
+        if not suffixes:
             raise FileNotFoundError(
                 f"there is no frame {images / (prefix + mask.stem)} with suffix "
                 f"{', '.join(IMAGE_SUFFIXES)} for the mask {mask}; check --images"
             )
-        names.append(f"{prefix}{mask.stem}{found[0]}")
+        names.append(f"{prefix}{mask.stem}{suffixes[0]}")
     return names
 
 

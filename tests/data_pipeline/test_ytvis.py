@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from seqformer.annotations.segmentation import decode_segmentation
 from seqformer.annotations.ytvis import load_annotation_file
+from seqformer.data.class_map import build_class_map
 from seqformer.data.frames import read_frame, read_video_frame
-from seqformer.data.loader import build_class_map
 
 
 def test_reads_videos_instances_and_categories(small):

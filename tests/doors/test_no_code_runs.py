@@ -13,11 +13,11 @@ from seqformer.annotations.packed import open_packed
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import ModelConfig
 from seqformer.data.frames import read_frame
+from seqformer.data.video_sources import find_videos, open_video, read_video
 from seqformer.evaluation.records import read_ground_truth
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.inference import Predictor
-from seqformer.inference.results import load_results
-from seqformer.inference.sources import find_videos, open_video, read_video
+from seqformer.inference.results_file import load_results
 from seqformer.model import (
     build_model_from_config,
     load_backbone_weights,

@@ -44,11 +44,9 @@ from seqformer.config import (
     config_to_dict,
 )
 from seqformer.data.frames import read_frame
+from seqformer.data.video_sources import open_video
 from seqformer.evaluation import evaluate
-from seqformer.inference.draw import tracks_from_entries
-from seqformer.inference.results import load_results
-from seqformer.inference.sources import open_video
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import load_results
 from seqformer.model import (
     build_model_from_config,
     load_backbone_weights,
@@ -63,8 +61,11 @@ from seqformer.tools.check import check
 from seqformer.tools.convert_coco_video import from_coco_video
 from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
-from seqformer.trainer.checkpoint import Checkpoints, model_tensors, read_run
+from seqformer.trainer.checkpoint import Checkpoints, model_tensors
+from seqformer.trainer.checkpoint_folders import read_run
 from seqformer.trainer.parallel import parallel_session
+from seqformer.visualization.drawing import tracks_from_entries
+from seqformer.visualization.video_writer import write_video
 from tests.doors.payloads import Call
 from tests.fuzz.mutations import damage_bytes, damage_value, to_text
 

@@ -10,16 +10,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.run_lengths import encode_masks
-from seqformer.inference.compare import side_by_side, tracks_from_ground_truth
-from seqformer.inference.draw import (
+from seqformer.data.video_sources import read_video
+from seqformer.visualization.drawing import (
     COLOURS,
     DrawnTrack,
     best_tracks,
     draw_video,
     tracks_from_entries,
 )
-from seqformer.inference.sources import read_video
-from seqformer.inference.video_writer import write_video
+from seqformer.visualization.side_by_side import side_by_side, tracks_from_ground_truth
+from seqformer.visualization.video_writer import write_video
 
 HEIGHT, WIDTH = 240, 320
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from seqformer.annotations.run_lengths import encode_masks
-from seqformer.inference.draw import COLOURS, DrawnTrack
-from seqformer.inference.showcase import GAP, SCALE, clear_tracks, most_objects, showcase
+from seqformer.visualization.drawing import COLOURS, DrawnTrack
+from seqformer.visualization.showcase import GAP, SCALE, clear_tracks, most_objects, showcase
 
 H, W = 40, 60
 

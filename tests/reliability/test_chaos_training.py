@@ -18,7 +18,7 @@ import torch
 
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.run_log import read_training_lines
 from tests.reliability.jobs import Job, check_end, in_turn, start, table, wait_until
 from tests.reliability.training_faults import FAULTS, Scene
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig
-from seqformer.trainer.parallel import Parallel, build_replica, parallel_session
+from seqformer.trainer.parallel import Parallel, build_parallel_model, parallel_session
 from tests.trainer.one_step import (
     assert_same,
     build_step,
@@ -73,7 +73,7 @@ def test_batch_without_any_instance_reaches_every_parameter(frame_chunk):
     assert len(batch.targets[0]["labels"]) == 0
     losses = step([batch], 0)
     assert math.isfinite(losses["loss"])
-    named = step.replica.model.named_parameters()
+    named = step.parallel_model.model.named_parameters()
     assert [n for n, p in named if p.requires_grad and p.grad is None] == []
 
 
@@ -97,11 +97,11 @@ def test_sharded_training_follows_ddp_for_ten_steps(gang, dtype, lr, tolerance):
 
 
 def refused(parallel):
-    model = build_step(ONE, "none").replica.model
+    model = build_step(ONE, "none").parallel_model.model
     with pytest.raises(ValueError, match="--parallel none, but 2 processes were started"):
-        build_replica(model, "none", parallel)
+        build_parallel_model(model, "none", parallel)
     with pytest.raises(ValueError, match="2 processes cannot form 3 equal replicas"):
-        build_replica(model, "hsdp", parallel, replicas=3)
+        build_parallel_model(model, "hsdp", parallel, replicas=3)
 
 
 @pytest.mark.distributed

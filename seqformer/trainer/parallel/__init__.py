@@ -3,15 +3,15 @@
 from seqformer.distributed import LostProcessError, communication_errors
 
 from .meeting import Rendezvous, local_rendezvous
-from .replica import Replica, build_replica
+from .parallel_model import ParallelModel, build_parallel_model
 from .session import Parallel, parallel_session, rank_from_environment
 
 __all__ = [
     "LostProcessError",
     "Parallel",
+    "ParallelModel",
     "Rendezvous",
-    "Replica",
-    "build_replica",
+    "build_parallel_model",
     "communication_errors",
     "local_rendezvous",
     "parallel_session",

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .full_float32 import exact_product, may_round
-from .products import product
+from .full_float32 import exact_linear, may_round
+from .linear import linear
 from .recording import is_recorded
 
 Gradients = tuple[Tensor | None, ...]
@@ -44,7 +44,7 @@ def linears_of_sum(
 
 
 def _linears_of_sum(is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor) -> list[Tensor]:
-    multiply = exact_product if is_exact else product
+    multiply = exact_linear if is_exact else linear
     weights, biases = flat[::2], flat[1::2]
     total = (x + position).to(weights[0].dtype)
     return [multiply(total, w, b) for w, b in zip(weights, biases, strict=True)]
@@ -65,16 +65,16 @@ class _LinearsOfSum(Function):
         x, position, *weights = ctx.saved_tensors
         total = (x + position).to(weights[0].dtype).flatten(0, -2)
         rows = [g.reshape(-1, g.shape[-1]) for g in grads]
-        multiply = exact_product if ctx.is_exact else product
+        multiply = exact_linear if ctx.is_exact else linear
         grad_sum = multiply(rows[0], weights[0].t())
         for row, weight in zip(rows[1:], weights[1:], strict=True):
             grad_sum.add_(multiply(row, weight.t()))
         grad_sum = grad_sum.view(x.shape).to(x.dtype)
-        found: list[Tensor] = []
+        of_layers: list[Tensor] = []
         for row in rows:
-            grad_weight = exact_product(row.t(), total.t()) if ctx.is_exact else row.t() @ total
-            found += [grad_weight, row.sum(0)]
-        return None, grad_sum, grad_sum, *found
+            grad_weight = exact_linear(row.t(), total.t()) if ctx.is_exact else row.t() @ total
+            of_layers += [grad_weight, row.sum(0)]
+        return None, grad_sum, grad_sum, *of_layers
 
 
 def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
@@ -83,15 +83,15 @@ def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     x, w1, b1, w2, b2 = as_autocast(x.device.type, *arguments)
     if is_recorded(x, w1, b1, w2, b2):
         return _FeedForward.apply(x, w1, b1, w2, b2)
-    return product(product(x, w1, b1, relu=True), w2, b2)
+    return linear(linear(x, w1, b1, relu=True), w2, b2)
 
 
 class _FeedForward(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        hidden = product(x, w1, b1, relu=True)
+        hidden = linear(x, w1, b1, relu=True)
         ctx.save_for_backward(x, hidden, w1, w2)
-        return product(hidden, w2, b2)
+        return linear(hidden, w2, b2)
 
     @staticmethod
     @once_differentiable
@@ -99,35 +99,35 @@ class _FeedForward(Function):
         x, hidden, w1, w2 = ctx.saved_tensors
         grad, x_rows, hidden = (t.reshape(-1, t.shape[-1]) for t in (grad, x, hidden))
         grad_w2, grad_b2 = grad.t() @ hidden, grad.sum(0)
-        slope = product(grad, w2.t())
+        slope = linear(grad, w2.t())
         torch.ops.aten.threshold_backward.grad_input(slope, hidden, 0, grad_input=slope)
-        grad_x = product(slope, w1.t()).view(x.shape)
+        grad_x = linear(slope, w1.t()).view(x.shape)
         return grad_x, slope.t() @ x_rows, slope.sum(0), grad_w2, grad_b2
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` over the routines of `products`."""
+    """`nn.Linear` over the routine of `linear.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., O]."""
         x, weight, bias = as_autocast(x.device.type, x, self.weight, self.bias)
         if is_recorded(x, weight, bias):
             return _Linear.apply(x, weight, bias)
-        return product(x, weight, bias)
+        return linear(x, weight, bias)
 
 
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        grad_x = product(rows, weight.t()).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_x = linear(rows, weight.t()).view(x.shape) if ctx.needs_input_grad[0] else None
         return grad_x, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from seqformer.annotations.run_lengths import decode_mask
-from seqformer.inference.draw import COLOURS, Track, best_tracks, label_font, overlaps
+from seqformer.visualization.drawing import COLOURS, Track, best_tracks, label_font, overlaps
 
 Video = tuple[Sequence[np.ndarray], Sequence[Track]]
 """Frames uint8 RGB [h, w, 3], and results."""
@@ -54,11 +54,11 @@ def showcase(videos: Sequence[Video], names: Mapping[int, str]) -> list[np.ndarr
         for frames, tracks in videos
     ]
     pictures = []
-    for parts in zip(*columns, strict=False):
-        gap = np.full((parts[0].shape[0], GAP, 3), 255, np.uint8)
-        row = [parts[0]]
-        for part in parts[1:]:
-            row += [gap, part]
+    for frames_at_once in zip(*columns, strict=False):
+        gap = np.full((frames_at_once[0].shape[0], GAP, 3), 255, np.uint8)
+        row = [frames_at_once[0]]
+        for frame in frames_at_once[1:]:
+            row += [gap, frame]
         pictures.append(np.concatenate(row, axis=1))
     return pictures
 

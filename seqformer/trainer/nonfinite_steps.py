@@ -14,7 +14,7 @@ from seqformer.files import append_line
 
 logger = logging.getLogger(__name__)
 
-BAD_STEPS_NAME = "skipped_steps.jsonl"
+NONFINITE_STEPS_NAME = "skipped_steps.jsonl"
 MAX_OVERFLOWS = 25
 """fp16 gradients that overflow in a row while the loss scale halves; more have another cause."""
 
@@ -24,7 +24,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 @dataclass(frozen=True)
-class BadStep:
+class NonFiniteStep:
     """A step that updated nothing.
 
     Attributes:
@@ -40,7 +40,7 @@ class BadStep:
     is_loss_finite: bool
 
     @classmethod
-    def of(cls, step: int, reports: list[tuple[dict[str, float], list[str]]]) -> BadStep:
+    def of(cls, step: int, reports: list[tuple[dict[str, float], list[str]]]) -> NonFiniteStep:
         """From every process's own losses and clips."""
         guilty = [r for r in reports if not math.isfinite(r[0]["loss"])]
         clips = [clip for _, ids in guilty or reports for clip in ids]
@@ -55,7 +55,7 @@ class BadStep:
         return f"step {self.step}: {self.reason} on clips: {'; '.join(self.clips)}"
 
 
-class BadSteps:
+class NonFiniteSteps:
     """The bad steps of a run so far.
 
     Attributes:
@@ -74,12 +74,12 @@ class BadSteps:
                 gradient overflows and nothing is wrong.
             count: of earlier sessions.
         """
-        self.path, self.limit, self.count = output / BAD_STEPS_NAME, limit, count
+        self.path, self.limit, self.count = output / NONFINITE_STEPS_NAME, limit, count
         self._is_main, self._scales_loss = is_main, scales_loss
         self._overflows = 0
         self._overflows_in_all = self._sound = 0
 
-    def take_note(self, bad: list[BadStep], num_sound: int) -> None:
+    def take_note(self, bad: list[NonFiniteStep], num_sound: int) -> None:
         """Count these, seen among `num_sound` others; the same on every process.
 
         Raises: NonFiniteLossError with the last reason when they exceed the limit.
@@ -126,7 +126,7 @@ class BadSteps:
                 self._overflows_in_all,
             )
 
-    def _write(self, step: BadStep) -> None:
+    def _write(self, step: NonFiniteStep) -> None:
         if not self._is_main:
             return
         record = {"step": step.step, "reason": step.reason, "clips": step.clips}

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from seqformer.model import build_model
-from seqformer.model.lean_autograd import Linear, feed_forward, linears_of_sum, scaled_conv2d
+from seqformer.model.memory_efficient import Linear, feed_forward, linears_of_sum, scaled_conv2d
 from seqformer.model.resnet import FrozenBatchNorm2d
 
 

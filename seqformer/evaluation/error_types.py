@@ -29,15 +29,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqformer.evaluation.ap_accumulator import mean_of_valid, single_average_precision
 from seqformer.evaluation.matching import IOU_THRESHOLDS, Matches
-from seqformer.evaluation.tally import mean_of_valid, single_average_precision
-from seqformer.evaluation.video_overlaps import VideoOverlaps
+from seqformer.evaluation.pairwise_iou import PairwiseIoU
 
 BACKGROUND_IOU = 0.1
 """Below this IoU a result has nothing to do with an instance."""
-FALSE_KINDS = ("class", "mask", "switch", "fragment", "both", "duplicate", "background")
+FALSE_POSITIVE_TYPES = ("class", "mask", "switch", "fragment", "both", "duplicate", "background")
 """What a false positive can be."""
-KINDS = (*FALSE_KINDS, "missed")
+ERROR_TYPES = (*FALSE_POSITIVE_TYPES, "missed")
 _ABOUT_AN_INSTANCE = ("class", "mask", "switch", "fragment")
 
 
@@ -46,7 +46,7 @@ class ResultOutcome:
     """What became of one result."""
 
     kind: str
-    """One of `FALSE_KINDS`, or "true", or "ignored" if it lies on a crowd."""
+    """One of `FALSE_POSITIVE_TYPES`, or "true", or "ignored" if it lies on a crowd."""
     instance: int | None
     """Position in the video's instances: the one found, or the one that the error is about."""
     iou: float
@@ -74,11 +74,11 @@ class InstanceOutcome:
 class VideoErrors:
     """The outcomes of one video."""
 
-    overlaps: VideoOverlaps
+    pairwise: PairwiseIoU
     results: list[ResultOutcome]
-    """D, as in `overlaps`."""
+    """D, as in `pairwise`."""
     instances: list[InstanceOutcome]
-    """G, as in `overlaps`; crowds are never missed."""
+    """G, as in `pairwise`; crowds are never missed."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,14 @@ def threshold_index(iou_threshold: float) -> int:
 
 
 def find_errors(
-    video: VideoOverlaps,
+    video: PairwiseIoU,
     matched: dict[int, tuple[np.ndarray, np.ndarray, Matches]],
     iou_threshold: float = 0.5,
 ) -> VideoErrors:
     """Tell what every result of a video is.
 
     Args:
-        matched: from `VideoOverlaps.match`, the official range "all" first.
+        matched: from `PairwiseIoU.match`, the official range "all" first.
     """
     t = threshold_index(iou_threshold)
     partner = np.full(len(video.results), -1)
@@ -147,18 +147,18 @@ def find_errors(
             largest = max(same_iou[d], other_iou[d])
             outcomes.append(ResultOutcome("background", None, largest))
 
-    found: list[float | None] = [None] * len(video.instances)
+    finder: list[float | None] = [None] * len(video.instances)
     covered: list[float | None] = [None] * len(video.instances)
     for result, outcome in zip(video.results, outcomes, strict=True):  # by descending score
         about = outcome.instance
         if about is None:
             continue
-        if outcome.kind in ("true", "ignored") and found[about] is None:
-            found[about] = result.score
+        if outcome.kind in ("true", "ignored") and finder[about] is None:
+            finder[about] = result.score
         elif outcome.kind in _ABOUT_AN_INSTANCE and covered[about] is None:
             covered[about] = result.score
     best_iou = np.where(is_same, video.ious, 0.0).max(axis=0, initial=0.0).tolist()
-    instances = [InstanceOutcome(*one) for one in zip(found, covered, best_iou, strict=True)]
+    instances = [InstanceOutcome(*one) for one in zip(finder, covered, best_iou, strict=True)]
     return VideoErrors(video, outcomes, instances)
 
 
@@ -169,7 +169,7 @@ def _best(ious: np.ndarray) -> tuple[list[int], list[float]]:
     return ious.argmax(axis=1).tolist(), ious.max(axis=1).tolist()
 
 
-def _main_loss(video: VideoOverlaps, d: int, g: int) -> str:
+def _main_loss(video: PairwiseIoU, d: int, g: int) -> str:
     """Where most of the pixels are lost that keep result d from being instance g."""
     shared = video.shared_with_instances(d)  # [G, T]
     own = video.frame_areas(video.result_tracks[d])
@@ -187,14 +187,16 @@ def _main_loss(video: VideoOverlaps, d: int, g: int) -> str:
 def break_down(videos: Iterable[VideoErrors], iou_threshold: float = 0.5) -> ErrorBreakdown:
     """Count the errors of all videos, in ascending order of their ids, and price them."""
     errors = list(videos)
-    counts = dict.fromkeys(KINDS, 0)
+    counts = dict.fromkeys(ERROR_TYPES, 0)
     for video in errors:
         for outcome in video.results:
             if outcome.kind in counts:
                 counts[outcome.kind] += 1
         counts["missed"] += sum(_is_missed(video, g) for g in range(len(video.instances)))
     base = _ap(errors, frozenset())
-    costs = {kind: _ap(errors, frozenset([kind])) - base if base >= 0 else 0.0 for kind in KINDS}
+    costs = {
+        kind: _ap(errors, frozenset([kind])) - base if base >= 0 else 0.0 for kind in ERROR_TYPES
+    }
     without_false = _ap(errors, frozenset(["all false"]))
     without_missing = _ap(errors, frozenset(["all missing"]))
     return ErrorBreakdown(
@@ -208,7 +210,7 @@ def break_down(videos: Iterable[VideoErrors], iou_threshold: float = 0.5) -> Err
 
 
 def _is_missed(video: VideoErrors, g: int) -> bool:
-    return video.instances[g].is_missed and not video.overlaps.is_crowd[g]
+    return video.instances[g].is_missed and not video.pairwise.is_crowd[g]
 
 
 def _ap(errors: list[VideoErrors], repaired: frozenset[str]) -> float:
@@ -216,7 +218,7 @@ def _ap(errors: list[VideoErrors], repaired: frozenset[str]) -> float:
     num_instances: dict[int, int] = {}
     ranked: dict[int, list[tuple[float, bool]]] = {}
     for video in errors:
-        instances = video.overlaps.instances
+        instances = video.pairwise.instances
         for instance, outcome in zip(instances, video.instances, strict=True):
             is_asked_for = not instance.is_crowd
             if "missed" in repaired:
@@ -227,7 +229,7 @@ def _ap(errors: list[VideoErrors], repaired: frozenset[str]) -> float:
                 asked = num_instances.get(instance.category_id, 0)
                 num_instances[instance.category_id] = asked + is_asked_for
         taken = {outcome.instance for outcome in video.results if outcome.kind == "true"}
-        for result, became in zip(video.overlaps.results, video.results, strict=True):
+        for result, became in zip(video.pairwise.results, video.results, strict=True):
             if became.kind == "ignored":
                 continue
             is_true, category_id = became.kind == "true", result.category_id

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
     """`F.linear(x, weight, bias)`, with `relu` also its ReLU.
 
     Args:

@@ -1,7 +1,7 @@
-"""Photometric augmentation, drawn for every frame on its own.
+"""Photometric distortion, drawn for every frame on its own.
 
 Order and numbers are the published ones: brightness; contrast, saturation and hue, or contrast
-after them; channel order. A frame goes through in strips of rows that stay in the processor's
+after them; channel order. A frame goes through in tiles of rows that stay in the processor's
 cache, and one without saturation and hue through a table of 256 entries.
 """
 
@@ -18,15 +18,15 @@ CONTRAST = SATURATION = (0.5, 1.5)
 """Range of the factor."""
 HUE = 18.0
 """Largest turn in degrees."""
-COLOUR_PROB = 0.5
+STEP_PROB = 0.5
 """Of each of brightness, contrast, saturation, hue and channel order."""
 CHANNEL_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-_STRIP_PIXELS = 40_000
+_TILE_PIXELS = 40_000
 """Pixels whose colours are changed together, half a megabyte as floats."""
 
 
 @dataclass(frozen=True)
-class ColourChange:
+class PhotometricDistortion:
     """What happens to the colours of one frame; None leaves that step out.
 
     Attributes:
@@ -46,9 +46,9 @@ class ColourChange:
     channels: tuple[int, int, int] | None = None
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> ColourChange:
-        """Each step with probability `COLOUR_PROB`."""
-        is_on = rng.random(5) < COLOUR_PROB
+    def draw(cls, rng: np.random.Generator) -> PhotometricDistortion:
+        """Each step with probability `STEP_PROB`."""
+        is_on = rng.random(5) < STEP_PROB
         brightness, contrast, saturation, hue = rng.uniform(
             (-BRIGHTNESS, CONTRAST[0], SATURATION[0], -HUE),
             (BRIGHTNESS, CONTRAST[1], SATURATION[1], HUE),
@@ -73,33 +73,33 @@ class ColourChange:
         changed = np.empty_like(frame)
         if self.saturation is None and self.hue is None:
             table = np.arange(256, dtype=np.float32)[None]
-            cv2.LUT(frame, wrapped(self._scaled(table, after_colours=True)), dst=changed)
+            cv2.LUT(frame, wrapped(self._scaled(table, is_after=True)), dst=changed)
         else:
-            rows = max(1, _STRIP_PIXELS // frame.shape[1])
+            rows = max(1, _TILE_PIXELS // frame.shape[1])
             for first in range(0, len(frame), rows):
-                strip = frame[first : first + rows].astype(np.float32)
-                strip = turn_colours(
-                    self._scaled(strip, after_colours=False),
+                tile = frame[first : first + rows].astype(np.float32)
+                tile = shift_saturation_and_hue(
+                    self._scaled(tile, is_after=False),
                     1.0 if self.saturation is None else self.saturation,
                     self.hue or 0.0,
                 )
                 if self.contrast is not None and not self.contrast_first:
-                    strip *= np.float32(self.contrast)
-                changed[first : first + rows] = wrapped(strip)
+                    tile *= np.float32(self.contrast)
+                changed[first : first + rows] = wrapped(tile)
         if self.channels is not None and self.channels != (0, 1, 2):
             return cv2.transform(changed, np.eye(3, dtype=np.float32)[list(self.channels)])
         return changed
 
-    def _scaled(self, values: np.ndarray, after_colours: bool) -> np.ndarray:
+    def _scaled(self, values: np.ndarray, is_after: bool) -> np.ndarray:
         """Brightness, and contrast if it is due, in place."""
         if self.brightness is not None:
             values += np.float32(self.brightness)
-        if self.contrast is not None and (self.contrast_first or after_colours):
+        if self.contrast is not None and (self.contrast_first or is_after):
             values *= np.float32(self.contrast)
         return values
 
 
-def turn_colours(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
+def shift_saturation_and_hue(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     """Scale the saturation and turn the hue in HSV space, in any range of values, unclipped.
 
     parity: the published code hands RGB to a conversion that expects BGR, so a positive `hue`

@@ -23,10 +23,10 @@ from seqformer.model import (
     load_weights,
 )
 from seqformer.model.full_float32 import use_tf32
+from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import Parallel, Replica, build_replica
+from seqformer.trainer.parallel import Parallel, ParallelModel, build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
-from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -36,17 +36,17 @@ SMALL_BACKBONE = "resnet_mini"
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Training:
     """What takes the steps of a run."""
 
     model: SeqFormer
     precision: Precision
-    replica: Replica
+    parallel_model: ParallelModel
     optimizer: torch.optim.Optimizer
     step: TrainingStep
 
 
-def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assembly:
+def build_training(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Training:
     """Build the model under its engine, and what trains it.
 
     Args:
@@ -72,13 +72,13 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
     use_tf32(config.compute.tf32)
     if precision.low is not None:
         keep_float32_islands(model)
-    apply_regions(
+    compile_and_recompute(
         model,
         recompute=config.compute.recompute,
         compile=config.compute.compile,
         channels_last=config.compute.channels_last,
     )
-    replica = build_replica(
+    parallel_model = build_parallel_model(
         model,
         config.distributed.parallel,
         parallel,
@@ -88,14 +88,14 @@ def assemble(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Assemb
     )
     optimizer = build_optimizer(model, config.optim)
     step = TrainingStep(
-        replica,
+        parallel_model,
         SetCriterion.from_config(config.loss),
         optimizer,
         precision,
         clip_max_norm=config.optim.clip_max_norm,
         frame_chunk=config.compute.frame_chunk,
     )
-    return Assembly(model, precision, replica, optimizer, step)
+    return Training(model, precision, parallel_model, optimizer, step)
 
 
 def check_start(config: TrainConfig) -> None:

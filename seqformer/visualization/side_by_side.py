@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from seqformer.annotations.packed import Video
 from seqformer.annotations.run_lengths import encode_masks
 from seqformer.annotations.segmentation import decode_segmentation
-from seqformer.inference.draw import (
+from seqformer.visualization.drawing import (
     DrawnTrack,
     Track,
     best_tracks,
@@ -110,10 +110,10 @@ def _twice(
 
 
 def _titled(picture: np.ndarray, titles: Mapping[int, str]) -> np.ndarray:
-    """A strip above the picture, with a title at each of the columns."""
+    """A bar above the picture, with a title at each of the columns."""
     font = label_font(16)
-    strip = Image.new("RGB", (picture.shape[1], 22), (32, 32, 32))
-    pen = ImageDraw.Draw(strip)
+    bar = Image.new("RGB", (picture.shape[1], 22), (32, 32, 32))
+    pen = ImageDraw.Draw(bar)
     for column, title in titles.items():
         pen.text((column + 4, 1), title, font=font, fill=(255, 255, 255))
-    return np.concatenate([np.asarray(strip), picture])
+    return np.concatenate([np.asarray(bar), picture])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seqformer.files import write_json
-from seqformer.trainer.progress import LOG_NAME, read_log
+from seqformer.trainer.run_log import LOG_NAME, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ _NAME = "best.json"
 
 
 @dataclass(frozen=True)
-class BestScore:
+class BestCheckpoint:
     """Where the AP was highest.
 
     Attributes:
@@ -28,7 +28,7 @@ class BestScore:
     ap: float = -2.0
 
     @classmethod
-    def read(cls, output: Path) -> BestScore:
+    def read(cls, output: Path) -> BestCheckpoint:
         """What an earlier session of the run left; from its log where the file is damaged."""
         path = output / _NAME
         if not path.is_file():

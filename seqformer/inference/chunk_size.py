@@ -40,5 +40,5 @@ def free_memory(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return 4 << 30
-    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return 4 << 30 if found is None else int(found.split()[1]) << 10
+    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return 4 << 30 if line is None else int(line.split()[1]) << 10

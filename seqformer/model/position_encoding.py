@@ -127,7 +127,7 @@ def geometry_of(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: i
 def unpadded_geometry(
     shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
 ) -> Geometry:
-    """Of any clips without padding; kept, since the portions of a video all ask for the same."""
+    """Of any clips without padding; kept, since the chunks of a video all ask for the same."""
     # What a tracer makes has no values, and must not be found by a later call.
     is_traced = torch.compiler.is_compiling() or detect_fake_mode() is not None
     make = _unpadded_geometry.__wrapped__ if is_traced else _unpadded_geometry

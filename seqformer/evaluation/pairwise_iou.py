@@ -22,7 +22,7 @@ from seqformer.evaluation.track_iou import Track, frame_intersections, track_iou
 
 
 @dataclass(frozen=True)
-class VideoOverlaps:
+class PairwiseIoU:
     """One video that has results or instances."""
 
     video_id: int
@@ -72,11 +72,11 @@ class VideoOverlaps:
             area_ranges: [A, 2] pixels, both ends included.
         """
         areas = np.array([track.mean_area() for track in self.result_tracks], np.float64)
-        found = {}
+        matches_of = {}
         for category_id in np.union1d(self.result_classes, self.instance_classes).tolist():
             d = np.flatnonzero(self.result_classes == category_id)
             g = np.flatnonzero(self.instance_classes == category_id)
-            found[category_id] = (
+            matches_of[category_id] = (
                 d,
                 g,
                 match(
@@ -87,9 +87,9 @@ class VideoOverlaps:
                     area_ranges,
                 ),
             )
-        return found
+        return matches_of
 
-    def without_masks(self) -> VideoOverlaps:
+    def without_masks(self) -> PairwiseIoU:
         """The same with empty lists of tracks, which take most of the memory."""
         return replace(self, instance_tracks=[], result_tracks=[])
 
@@ -106,7 +106,7 @@ class VideoOverlaps:
         return shared
 
 
-def read_overlaps(truth: GroundTruth, results: list[Result]) -> Iterator[VideoOverlaps]:
+def read_pairwise_iou(truth: GroundTruth, results: list[Result]) -> Iterator[PairwiseIoU]:
     """The videos that have results or instances, in ascending order of their ids."""
     instances_of = group_by(truth.instances, "video_id")
     results_of = group_by(sorted(results, key=lambda result: -result.score), "video_id")
@@ -121,7 +121,7 @@ def read_overlaps(truth: GroundTruth, results: list[Result]) -> Iterator[VideoOv
                 best.append(result)
         tracks = read_tracks([*instances, *best], canvas)
         of_instances, of_results = tracks[: len(instances)], tracks[len(instances) :]
-        yield VideoOverlaps(
+        yield PairwiseIoU(
             video_id,
             canvas,
             instances,

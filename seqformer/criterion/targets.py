@@ -1,4 +1,4 @@
-"""The targets of a batch as the losses want them: in one piece, on the device, and sound."""
+"""The targets of a batch as the losses take them: in one piece, on the device, and checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..structures import ClipOutput, ClipTargets
 
 
 @dataclass
-class Wanted:
+class BatchTargets:
     """All instances of a batch.
 
     Attributes:
@@ -32,7 +32,7 @@ class Wanted:
     counts: Tensor
 
     @classmethod
-    def of(cls, output: ClipOutput, targets: list[ClipTargets]) -> Wanted:
+    def of(cls, output: ClipOutput, targets: list[ClipTargets]) -> BatchTargets:
         """Of checked targets; nothing waits for the device."""
         references = output.reference_points
         h, w = output.mask_features.shape[-2:]

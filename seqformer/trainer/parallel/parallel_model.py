@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -27,79 +27,94 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from seqformer.model import SeqFormer
+from seqformer.model.decoder import BoxStates
 from seqformer.model.resnet import ResNet, ResNetMini
 from seqformer.model.swin import SwinTransformer
+from seqformer.structures import ClipOutput
 from seqformer.trainer.parallel.session import Parallel
 
 Mode = Literal["ddp", "fsdp", "hsdp", "none"]
 
 
-class _Doors(nn.Module):
+class _Methods(nn.Module):
     """The model's methods through one `forward`, where DDP and FSDP do their work."""
 
     def __init__(self, model: SeqFormer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, door: str, *args: Any) -> Any:
-        return getattr(self.model, door)(*args)
+    def forward(self, method: str, *args: Any) -> Any:
+        return getattr(self.model, method)(*args)
 
 
 @dataclass(frozen=True)
-class Replica:
+class ParallelModel:
     """A model as one process of several trains it.
 
     Attributes:
         model: its parameters are whole tensors, or under FSDP this process's shares (DTensors).
         parallel: the processes.
         mode: as the run has it; "none" for one process.
-        doors: calls the model's methods by name, with communication around them.
+        wrapped: the model's methods, with communication around them.
     """
 
     model: SeqFormer
     parallel: Parallel
     mode: Mode
-    doors: nn.Module
+    wrapped: nn.Module
 
     @property
     def is_sharded(self) -> bool:
         """Whether parameters are DTensors."""
         return self.mode in ("fsdp", "hsdp")
 
-    def call(self, door: str, *args: Any) -> Any:
-        """A method of the model, `forward` or one that runs parts of it."""
-        return self.doors(door, *args)
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> ClipOutput:
+        """`SeqFormer.forward` of whole clips."""
+        return self.wrapped("forward", images, padding_mask)
+
+    def box_stream(self, frames: Tensor, padding_mask: Tensor | None) -> tuple[BoxStates, Tensor]:
+        """`SeqFormer.box_stream` of some frames, for a backward pass in pieces."""
+        return self._unreduced()("box_stream", frames, padding_mask)
+
+    def instances(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """`SeqFormer.instance_stream`, then `instance_heads`, for a backward pass in pieces.
+
+        Returns: class logits [D, B, Q, K] and mask parameters [D, B, Q, G].
+        """
+        instances = self._unreduced()("instance_stream", pooled)
+        return self._unreduced()("instance_heads", instances)
+
+    def _unreduced(self) -> nn.Module:
+        """Without DDP's preparations, which cannot follow a backward pass in pieces;
+        `average_gradients` then takes their place. Under FSDP the same as `wrapped`."""
+        is_ddp = isinstance(self.wrapped, DistributedDataParallel)
+        return self.wrapped.module if is_ddp else self.wrapped
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
         """Inside, backward adds to this process's gradients; the last one of a step also averages
         them over the processes."""
-        if isinstance(self.doors, FSDPModule):
-            self.doors.set_requires_gradient_sync(is_last)
-            self.doors.set_is_last_backward(is_last)
+        if isinstance(self.wrapped, FSDPModule):
+            self.wrapped.set_requires_gradient_sync(is_last)
+            self.wrapped.set_is_last_backward(is_last)
             yield
-        elif isinstance(self.doors, DistributedDataParallel) and not is_last:
-            with self.doors.no_sync():
+        elif isinstance(self.wrapped, DistributedDataParallel) and not is_last:
+            with self.wrapped.no_sync():
                 yield
         else:
             yield
 
-    def local(self) -> _Doors:
-        """The doors without DDP's preparations, for backward passes in pieces, which DDP cannot
-        follow; `average_gradients` then takes its place. Under FSDP the same as `doors`."""
-        return self.doors.module if isinstance(self.doors, DistributedDataParallel) else self.doors
-
     def average_gradients(self) -> None:
-        """Average the gradients that `local` left; FSDP has done so in its last backward."""
-        if not isinstance(self.doors, DistributedDataParallel):
+        """Average what backward passes in pieces left; FSDP has done so in the last of them."""
+        if not isinstance(self.wrapped, DistributedDataParallel):
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         for kind in sorted({g.dtype for g in gradients}, key=str):
             alike = [g for g in gradients if g.dtype == kind]
             flat = torch.cat([g.flatten() for g in alike])
             self.parallel.mean(flat)
-            parts = flat.split([g.numel() for g in alike])
-            torch._foreach_copy_(alike, [p.view_as(g) for p, g in zip(parts, alike, strict=True)])
+            means = flat.split([g.numel() for g in alike])
+            torch._foreach_copy_(alike, [p.view_as(g) for p, g in zip(means, alike, strict=True)])
 
     def plain_copy(self) -> SeqFormer:
         """The model as one process would have it, with whole weights of its own, for inference:
@@ -113,7 +128,7 @@ class Replica:
         return copy.eval()
 
 
-def build_replica(
+def build_parallel_model(
     model: SeqFormer,
     mode: Mode,
     parallel: Parallel,
@@ -121,7 +136,7 @@ def build_replica(
     low_precision: torch.dtype | None = None,
     reshard: bool = True,
     replicas: int = 0,
-) -> Replica:
+) -> ParallelModel:
     """Put a model, equal on all processes, under the engine of a mode.
 
     Args:
@@ -136,25 +151,25 @@ def build_replica(
     Raises: ValueError when mode and processes do not fit.
     """
     if parallel.world_size == 1:
-        return Replica(model, parallel, "none", _Doors(model))
+        return ParallelModel(model, parallel, "none", _Methods(model))
     if mode == "none":
         raise ValueError(
             f"--parallel none, but {parallel.world_size} processes were started; choose ddp, fsdp "
             "or hsdp, or start one process"
         )
-    doors = _Doors(model)
+    methods = _Methods(model)
     if mode == "ddp":
-        return Replica(model, parallel, mode, _ddp(doors, parallel.device))
-    _shard(doors, _mesh(mode, parallel, replicas), low_precision, reshard)
-    return Replica(model, parallel, mode, doors)
+        return ParallelModel(model, parallel, mode, _ddp(methods, parallel.device))
+    _shard(methods, _mesh(mode, parallel, replicas), low_precision, reshard)
+    return ParallelModel(model, parallel, mode, methods)
 
 
-def _ddp(doors: _Doors, device: torch.device) -> DistributedDataParallel:
+def _ddp(methods: _Methods, device: torch.device) -> DistributedDataParallel:
     with warnings.catch_warnings():
         # torch 2.13 renames `broadcast_buffers`; torch 2.8 knows no other name.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
         return DistributedDataParallel(
-            doors,
+            methods,
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             broadcast_buffers=False,  # they are constants
@@ -177,7 +192,7 @@ def _mesh(mode: Mode, parallel: Parallel, replicas: int) -> DeviceMesh:
 
 
 def _shard(
-    doors: _Doors, mesh: DeviceMesh, low_precision: torch.dtype | None, reshard: bool
+    methods: _Methods, mesh: DeviceMesh, low_precision: torch.dtype | None, reshard: bool
 ) -> None:
     """Units from the inside out. Only backbone stages, where most parameters are, are gathered in
     the low format: what makes coordinates and time weights stays float32."""
@@ -188,16 +203,16 @@ def _shard(
     )
     # The model adds to what its layers return, never in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-    model = doors.model
+    model = methods.model
     for unit in _stages(model.backbone):
         policy = whole if low_precision is None else low
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     for unit in (*model.encoder.layers, *model.decoder.layers):
         fully_shard(unit, mesh=mesh, mp_policy=whole, reshard_after_forward=reshard)
     for layer in model.decoder.layers:
-        for door in ("box_stream", "instance_stream"):
-            register_fsdp_forward_method(layer, door)
-    fully_shard(doors, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
+        for method in ("box_stream", "instance_stream"):
+            register_fsdp_forward_method(layer, method)
+    fully_shard(methods, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
 
 
 def units_of(model: SeqFormer) -> list[nn.Module]:

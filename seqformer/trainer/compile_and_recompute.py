@@ -1,4 +1,4 @@
-"""How parts of the model are executed: recomputed, compiled, channels innermost.
+"""How parts of the model are executed: torch.compile, activation checkpointing, channels innermost.
 
 Everything is done in place and changes neither parameter names nor results, up to rounding.
 """
@@ -20,7 +20,7 @@ from seqformer.model.swin import SwinBlock
 Part = Literal["backbone", "encoder", "decoder"]
 
 
-def apply_regions(
+def compile_and_recompute(
     model: SeqFormer,
     *,
     recompute: Collection[Part] = (),
@@ -53,8 +53,8 @@ def _blocks(model: SeqFormer, part: Part) -> list[tuple[nn.Module, str]]:
         return [(m, "forward") for m in model.backbone.modules() if isinstance(m, kinds)]
     if part == "encoder":
         return [(layer, "forward") for layer in model.encoder.layers]
-    doors = ("box_stream", "instance_stream")
-    return [(layer, door) for layer in model.decoder.layers for door in doors]
+    methods = ("box_stream", "instance_stream")
+    return [(layer, method) for layer in model.decoder.layers for method in methods]
 
 
 def _recomputed(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,14 +17,14 @@ def plain():
 
 @pytest.mark.parametrize("part", PARTS)
 def test_recomputed_part_gives_the_same_gradients_and_keeps_less(plain, part):
-    regions = {"recompute": (part,)}
-    assert_same(step_and_gradients(ONE, "none", 1, {"regions": regions}, {}), plain, 1e-12)
-    assert kept_bytes(regions) < kept_bytes({})
+    execution = {"recompute": (part,)}
+    assert_same(step_and_gradients(ONE, "none", 1, {"execution": execution}, {}), plain, 1e-12)
+    assert kept_bytes(execution) < kept_bytes({})
 
 
-def kept_bytes(regions) -> int:
+def kept_bytes(execution) -> int:
     """What one forward pass keeps for the backward one."""
-    step = build_step(ONE, "none", regions=regions)
+    step = build_step(ONE, "none", execution=execution)
     kept: dict[int, int] = {}
 
     def pack(tensor):
@@ -33,29 +33,29 @@ def kept_bytes(regions) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = step.replica.call("forward", torch.zeros(1, 2, 3, 32, 64).double())
+        output = step.parallel_model.forward(torch.zeros(1, 2, 3, 32, 64).double())
     assert output.boxes.requires_grad
     return sum(kept.values())
 
 
 def test_recomputation_replays_dropout():
     losses = []
-    for regions in ({}, {"recompute": PARTS}):
+    for execution in ({}, {"recompute": PARTS}):
         torch.manual_seed(0)
-        step = build_step(ONE, "none", regions=regions, dropout=0.3)
+        step = build_step(ONE, "none", execution=execution, dropout=0.3)
         torch.manual_seed(1)
         losses.append([take_step(step, 1, clips=2)["loss"] for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_channels_last_backbone_gives_the_same_gradients(plain):
-    got = step_and_gradients(ONE, "none", 1, {"regions": {"channels_last": True}}, {})
+    got = step_and_gradients(ONE, "none", 1, {"execution": {"channels_last": True}}, {})
     assert_same(got, plain, 1e-9)
 
 
 def everything(parallel):
     """Recomputation inside FSDP, of clips in portions, in two micro-batches."""
-    changes = {"regions": {"recompute": PARTS, "channels_last": True}, "frame_chunk": 1}
+    changes = {"execution": {"recompute": PARTS, "channels_last": True}, "frame_chunk": 1}
     return step_and_gradients(parallel, "fsdp", 3, changes, {})
 
 
@@ -68,5 +68,5 @@ def test_everything_together_equals_one_plain_process(gang, plain):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_compiled_part_gives_the_same_gradients(plain, part):
-    got = step_and_gradients(ONE, "none", 1, {"regions": {"compile": (part,)}}, {})
+    got = step_and_gradients(ONE, "none", 1, {"execution": {"compile": (part,)}}, {})
     assert_same(got, plain, 1e-9)

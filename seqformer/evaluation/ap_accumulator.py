@@ -39,7 +39,7 @@ class VideoMatches:
 
 
 @dataclass(frozen=True)
-class Tally:
+class APAccumulator:
     """Results of one category in one area range."""
 
     videos: np.ndarray
@@ -52,22 +52,22 @@ class Tally:
     """Per IoU threshold [U, P]: false positives, likewise."""
 
     @classmethod
-    def of(cls, found: Sequence[VideoMatches], area: int = 0) -> Tally:
+    def of(cls, videos: Sequence[VideoMatches], area: int = 0) -> APAccumulator:
         """From the matches of a category in all videos, in ascending order of the videos."""
-        row = np.repeat(np.arange(len(found)), [len(part.scores) for part in found])
-        joined = np.concatenate([part.scores for part in found] or [np.zeros(0)])
+        row = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
+        joined = np.concatenate([video.scores for video in videos] or [np.zeros(0)])
         order = np.argsort(-joined, kind="stable")
         empty = [np.zeros((len(IOU_THRESHOLDS), 0), bool)]
-        is_true = np.concatenate([p.matches.is_matched[area] for p in found] or empty, axis=-1)
-        counts = ~np.concatenate([p.matches.is_ignored[area] for p in found] or empty, axis=-1)
+        is_true = np.concatenate([p.matches.is_matched[area] for p in videos] or empty, axis=-1)
+        counts = ~np.concatenate([p.matches.is_ignored[area] for p in videos] or empty, axis=-1)
         true_upto, false_upto = [], []
         for hit, counted in zip(is_true[:, order], counts[:, order], strict=True):
-            upto = _counts_upto(row[order], hit & counted, ~hit & counted, len(found))
+            upto = _counts_upto(row[order], hit & counted, ~hit & counted, len(videos))
             true_upto.append(upto[0])
             false_upto.append(upto[1])
         return cls(
-            np.array([part.video for part in found], np.int64),
-            np.array([part.matches.num_instances[area] for part in found], np.float64),
+            np.array([video.video for video in videos], np.int64),
+            np.array([video.matches.num_instances[area] for video in videos], np.float64),
             true_upto,
             false_upto,
         )
@@ -98,10 +98,12 @@ class Tally:
         """Share of the instances that were found, [W, T]; NaN where there is none to find."""
         own = weights[:, self.videos].astype(np.float64)
         num_instances = own @ self.num_instances
-        found = [own @ (upto[:, -1] if upto.shape[1] else upto.sum(1)) for upto in self.true_upto]
+        num_true = [
+            own @ (upto[:, -1] if upto.shape[1] else upto.sum(1)) for upto in self.true_upto
+        ]
         with np.errstate(invalid="ignore"):
             return (
-                np.stack(found, axis=1)
+                np.stack(num_true, axis=1)
                 / np.where(num_instances > 0, num_instances, np.nan)[:, None]
             )
 
