@@ -12,9 +12,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from seqformer.data import cache, ytvis
-from seqformer.data.arena import open_arena, save_arena
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.annotations import cache, ytvis
+from seqformer.annotations.packed import open_packed, save_packed
+from seqformer.annotations.ytvis import load_annotation_file
 
 
 @pytest.fixture(autouse=True)
@@ -141,10 +141,10 @@ def test_processes_that_start_together_parse_once(small, tmp_path):
 def test_a_cut_off_cache_file_is_named(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SMALLEST_CACHED", 10**9)
     path = tmp_path / "a.safetensors"
-    save_arena(load_annotation_file(small.annotations).arena, path)
+    save_packed(load_annotation_file(small.annotations).packed, path)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"a\.safetensors is not a complete"):
-        open_arena(path)
+        open_packed(path)
 
 
 def test_without_annotations_the_arrays_are_empty(small, tmp_path):

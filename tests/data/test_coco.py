@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.annotations.coco import load_coco_file
+from seqformer.annotations.coco_categories import coco_to_ytvis
 from seqformer.cli.data.coco_to_ytvis import main
-from seqformer.data.coco import load_coco_file
-from seqformer.data.coco_categories import coco_to_ytvis
 
 COCO_IDS = sorted(set(coco_to_ytvis("2019")) | set(coco_to_ytvis("2021")) | {10, 16, 34, 62})
 
@@ -86,14 +86,14 @@ def test_the_command_keeps_and_maps(coco, capsys, categories, name, labels):
     assert len(made["categories"]) == (25 if categories == "ovis" else 40)
     assert "in 3 images" in capsys.readouterr().out
     loaded = load_coco_file(path.with_name(name), "as_is")
-    assert set(loaded.arena.arrays.category_ids.tolist()) == labels
+    assert set(loaded.packed.columns.category_ids.tolist()) == labels
     # The same as mapping the raw file, had it no other category.
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 62]
     if categories != "ovis":
         save()
         mapped = load_coco_file(path, categories)
         np.testing.assert_array_equal(
-            mapped.arena.arrays.category_ids, loaded.arena.arrays.category_ids
+            mapped.packed.columns.category_ids, loaded.packed.columns.category_ids
         )
 
 

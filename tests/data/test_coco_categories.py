@@ -2,7 +2,7 @@
 
 import pytest
 
-from seqformer.data.coco_categories import EDITIONS, coco_to_ytvis, target_categories
+from seqformer.annotations.coco_categories import EDITIONS, coco_to_ytvis, target_categories
 
 COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train",

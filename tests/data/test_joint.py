@@ -151,9 +151,9 @@ def test_a_further_video_set(joint, small):
 
 def test_pseudo_videos_are_not_distorted_again(joint, monkeypatch):
     """Their colours belong to them; the photometric step is for videos alone."""
-    from seqformer.data.colours import ColourChange
+    from seqformer.data.photometric import PhotometricDistortion
 
-    monkeypatch.setattr(ColourChange, "apply", lambda self, frame: 1 / 0)
+    monkeypatch.setattr(PhotometricDistortion, "apply", lambda self, frame: 1 / 0)
     assert len(ids_of(replace(joint, sampling_weights=(0, 1)))) == 16
 
 

@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 from seqformer.cli.eval import main
+from seqformer.data.video_sources import find_videos
 from seqformer.inference import runner
-from seqformer.inference.loading import FrameLoader
+from seqformer.inference.frame_loader import FrameLoader
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.results import partial_paths
-from seqformer.inference.sources import find_videos
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import partial_paths
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
+from seqformer.visualization.video_writer import write_video
 from tests.inference.small_model import film, small_model
 
 CONTEXT = get_context("forkserver")

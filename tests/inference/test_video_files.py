@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.inference.sources import find_videos, open_video
-from seqformer.inference.video_files import film_stream, read_video, turned
+from seqformer.data.video_reader import film_stream, read_video, turned
+from seqformer.data.video_sources import find_videos, open_video
 
 N = 40
 

@@ -13,9 +13,9 @@ from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig,
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints, step_of
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, step_of
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.progress import read_log, read_training_lines
+from seqformer.trainer.run_log import read_log, read_training_lines
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 

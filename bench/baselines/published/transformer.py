@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seqformer.model import SeqFormer
 from seqformer.model.decoder import DecoderLayer, inverse_sigmoid
 from seqformer.model.encoder import EncoderLayer
-from seqformer.model.position import (
+from seqformer.model.position_encoding import (
     encoder_reference_points,
     level_mask,
     sine_position,

@@ -1,5 +1,5 @@
 """The model on several processes: replicated or sharded."""
 
-from .replica import Replica, build_replica
+from .parallel_model import ParallelModel, build_parallel_model
 
-__all__ = ["Replica", "build_replica"]
+__all__ = ["ParallelModel", "build_parallel_model"]
