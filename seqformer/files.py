@@ -231,6 +231,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
 _held: dict[str, int] = {}
 
 
+def leave_locks() -> None:
+    """Before this process ends without leaving its blocks: the names of its locks are removed."""
+    for path in list(_held):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _release_in_child() -> None:
     """A forked child shares its parent's lock while it has the handle open."""
     for handle in _held.values():

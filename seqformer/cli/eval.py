@@ -51,7 +51,7 @@ def _expected() -> tuple[type[BaseException], ...]:
     where it is."""
     if "torch" not in sys.modules:
         return ()
-    from seqformer.distributed import LostProcessError
+    from seqformer.distributed.errors import LostProcessError
 
     return (LostProcessError,)
 

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
+from seqformer.data.video_ends import cut_short, has_part_of_a_packet
 from seqformer.safe_files import check_pixels, check_regular
 
 logger = logging.getLogger(__name__)
@@ -101,10 +102,10 @@ def read_video(path: Path, allow_broken: bool = False) -> Iterator[np.ndarray]:
         breaks off or had damaged frames.
     """
     check_regular(path, "video")
-    announced, received = None, _Received()
+    announced, received, kind = None, _Received(), ""
     try:
         with _open(path) as container:
-            stream = film_stream(container)
+            stream, kind = film_stream(container), container.format.name
             if stream is None:
                 raise ValueError(f"{path} has no picture stream")
             check_pixels(stream.codec_context.height, stream.codec_context.width, str(path))
@@ -126,6 +127,10 @@ def read_video(path: Path, allow_broken: bool = False) -> Iterator[np.ndarray]:
         problem = f"breaks off: {words}"
     elif received.corrupt:
         problem = f"has {received.corrupt} damaged frames among {received.frames}"
+    elif cut := cut_short(path, kind):
+        problem = f"breaks off after {received.frames} frames: {cut}"
+    elif has_part_of_a_packet(path, kind):  # recordings end so when they are stopped
+        words, missing = "its last packet is a part of one", max(missing, 1.0)
     if problem and not allow_broken:
         raise ValueError(f"{path} {problem}; copy it again, or take what there is (--allow-broken)")
     if problem or missing > 0.5:

@@ -41,6 +41,13 @@ VIDEO_SUFFIXES = frozenset(
 )
 _MAX_NAME = 120
 """Characters of a name in outputs."""
+_DEVICES = frozenset(
+    (
+        *("con", "prn", "aux", "nul", "conin$", "conout$"),
+        *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"),
+    )
+)
+"""What no file of Windows may be called, whatever its suffix."""
 _COVERS = frozenset({"cover", "folder", "poster", "preview", "thumb", "thumbnail"})
 
 
@@ -57,6 +64,8 @@ class VideoSource:
         listed_size: (height, width) in the annotation file, if there is one.
         upright: turn still frames as their EXIF orientation says; video files always are.
         allow_broken: take a video file that breaks off as it is.
+        scaled_with: all frames of the video, where `paths` are a part of them; pictures of more
+            than 8 bits have one scale in all.
     """
 
     video_id: int
@@ -67,6 +76,7 @@ class VideoSource:
     listed_size: tuple[int, int] | None = None
     upright: bool = False
     allow_broken: bool = False
+    scaled_with: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"video {self.video_id} ({self.name})"
@@ -78,7 +88,10 @@ class VideoSource:
         """
         if self.is_video_file:
             return read_video(self.paths[0], self.allow_broken)
-        return (read_frame(path, upright=self.upright) for path in self.paths)
+        together = self.scaled_with or self.paths
+        return (
+            read_frame(path, upright=self.upright, frames=lambda: together) for path in self.paths
+        )
 
     def num_frames(self) -> int:
         """Frames, as far as that is known without decoding; at least 1. For sharing work only."""
@@ -220,6 +233,9 @@ def _folder_name(file_names: tuple[str, ...], video_id: int) -> str:
 def _safe_name(name: str, video_id: int) -> str:
     """A name that is one in every file system: not empty, not too long, without odd characters."""
     name = re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", name).strip()[:_MAX_NAME].rstrip(". ")
+    first, dot, rest = name.partition(".")
+    if first.strip().casefold() in _DEVICES:
+        name = f"{first}_{dot}{rest}"
     return name if name.strip("._ ") else f"video_{video_id}"
 
 

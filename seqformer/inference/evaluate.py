@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqformer.command import sentence_of
 from seqformer.config import EvalOptions
+from seqformer.distributed.environment import launch
 from seqformer.files import check_replaceable, locked, make_folder
 from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
+LONGEST_WAIT_MINUTES = 7 * 24 * 60.0
+"""A process may wait for the others for as long as their longest videos take."""
 
 
 def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
@@ -44,19 +47,28 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch().world_size > 1:
         # Before torch is loaded: idle threads of one process must not spin on another's core.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.determinism import deterministic_algorithms
+    from seqformer.distributed.context import distributed_context
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.ranks import join_ranks
-    from seqformer.inference.runner import Helpers, predict_shared, resolve_runtime, run_settings
+    from seqformer.inference.runner import (
+        Helpers,
+        own_threads,
+        predict_shared,
+        resolve_runtime,
+        run_settings,
+    )
     from seqformer.inference.stream import StreamLimits
 
     with (
         _own_output(output),
         deterministic_algorithms(options.deterministic),
-        join_ranks(options.device) as ranks,
+        own_threads(),
+        distributed_context(
+            options.device, timeout_minutes=LONGEST_WAIT_MINUTES, is_training=False
+        ) as ranks,
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
@@ -102,7 +114,7 @@ def _own_output(output: Path) -> AbstractContextManager[None]:
 
     Raises: InUseError at once when another one does.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if launch().rank != 0:
         return nullcontext()
     return locked(lock_path(output), f"{output}")
 

@@ -140,7 +140,7 @@ def _units(sources: Sequence[VideoSource]) -> list[_Unit]:
         step = max(1, len(source.paths)) if source.is_video_file else UNIT_FRAMES
         for first in range(0, max(1, len(source.paths)), step):
             paths = source.paths[first : first + step]
-            own = replace(source, paths=paths)
+            own = replace(source, paths=paths, scaled_with=source.paths)
             units.append(_Unit(video, first, own))
     return units
 

@@ -298,8 +298,17 @@ def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
         for k in expected
         if k in given and given[k].shape != expected[k].shape
     ]
+    types = [
+        f"{k} of {given[k].dtype}".replace("torch.", "")
+        for k in expected
+        if k in given and expected[k].is_floating_point() and not given[k].is_floating_point()
+    ]
     parts = []
-    for title, keys in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes)):
+    findings = (
+        *(("missing", missing), ("unexpected", unexpected)),
+        *(("shapes", shapes), ("no real numbers", types)),
+    )
+    for title, keys in findings:
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             parts.append(f"{len(keys)} {title} ({', '.join(keys[:4])}{more})")

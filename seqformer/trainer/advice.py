@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 
 from seqformer.command import is_out_of_memory, sentence_of
+from seqformer.distributed.errors import LostProcessError
 from seqformer.files import WriteError
 from seqformer.trainer.checkpoint import CheckpointError, Checkpoints
 from seqformer.trainer.errors import DataError, MemoryShortageError
 from seqformer.trainer.nonfinite_steps import NonFiniteLossError
-from seqformer.trainer.parallel import LostProcessError
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 
 from seqformer.config import TrainConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import (
     SeqFormer,
     build_model_from_config,
@@ -25,7 +26,7 @@ from seqformer.model import (
 from seqformer.model.full_float32 import use_tf32
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import Parallel, ParallelModel, build_parallel_model
+from seqformer.trainer.parallel_model import ParallelModel, build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 
@@ -46,7 +47,7 @@ class Training:
     step: TrainingStep
 
 
-def build_training(config: TrainConfig, parallel: Parallel, *, is_new: bool) -> Training:
+def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new: bool) -> Training:
     """Build the model under its engine, and what trains it.
 
     Args:

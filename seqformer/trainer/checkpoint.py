@@ -23,7 +23,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from seqformer.distributed import LostProcessError, is_communication_error, lost_process
+from seqformer.distributed.context import DistributedContext
+from seqformer.distributed.errors import LostProcessError, is_communication_error, lost_process
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
 from seqformer.model.checkpoint_folder import TensorFolderReader
@@ -34,7 +35,6 @@ from seqformer.trainer.checkpoint_folders import (
     complete_checkpoints,
     step_of,
 )
-from seqformer.trainer.parallel import Parallel
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Checkpoints:
         last_step: of the newest complete checkpoint, or of the one being written; None without.
     """
 
-    def __init__(self, output: Path, parallel: Parallel, keep: int) -> None:
+    def __init__(self, output: Path, parallel: DistributedContext, keep: int) -> None:
         """
         Args:
             output: the run's folder; several machines must share it.

@@ -27,7 +27,7 @@ from seqformer.model.decoder import BoxStates
 from seqformer.model.seqformer import mask_reference
 from seqformer.model.temporal import TemporalPool
 from seqformer.structures import ClipBatch, ClipOutput
-from seqformer.trainer.parallel import ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.precision import Precision
 
 Losses = dict[str, Tensor]

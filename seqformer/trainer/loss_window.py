@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer.nonfinite_steps import NonFiniteStep
-from seqformer.trainer.parallel import Parallel
 
 
 @dataclass
 class LossWindow:
     """The steps since the last fetch, on the device, and since the last log line, on the host."""
 
-    parallel: Parallel
+    parallel: DistributedContext
     fetched: list[dict[str, float]] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
     _pending: list[tuple[int, list[str], Tensor]] = field(default_factory=list)

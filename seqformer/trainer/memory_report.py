@@ -9,7 +9,6 @@ Not counted: the CUDA context, cuDNN's and cuBLAS's own workspaces and fragmenta
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +18,13 @@ from torch import Tensor
 
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
+from seqformer.distributed.context import DistributedContext
+from seqformer.distributed.environment import launch
 from seqformer.model import build_model_from_config
 from seqformer.structures import ClipBatch, ClipTargets
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.memory_ledger import Ledger, gpu_operators, num_bytes
-from seqformer.trainer.parallel import Parallel, build_parallel_model
-from seqformer.trainer.parallel.parallel_model import units_of
+from seqformer.trainer.parallel_model import build_parallel_model, units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 
@@ -95,7 +95,7 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         model, recompute=config.compute.recompute, channels_last=config.compute.channels_last
     )
     step = TrainingStep(
-        build_parallel_model(model, "none", Parallel(device=META)),
+        build_parallel_model(model, "none", DistributedContext(device=META)),
         SetCriterion.from_config(config.loss),
         torch.optim.SGD(model.parameters()),
         precision,
@@ -167,7 +167,7 @@ def _largest_frame(config: TrainConfig) -> tuple[int, int]:
 
 
 def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return launch().world_size
 
 
 def _micro_batches(config: TrainConfig) -> int:
@@ -183,9 +183,7 @@ def _shards(config: TrainConfig) -> int:
         return world
     if config.distributed.parallel != "hsdp":
         return 1
-    replicas = config.distributed.hsdp_replicas or world // int(
-        os.environ.get("LOCAL_WORLD_SIZE", world)
-    )
+    replicas = config.distributed.hsdp_replicas or world // (launch().local_world_size or world)
     if world % replicas:
         raise ValueError(f"{world} processes cannot form {replicas} equal replicas")
     return world // replicas

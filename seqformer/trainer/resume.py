@@ -8,17 +8,17 @@ from typing import Any
 
 from seqformer.command import sentence_of
 from seqformer.config import TrainConfig
+from seqformer.distributed.context import DistributedContext
 from seqformer.structures import ClassMap
 from seqformer.trainer.checkpoint import Checkpoints
 from seqformer.trainer.checkpoint_folders import newest_sound, read_run
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.run_folder import check_same_run
 
 logger = logging.getLogger(__name__)
 
 
 def agree_on_checkpoint(
-    output: Path, parallel: Parallel, is_there: bool, without: tuple[Path, ...] = ()
+    output: Path, parallel: DistributedContext, is_there: bool, without: tuple[Path, ...] = ()
 ) -> Path | None:
     """The newest sound checkpoint as rank 0 sees it, whatever a shared file system shows others.
 

@@ -22,6 +22,9 @@ from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.clip_loader import DeadWorkerError
 from seqformer.data.loader import build_train_loader
 from seqformer.determinism import deterministic_algorithms
+from seqformer.distributed.context import DistributedContext, distributed_context
+from seqformer.distributed.environment import launch
+from seqformer.distributed.errors import LostProcessError, communication_errors
 from seqformer.files import write_json
 from seqformer.structures import ClipBatch
 from seqformer.trainer.advice import with_advice
@@ -44,13 +47,6 @@ from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.nonfinite_steps import NonFiniteLossError, NonFiniteSteps
 from seqformer.trainer.optim import apply_schedule
-from seqformer.trainer.parallel import (
-    LostProcessError,
-    Parallel,
-    communication_errors,
-    parallel_session,
-    rank_from_environment,
-)
 from seqformer.trainer.profile import StepProfiler
 from seqformer.trainer.resume import agree_on_checkpoint, check_same_data, load_newest
 from seqformer.trainer.run_folder import check_same_run, own_output, prepare_output
@@ -74,7 +70,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
 
     Args:
         config: the run.
-        session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
+        session: of `distributed_context`: rank, world_size, rendezvous, watch; default the
+            launcher's.
 
     Returns: the metrics of the last validation; empty without a validation set, when the run was
         asked to stop, and after a memory report or a profile.
@@ -90,12 +87,12 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
                 logger.info("%s", memory_report(config))
                 return {}
             rank = session.get("rank")
-            is_main = (rank_from_environment() if rank is None else rank) == 0
+            is_main = (launch().rank if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
             checkpoint = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
-            parallel = stack.enter_context(parallel_session(config.device, **session))
+            parallel = stack.enter_context(distributed_context(config.device, **session))
             trainer = Trainer(config, parallel, checkpoint, stop)
         return trainer.fit()
 
@@ -113,7 +110,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         checkpoint: Path | None = None,
         stop: StopRequest | None = None,
     ) -> None:

@@ -15,6 +15,7 @@ from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.video_sources import VideoSource, listed_videos
+from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import evaluate, format_table
 from seqformer.inference import Predictor
 from seqformer.inference.results_file import load_results, write_results
@@ -23,7 +24,7 @@ from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
 from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
-from seqformer.trainer.parallel import Parallel, ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.run_log import LOG_NAME, read_log
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.tensorboard import TensorBoardLogger
@@ -80,7 +81,7 @@ class ValidationSet:
         model: SeqFormer,
         classes: ClassMap,
         config: EvalConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         output: Path,
         stop: StopRequest | None = None,
     ) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Validator:
         self,
         config: TrainConfig,
         classes: ClassMap,
-        parallel: Parallel,
+        parallel: DistributedContext,
         tensorboard: TensorBoardLogger | None,
     ) -> None:
         """

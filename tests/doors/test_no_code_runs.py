@@ -13,7 +13,9 @@ from seqformer.annotations.packed import open_packed
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import ModelConfig
 from seqformer.data.frames import read_frame
-from seqformer.data.video_sources import find_videos, open_video, read_video
+from seqformer.data.video_reader import read_video
+from seqformer.data.video_sources import find_videos, open_video
+from seqformer.distributed.context import distributed_context
 from seqformer.evaluation.records import read_ground_truth
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.inference import Predictor
@@ -29,7 +31,6 @@ from seqformer.tools.convert_masks import read_labels_file
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors, optimizer_tensors
 from seqformer.trainer.export import export_checkpoint
-from seqformer.trainer.parallel import parallel_session
 from tests.doors import payloads
 
 SMALL = ModelConfig(
@@ -87,7 +88,7 @@ def test_no_reader_executes_a_file(reader, tmp_path):
 def sound(tmp_path_factory) -> Path:
     """A checkpoint folder as a run writes it."""
     output = tmp_path_factory.mktemp("run")
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = small()
         optimizer = torch.optim.AdamW(model.parameters())
         checkpoints = Checkpoints(output, parallel, keep=1)
@@ -101,7 +102,7 @@ def _tensors(model, optimizer):
 
 
 def _resume(folder: Path) -> None:
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = small()
         optimizer = torch.optim.AdamW(model.parameters())
         Checkpoints(folder.parent, parallel, keep=1).load(folder, _tensors(model, optimizer))

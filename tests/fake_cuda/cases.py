@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from fake_cuda.standins import DEVICE
-from fake_cuda.watch import Watch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqformer.config import EvalConfig, ModelConfig, OptimConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor
 from seqformer.inference.network import FrameChunk
 from seqformer.model import SeqFormer
@@ -24,9 +23,11 @@ from seqformer.trainer.checkpoint import model_tensors, optimizer_tensors
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.optim import apply_schedule, build_optimizer
-from seqformer.trainer.parallel import Parallel, build_parallel_model
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
+from tests.fake_cuda.standins import DEVICE
+from tests.fake_cuda.watch import Watch
 
 B, T, H, W, N = 2, 3, 64, 96, 2
 ALL = ("backbone", "encoder", "decoder")
@@ -53,7 +54,7 @@ def train(
     if how.low is not None:
         keep_float32_islands(model)
     compile_and_recompute(model, recompute=recompute, channels_last=channels_last)
-    parallel = Parallel(device=DEVICE)
+    parallel = DistributedContext(device=DEVICE)
     step = TrainingStep(
         build_parallel_model(model, "none", parallel),
         SetCriterion(),

@@ -45,6 +45,7 @@ from seqformer.config import (
 )
 from seqformer.data.frames import read_frame
 from seqformer.data.video_sources import open_video
+from seqformer.distributed.context import distributed_context
 from seqformer.evaluation import evaluate
 from seqformer.inference.results_file import load_results
 from seqformer.model import (
@@ -63,11 +64,10 @@ from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors
 from seqformer.trainer.checkpoint_folders import read_run
-from seqformer.trainer.parallel import parallel_session
 from seqformer.visualization.drawing import tracks_from_entries
 from seqformer.visualization.video_writer import write_video
 from tests.doors.payloads import Call
-from tests.fuzz.mutations import damage_bytes, damage_value, to_text
+from tests.fuzz.mutations import damage_bytes, damage_value, opcodes, to_text
 
 SECONDS = 20.0
 """Of the processor, that one case may take."""
@@ -246,7 +246,9 @@ def weights(rng: random.Random, folder: Path) -> None:
     suffix = rng.choice(("pth", "safetensors"))
     path = folder / f"weights.{suffix}"
     data = (folder.parent / f"sound.{suffix}").read_bytes()
-    if rng.random() < 0.6:  # where the structure is
+    if suffix == "pth" and rng.random() < 0.2:
+        data = opcodes(rng)
+    elif rng.random() < 0.6:  # where the structure is
         span = min(len(data), 6000)
         end = rng.random() < 0.3
         piece = damage_bytes(data[-span:] if end else data[:span], rng)
@@ -284,7 +286,7 @@ def checkpoint_folder(rng: random.Random, folder: Path) -> None:
     said(lambda: load_checkpoint(target))
     said(lambda: model_from_checkpoint(target))
     said(lambda: read_run(target))
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = build_model_from_config(SMALL)
         said(lambda: Checkpoints(folder, parallel, 1).load(target, {"model": model_tensors(model)}))
 
@@ -325,7 +327,7 @@ def prepare(folder: Path) -> None:
     film = [np.full((HEIGHT, WIDTH, 3), 30 * t, np.uint8) for t in range(6)]
     for suffix in ("mp4", "webm", "gif"):
         write_video(folder / f"sound.{suffix}", film)
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         checkpoints = Checkpoints(folder / "run", parallel, keep=1)
         run = {"step": 1, "classes": classes.to_dict(), "model_config": config_to_dict(SMALL)}
         run |= {"steps_per_epoch": 1, "global_batch_size": 1, "seconds": 1.0, "log_window": []}

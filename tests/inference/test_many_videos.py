@@ -24,7 +24,6 @@ from seqformer.data.video_sources import find_videos
 from seqformer.inference import runner
 from seqformer.inference.frame_loader import FrameLoader
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.ranks import balanced_shares
 from seqformer.inference.results_file import partial_paths
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
@@ -235,10 +234,10 @@ def test_a_dead_worker_is_reported(videos):
 
 def test_shares_are_balanced_by_length():
     lengths = [5, 100, 7, 60, 50, 8, 0, 30]
-    shares = balanced_shares(lengths, 3)
+    shares = runner.balanced_shares(lengths, 3)
     assert sorted(i for share in shares for i in share) == list(range(8))
     assert all(share == sorted(share) for share in shares)
     loads = [sum(lengths[i] for i in share) for share in shares]
     assert max(loads) == 100 and min(loads) >= 78
-    assert balanced_shares(lengths, 1) == [list(range(8))]
-    assert balanced_shares([], 2) == [[], []]
+    assert runner.balanced_shares(lengths, 1) == [list(range(8))]
+    assert runner.balanced_shares([], 2) == [[], []]

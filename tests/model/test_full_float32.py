@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqformer.config import EvalConfig
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor
 from seqformer.model import full_float32, memory_efficient
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
 from seqformer.model.full_float32 import FullLinear, full_linear, use_tf32
-from seqformer.trainer.parallel import Parallel
 from tests.inference.small_model import film, small_model
 from tests.trainer.one_step import build_step, take_step
 
@@ -89,7 +89,7 @@ def test_the_heads_are_islands():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_with_tf32_rounds_no_product_of_the_islands(precision, tf32):
-    step = build_step(Parallel(), "none", precision=precision, dtype=torch.float32)
+    step = build_step(DistributedContext(), "none", precision=precision, dtype=torch.float32)
     with tf32 as products:
         take_step(step, 1, clips=2)
     exact = products.with_any_of(islands(step.parallel_model.model))

@@ -10,10 +10,11 @@ from torch.distributed.tensor import DTensor
 
 from seqformer.config import OptimConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import build_model_from_config
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import Parallel, build_parallel_model
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 from tests.trainer.tiny import make_batch, tiny_model_config
@@ -23,7 +24,7 @@ CLIPS = 6
 
 
 def build_step(
-    parallel: Parallel,
+    parallel: DistributedContext,
     mode: str = "ddp",
     *,
     frame_chunk: int = 0,
@@ -83,7 +84,11 @@ def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
 
 
 def step_and_gradients(
-    parallel: Parallel, mode: str, micro_batches: int, step_kwargs: dict, take_kwargs: dict
+    parallel: DistributedContext,
+    mode: str,
+    micro_batches: int,
+    step_kwargs: dict,
+    take_kwargs: dict,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients of one step."""
     step = build_step(parallel, mode, **step_kwargs)

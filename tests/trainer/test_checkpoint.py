@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig, config_to_dict, override
+from seqformer.distributed.context import DistributedContext
 from seqformer.files import write_atomically
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint, model_from_checkpoint, to_published
@@ -15,13 +16,12 @@ from seqformer.trainer.checkpoint import CheckpointError, Checkpoints
 from seqformer.trainer.checkpoint_folders import complete_checkpoints
 from seqformer.trainer.errors import SetupError
 from seqformer.trainer.export import export_checkpoint
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.run_folder import prepare_output
 from seqformer.trainer.run_log import read_training_lines
 from seqformer.trainer.trainer import Trainer, train
 from tests.trainer.tiny import CLASSES, tiny_config, tiny_model_config
 
-ONE = Parallel()
+ONE = DistributedContext()
 
 
 def losses(folder):

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer.nonfinite_steps import (
     MAX_OVERFLOWS,
     NonFiniteLossError,
     NonFiniteStep,
     NonFiniteSteps,
 )
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.precision import Precision
 from tests.trainer.one_step import build_step, gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 WIDE = {"num_levels": 3, "hidden_dim": 64}
 """Without the coarsest level, whose GroupNorm over two cells is no function for low precision."""
 
@@ -91,9 +91,9 @@ def output_references(step):
 
 
 @pytest.mark.distributed
-def test_sharded_low_precision_trains_like_ddp(gang):
+def test_sharded_low_precision_trains_like_ddp(lasting_processes):
     """FSDP gathers backbone stages in the low format; all else stays float32."""
-    first, second = gang.run(2, low_precision_losses)
+    first, second = lasting_processes.run(2, low_precision_losses)
     assert first == second
     for precision in ("bf16", "fp16"):
         assert first["fsdp", precision] == pytest.approx(first["ddp", precision], rel=2e-2)

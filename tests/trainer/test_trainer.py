@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import model_from_checkpoint
 from seqformer.trainer import build, step, trainer
 from seqformer.trainer.loss_plot import plot_losses
 from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.nonfinite_steps import NonFiniteLossError
-from seqformer.trainer.parallel import Parallel
 from seqformer.trainer.run_log import RunLog, memory_gb, read_training_lines
 from seqformer.trainer.terminal import setup_logging
 from seqformer.trainer.trainer import train
@@ -87,7 +87,7 @@ def test_bad_steps_are_skipped_written_down_and_in_the_end_too_many(broken_data,
 
 
 def test_skipped_step_changes_neither_weights_nor_moments():
-    step_ = build_step(Parallel(), "none", dtype=torch.float32)
+    step_ = build_step(DistributedContext(), "none", dtype=torch.float32)
     take_step(step_, 1, clips=2)
 
     def state():
@@ -159,8 +159,8 @@ def skip_together(parallel):
 
 
 @pytest.mark.distributed
-def test_processes_skip_together_and_name_the_guilty_clip(gang):
-    for unchanged, (bad, sound) in gang.run(2, skip_together):
+def test_processes_skip_together_and_name_the_guilty_clip(lasting_processes):
+    for unchanged, (bad, sound) in lasting_processes.run(2, skip_together):
         assert unchanged and sound == 0
         assert [(b.step, b.clips, b.is_loss_finite) for b in bad] == [(7, ["clip of 1"], False)]
 
