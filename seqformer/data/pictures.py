@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -171,7 +172,8 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened picture as the file has it."""
     if image.format == "TIFF" and orientation(image) in _ON_THEIR_SIDE:
         tags = image.getexif()
-        height, width = tags.get(_IMAGE_LENGTH), tags.get(_IMAGE_WIDTH)
+        height: Any = tags.get(_IMAGE_LENGTH)
+        width: Any = tags.get(_IMAGE_WIDTH)
         if {height, width} == {image.height, image.width}:
             return height, width
     return image.height, image.width

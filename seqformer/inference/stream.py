@@ -23,10 +23,10 @@ from seqformer.config import EvalConfig
 from seqformer.devices import to_device
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
+from seqformer.inference.mask_rendering import compress_masks, mask_logits
 from seqformer.inference.network import ChunkCopy, FrameChunk, FrameNetwork
-from seqformer.inference.network_size import FrameSizes, check_frame, resize_frame
 from seqformer.inference.prediction import Detection, VideoPrediction
-from seqformer.inference.rendering import compress_masks, mask_logits
+from seqformer.inference.resize import FrameSizes, check_frame, resize_frame
 from seqformer.model import TemporalPool
 from seqformer.structures import ClassMap
 
@@ -271,6 +271,7 @@ class WholeVideoStream(VideoStream):
         return jobs, torch.cat(boxes).numpy()
 
     def close(self) -> None:
+        """See `VideoStream.close`."""
         super().close()
         self._pool = self._arriving = None
         self._store.close()

@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from .recording import is_recorded
+from .autograd_state import is_recorded
 
 _lock = Lock()
 _inside = 0

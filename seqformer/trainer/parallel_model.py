@@ -87,8 +87,9 @@ class ParallelModel:
     def _unreduced(self) -> nn.Module:
         """Without DDP's preparations, which cannot follow a backward pass in pieces;
         `average_gradients` then takes their place. Under FSDP the same as `wrapped`."""
-        is_ddp = isinstance(self.wrapped, DistributedDataParallel)
-        return self.wrapped.module if is_ddp else self.wrapped
+        if isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.module
+        return self.wrapped
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
