@@ -24,7 +24,7 @@ from tests.evaluation.ytvis_problems import (
     result,
 )
 
-CASES = sorted((Path(__file__).parents[1] / "data" / "ytvis_eval").iterdir())
+CASES = sorted((Path(__file__).parents[1] / "golden" / "ytvis_eval").iterdir())
 A, B = rectangle(1, 1), rectangle(6, 12)
 NEAR_A = rectangle(2, 3)  # IoU 9 / 31 with A
 FEW = {"resamples": 20}

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fake_cuda.standins import DEVICE
-from fake_cuda.watch import Watch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqformer.config import EvalConfig, ModelConfig, OptimConfig
@@ -28,6 +26,8 @@ from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.progress import LossWindow
 from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
+from tests.fake_cuda.standins import DEVICE
+from tests.fake_cuda.watch import Watch
 
 B, T, H, W, N = 2, 3, 64, 96, 2
 ALL = ("backbone", "encoder", "decoder")

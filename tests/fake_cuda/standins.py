@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fake_cuda.watch import Watch
 from torch._subclasses.fake_tensor import FakeTensor
 
 import seqformer.inference.clips
@@ -21,6 +20,7 @@ from seqformer.inference.encoding import EncodingJob
 from seqformer.inference.stream import StreamContext
 from seqformer.model.masks import threshold_frame_masks
 from seqformer.structures import ClipBatch
+from tests.fake_cuda.watch import Watch
 
 DEVICE = torch.device("cuda", 1)
 

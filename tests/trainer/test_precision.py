@@ -86,9 +86,9 @@ def output_references(step):
 
 
 @pytest.mark.distributed
-def test_sharded_low_precision_trains_like_ddp(gang):
+def test_sharded_low_precision_trains_like_ddp(lasting_processes):
     """FSDP gathers backbone stages in the low format; all else stays float32."""
-    first, second = gang.run(2, low_precision_losses)
+    first, second = lasting_processes.run(2, low_precision_losses)
     assert first == second
     for precision in ("bf16", "fp16"):
         assert first["fsdp", precision] == pytest.approx(first["ddp", precision], rel=2e-2)

@@ -60,8 +60,8 @@ def everything(parallel):
 
 
 @pytest.mark.distributed
-def test_everything_together_equals_one_plain_process(gang, plain):
-    for result in gang.run(2, everything):
+def test_everything_together_equals_one_plain_process(lasting_processes, plain):
+    for result in lasting_processes.run(2, everything):
         assert_same(result, plain, 1e-9)
 
 

@@ -162,8 +162,8 @@ def skip_together(parallel):
 
 
 @pytest.mark.distributed
-def test_processes_skip_together_and_name_the_guilty_clip(gang):
-    for unchanged, (bad, sound) in gang.run(2, skip_together):
+def test_processes_skip_together_and_name_the_guilty_clip(lasting_processes):
+    for unchanged, (bad, sound) in lasting_processes.run(2, skip_together):
         assert unchanged and sound == 0
         assert [(b.step, b.clips, b.is_loss_finite) for b in bad] == [(7, ["clip of 1"], False)]
 
