@@ -26,8 +26,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench.disassembly import Listing, tool
-from bench.kernel_source import source_of
+from bench.offline.disassembly import Listing, tool
+from bench.offline.kernel_source import source_of
 from seqformer.files import write_text
 
 TABLE = Path(__file__).parent / "results" / "compile.json"
@@ -75,8 +75,8 @@ class Row:
 
 def all_cases(capability: int) -> list[Any]:
     """Every launch-table entry that a GPU of this compute capability could be asked for."""
-    from bench.mask_variants import head_cases, threshold_cases
-    from bench.msda_variants import attention_cases
+    from bench.offline.mask_variants import head_cases, threshold_cases
+    from bench.offline.msda_variants import attention_cases
 
     return attention_cases(capability) + head_cases(capability) + threshold_cases()
 

@@ -15,13 +15,13 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.config import DataConfig
 from seqformer.data.frames import read_video_frame
 from seqformer.data.masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import ItemKey, item_generator, sample_frames
+from seqformer.data.sampling import SampleKey, item_generator, sample_frames
 from seqformer.data.transforms import Clip, augment, to_tensors
-from seqformer.data.ytvis import AnnotationSet
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap, ClipTargets
 
@@ -55,7 +55,7 @@ class ClipSet(Protocol):
         """Number of items."""
         ...
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """An augmented clip and its name; None where no instance is left to train on.
 
         Raises: FileNotFoundError, OSError or ValueError naming a broken file or annotation.
@@ -72,23 +72,23 @@ class VideoClips:
         """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
         self.source, self.images, self.config = annotations.path, images, config
         self.annotations = annotations
-        self.arrays = annotations.arena.arrays
+        self.columns = annotations.packed.columns
         self.labels = _labels(annotations, classes)
-        if self.arrays.is_crowd.all():
+        if self.columns.is_crowd.all():
             raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
         _check_images(annotations, images, config.allow_outside)
         self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Number of frames of all videos."""
-        return int(self.arrays.frame_starts[-1])
+        return int(self.columns.frame_starts[-1])
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The clip around one frame. See `ClipSet`."""
-        number = int(np.searchsorted(self.arrays.frame_starts, item, "right")) - 1
+        number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
         frames = sample_frames(
-            item - int(self.arrays.frame_starts[number]),
+            item - int(self.columns.frame_starts[number]),
             video.length,
             self.config.num_frames,
             self.config.frame_range,
@@ -111,13 +111,13 @@ class VideoClips:
 
     def _trained(self, number: int) -> np.ndarray:
         """Instances of a video that are no crowds."""
-        instances = np.arange(*self.arrays.instance_starts[number : number + 2])
-        return instances[~self.arrays.is_crowd[instances]]
+        instances = np.arange(*self.columns.instance_starts[number : number + 2])
+        return instances[~self.columns.is_crowd[instances]]
 
     def _boxes(self, instances: np.ndarray, frames: Sequence[int]) -> np.ndarray:
         """[N, T, 4]"""
-        entries = self.arrays.entry_starts[instances][:, None] + np.array(frames)
-        return self.arrays.boxes_xyxy[entries]
+        entries = self.columns.entry_starts[instances][:, None] + np.array(frames)
+        return self.columns.boxes_xyxy[entries]
 
     def _pixels(
         self, number: int, instances: np.ndarray, frames: Sequence[int]
@@ -162,21 +162,21 @@ class StillClips:
         """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
         self.source, self.images, self.config = annotations.path, images, config
         self.annotations = annotations
-        self.arrays = annotations.arena.arrays
+        self.columns = annotations.packed.columns
         self.labels = _labels(annotations, classes)
         self.num_frames = config.num_frames
         # Colours have been changed already.
-        self.augment = config.augment.without_colours()
+        self.augment = config.augment.without_photometric()
         _check_images(annotations, images, config.allow_outside, most=100)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.arrays.video_ids)
+        return len(self.columns.video_ids)
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The pseudo-video of one image. See `ClipSet`."""
         image = self.annotations.videos[item]
-        instances = np.arange(*self.arrays.instance_starts[item : item + 2])
+        instances = np.arange(*self.columns.instance_starts[item : item + 2])
         packed = packed_masks(self.annotations, instances, [0], image.height, image.width)
         frames, boxes, masks = pseudo_video(
             read_video_frame(
@@ -196,7 +196,7 @@ class StillClips:
         return (clip, f"image {image.id}") if is_kept else None
 
 
-class JointClips(Dataset[Sample]):
+class ConcatClipDataset(Dataset[Sample]):
     """Items of one or more sets, counted through in the order of the sets.
 
     An item that shows no instance, or whose file is broken, gives way to another one of its set.
@@ -210,7 +210,7 @@ class JointClips(Dataset[Sample]):
         """Number of items of all sets."""
         return int(self.starts[-1])
 
-    def __getitem__(self, key: ItemKey) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         """One clip with at least one instance.
 
         Raises: ValueError when there is none to be found.
@@ -221,7 +221,7 @@ class JointClips(Dataset[Sample]):
         broken: list[str] = []
         for _ in range(MAX_TRIES):
             try:
-                made = clips.make(item, rng)
+                made = clips.load_clip(item, rng)
                 if made is not None:
                     clip, name = made
                     return Sample(*to_tensors(clip), name, tuple(broken))
@@ -247,23 +247,23 @@ def packed_masks(
     width: int,
 ) -> PackedMasks:
     """The masks of some instances of one video in some of its frames."""
-    arena = annotations.arena
-    first = arena.arrays.entry_starts[instances].tolist()
+    packed = annotations.packed
+    first = packed.columns.entry_starts[instances].tolist()
 
     def describe(n: int, t: int) -> str:
-        annotation = arena.arrays.annotation_ids[instances[n]]
+        annotation = packed.columns.annotation_ids[instances[n]]
         return f"{annotations.path}: annotation {annotation}, frame {frames[t]}"
 
     return PackedMasks(
         (len(instances), len(frames), height, width),
-        lambda n, t: arena.segmentation(first[n] + frames[t]),
+        lambda n, t: packed.segmentation(first[n] + frames[t]),
         describe,
     )
 
 
 def _labels(annotations: AnnotationSet, classes: ClassMap) -> np.ndarray:
     """[A] output index of each instance. Raises: ValueError for a category without an output."""
-    ids, inverse = np.unique(annotations.arena.arrays.category_ids, return_inverse=True)
+    ids, inverse = np.unique(annotations.packed.columns.category_ids, return_inverse=True)
     index_of = classes.index_of
     unknown = [int(i) for i in ids if int(i) not in index_of]
     if unknown:
@@ -303,9 +303,9 @@ def _check_images(
 
 def _check_names(annotations: AnnotationSet, images: Path) -> None:
     """Raises: ValueError for a file name that leads out of the folder."""
-    arrays = annotations.arena.arrays
-    starts = arrays.name_starts[:-1][np.diff(arrays.name_starts) > 0]
-    if b".." not in arrays.names.tobytes() and not (arrays.names[starts] == ord("/")).any():
+    columns = annotations.packed.columns
+    starts = columns.name_starts[:-1][np.diff(columns.name_starts) > 0]
+    if b".." not in columns.names.tobytes() and not (columns.names[starts] == ord("/")).any():
         return
     for video in annotations.videos:
         for name in video.file_names:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from seqformer.data.segmentation import Segmentation, sample_mask
+from seqformer.annotations.segmentation import Segmentation, sample_mask
 
 
 class MaskSource(Protocol):

@@ -227,8 +227,8 @@ def frame_intersections(one: Track, other: Track) -> np.ndarray:
         is_common = common > 0
         height, width = one.size
         frames = starts[is_common] // (height * width)  # no interval crosses the end of a frame
-        found = np.bincount(frames, common[is_common], minlength=num_frames)
-        return found[:num_frames].astype(np.int64)
+        counts = np.bincount(frames, common[is_common], minlength=num_frames)
+        return counts[:num_frames].astype(np.int64)
     for frame, (size, other_size) in enumerate(zip(one.sizes, other.sizes, strict=False)):
         if size == other_size is not None:
             shared[frame] = _intersect(

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from seqformer.config import BackboneName, EvalConfig, Precision, config_from_dict
-from seqformer.inference.chunking import default_chunk_frames
-from seqformer.inference.clips import ClipStream
-from seqformer.inference.encoding import MaskEncoder
+from seqformer.data.video_sources import open_video
+from seqformer.inference.chunk_size import default_chunk_frames
+from seqformer.inference.clip_stream import ClipStream
+from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.network import FrameNetwork
-from seqformer.inference.results import VideoPrediction
-from seqformer.inference.sources import open_video
+from seqformer.inference.prediction import VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream, WholeVideoStream
 from seqformer.model import Checkpoint, model_from_checkpoint
 from seqformer.structures import ClassMap

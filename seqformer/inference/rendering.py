@@ -1,4 +1,4 @@
-"""Masks of the output queries, a portion of frames at a time: logits, full size, compressed.
+"""Masks of the output queries, a chunk of frames at a time: logits, full size, compressed.
 
 Full-size masks exist for few frames at a time; only their run lengths stay.
 """
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from seqformer.devices import on_device
-from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameData
+from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
 from seqformer.model.full_float32 import full_float32
 from seqformer.model.masks import encode_frame_masks, render_masks, threshold_frame_masks
 
@@ -26,7 +26,7 @@ def mask_logits(
     network_size: tuple[int, int],
     mask_stride: int,
 ) -> Tensor:
-    """Logits of some queries in the frames of a portion.
+    """Logits of some queries in the frames of a chunk.
 
     Args:
         data: t frames.
@@ -73,6 +73,6 @@ def compress_masks(
         return [(len(masks), EncodingJob(any(encoded.areas), lambda: masks))]
     chunk = max(1, MAX_PIXELS_AT_ONCE // (frame_size[0] * frame_size[1]))
     return [
-        (len(part), encoder.submit(threshold_frame_masks(part, frame_size).cpu().numpy()))
-        for part in logits.split(chunk)
+        (len(few), encoder.submit(threshold_frame_masks(few, frame_size).cpu().numpy()))
+        for few in logits.split(chunk)
     ]

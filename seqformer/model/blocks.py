@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .full_float32 import FullLinear
-from .lean_autograd import feed_forward
+from .memory_efficient import feed_forward
 
 
-def fed_to(layer: nn.Linear, x: Tensor) -> Tensor:
+def cast_like(layer: nn.Linear, x: Tensor) -> Tensor:
     """`x` in the precision of a layer, which at inference may be wider than what comes before."""
     return x.to(layer.weight.dtype)
 

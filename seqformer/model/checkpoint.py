@@ -168,12 +168,12 @@ def load_weights(
         shapes, and saying which backbone or class count would fit.
     """
     checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
-    wanted = to_published(model)
+    expected = to_published(model)
     given = checkpoint.state
     if drop_class_heads:
         given = {k: v for k, v in given.items() if not k.startswith("detr.class_embed.")}
-        wanted = {k: v for k, v in wanted.items() if not k.startswith("detr.class_embed.")}
-    problems = _mismatch(wanted, given) or _other_heads(model, checkpoint)
+        expected = {k: v for k, v in expected.items() if not k.startswith("detr.class_embed.")}
+    problems = _mismatch(expected, given) or _other_heads(model, checkpoint)
     if problems:
         raise ValueError(
             f"{checkpoint.path} does not fit the model ({model.config.backbone}, "
@@ -200,8 +200,8 @@ def model_from_checkpoint(
     checkpoint = load_checkpoint(path)
     config = checkpoint.model_config
     if config is None:
-        found = sorted(checkpoint.state)[:3]
-        raise ValueError(f"{path} holds no SeqFormer weights; its first keys are {found}")
+        keys = sorted(checkpoint.state)[:3]
+        raise ValueError(f"{path} holds no SeqFormer weights; its first keys are {keys}")
     if backbone is not None and backbone != config.backbone:
         raise ValueError(
             f"{path} holds weights of {config.backbone}, not of {backbone}; "
@@ -269,12 +269,12 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
             or k.endswith(("attn_mask", "num_batches_tracked"))
         )
     }
-    wanted = {
+    expected = {
         k: v
         for k, v in model.backbone.state_dict().items()
         if not k.startswith(("norm0.", "norm1.", "norm2.", "norm3."))
     }
-    problems = _mismatch(wanted, given)
+    problems = _mismatch(expected, given)
     if problems:
         fits = identify_backbone(given, prefix="")
         advice = f"the file fits backbone {fits}" if fits else "the file fits no backbone we know"
@@ -284,17 +284,26 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     model.backbone.load_state_dict(given, strict=False)
 
 
-def _mismatch(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
     """ "" when keys and shapes agree, else what does not, shortened."""
-    missing = [k for k in wanted if k not in given]
-    unexpected = [k for k in given if k not in wanted]
+    missing = [k for k in expected if k not in given]
+    unexpected = [k for k in given if k not in expected]
     shapes = [
-        f"{k} {list(given[k].shape)} instead of {list(wanted[k].shape)}"
-        for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
+        f"{k} {list(given[k].shape)} instead of {list(expected[k].shape)}"
+        for k in expected
+        if k in given and given[k].shape != expected[k].shape
+    ]
+    types = [
+        f"{k} of {given[k].dtype}".replace("torch.", "")
+        for k in expected
+        if k in given and expected[k].is_floating_point() and not given[k].is_floating_point()
     ]
     parts = []
-    for title, keys in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes)):
+    findings = (
+        *(("missing", missing), ("unexpected", unexpected)),
+        *(("shapes", shapes), ("no real numbers", types)),
+    )
+    for title, keys in findings:
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             parts.append(f"{len(keys)} {title} ({', '.join(keys[:4])}{more})")

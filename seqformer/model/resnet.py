@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lean_autograd import scaled_conv2d
+from .memory_efficient import scaled_conv2d
 
 
 class FrozenBatchNorm2d(nn.Module):

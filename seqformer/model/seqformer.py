@@ -3,7 +3,7 @@
 Written in frame-batched form: frames are folded into the batch wherever they are independent. They
 meet only in the temporal softmax of each decoder layer, so `forward` is `box_stream` on frames,
 `TemporalPool` over them, and `instance_stream` on the pool; whoever has more frames than memory
-calls the first in portions and merges the pools.
+calls the first in chunks and merges the pools.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
 from .masks import NUM_MASK_PARAMS, MaskBranch
-from .position import geometry_of, is_rectangle, unpadded_geometry
+from .position_encoding import geometry_of, is_rectangle, unpadded_geometry
 from .temporal import TemporalPool
 
 
@@ -112,9 +112,9 @@ class SeqFormer(nn.Module):
     def box_stream(
         self, images: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[BoxStates, Tensor]:
-        """Everything that happens to a frame by itself: T may be any portion of a clip's frames.
+        """Everything that happens to a frame by itself: T may be any chunk of a clip's frames.
 
-        Args: as in `forward`; `padding_mask` is the same for every portion of a clip.
+        Args: as in `forward`; `padding_mask` is the same for every chunk of a clip.
         Returns: the box queries' findings in every layer, and mask features [B, T, 8, h, w].
         Raises: ValueError naming the argument and its shape when it does not fit.
         """

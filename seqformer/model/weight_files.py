@@ -14,7 +14,9 @@ import logging
 import pathlib
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ logger = logging.getLogger(__name__)
 
 RUN_NAME = "run.json"
 """What a checkpoint folder holds beside its tensors."""
-STATE_KEYS = ("model", "state_dict", "ema", "model_ema", "ema_state_dict", "net", "module")
+STATE_KEYS = (
+    *("model", "state_dict", "model_state_dict", "ema", "model_ema", "ema_state_dict"),
+    *("net", "module"),
+)
 """Where files of the usual trainers keep their weights; the first that is there is taken."""
-_WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<![^.])_orig_mod\.")
 """What DataParallel and torch.compile put into the names of weights."""
 _PLAIN_CLASSES: list[Any] = [
     argparse.Namespace,
@@ -47,6 +52,7 @@ _PLAIN_CLASSES: list[Any] = [
 _DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
     *(MemoryError, OSError, RecursionError, RuntimeError, TypeError, ValueError),
+    *(struct.error, zlib.error),
 )
 
 
@@ -134,7 +140,9 @@ def _check_tensor(path: Path, name: str, value: Any) -> None:
             f"{path}: weight {name} says that it has shape {list(value.shape)}, but the file "
             "holds fewer numbers"
         )
-    if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+    if value.is_complex():
+        raise ValueError(f"{path}: weight {name} holds complex numbers")
+    if value.is_floating_point() and not torch.isfinite(value).all():
         raise ValueError(
             f"{path}: weight {name} holds NaN or infinite numbers; the run that wrote it "
             "diverged, use an earlier checkpoint"
@@ -152,7 +160,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds objects that are not weights, or is corrupt; it was not executed "
-            f"({first_line(error)})"
+            f"({_what_is_refused(error)})"
         ) from error
     except _DAMAGED as error:
         raise ValueError(
@@ -162,6 +170,16 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     return dict(content)
+
+
+def _what_is_refused(error: pickle.UnpicklingError) -> str:
+    """The reason in what torch's loader says, without its advice to execute the file."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "damaged")
+    named = re.search(r"GLOBAL (\S+)", line)
+    if named is None:
+        return line[:200]
+    return f"{named[1]}; of a model that was saved whole, save its state_dict() instead"
 
 
 def _check_zip(path: Path) -> None:
@@ -178,8 +196,8 @@ def _check_zip(path: Path) -> None:
                 f"{path} is not a readable checkpoint, it may be cut off: {first_line(error)}; "
                 "download or copy it again"
             ) from None
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        check_unpacked(path, sum(entry.file_size for entry in entries), size)
+    # Entries that are stored as they are may lie on top of one another.
+    check_unpacked(path, sum(entry.file_size for entry in entries), size)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

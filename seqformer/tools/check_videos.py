@@ -12,7 +12,7 @@ from typing import Any
 from seqformer.annotations.masks import Size, is_size
 from seqformer.annotations.rules import get_file_names, get_name, is_id
 from seqformer.data.frames import decode_picture
-from seqformer.data.pictures import open_picture, orientation
+from seqformer.data.pictures import open_picture, orientation, stored_size
 from seqformer.safe_files import inside
 from seqformer.tools.findings import Findings
 from seqformer.tools.references import Ids
@@ -242,7 +242,7 @@ def _read_sizes(
                     turned[path] = number
                 if decode:
                     return decode_picture(image, data).shape[:2]
-                return image.height, image.width
+                return stored_size(image)
         except FileNotFoundError:
             return ""
         except (ValueError, OSError) as error:

@@ -20,20 +20,23 @@ from torch.profiler import record_function
 
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import TrainConfig, config_to_dict
-from seqformer.data.loader import DeadWorkerError, build_train_loader
+from seqformer.data.clip_loader import DeadWorkerError
+from seqformer.data.loader import build_train_loader
 from seqformer.determinism import deterministic_algorithms
+from seqformer.distributed.context import DistributedContext, distributed_context
+from seqformer.distributed.environment import launch
+from seqformer.distributed.errors import LostProcessError, communication_errors
 from seqformer.files import WriteError, write_json
 from seqformer.structures import ClassMap, ClipBatch
-from seqformer.trainer.assemble import assemble, seed_all
-from seqformer.trainer.bad_steps import BadSteps, NonFiniteLossError
+from seqformer.trainer.build import build_training, seed_all
 from seqformer.trainer.checkpoint import (
     CheckpointError,
     Checkpoints,
     model_tensors,
-    newest_sound,
     optimizer_tensors,
-    read_run,
 )
+from seqformer.trainer.checkpoint_folders import newest_sound, read_run
+from seqformer.trainer.clock import Clock
 from seqformer.trainer.errors import (
     DataError,
     MemoryShortageError,
@@ -41,29 +44,22 @@ from seqformer.trainer.errors import (
     setup_errors,
 )
 from seqformer.trainer.export import export_weights
+from seqformer.trainer.loss_plot import plot_losses
+from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.memory_report import memory_report
+from seqformer.trainer.nonfinite_steps import NonFiniteLossError, NonFiniteSteps
 from seqformer.trainer.optim import apply_schedule
-from seqformer.trainer.parallel import (
-    LostProcessError,
-    Parallel,
-    communication_errors,
-    parallel_session,
-    rank_from_environment,
-)
 from seqformer.trainer.profile import StepProfiler
-from seqformer.trainer.progress import (
+from seqformer.trainer.run_folder import check_same_run, own_output, prepare_output
+from seqformer.trainer.run_log import (
     LOG_NAME,
-    Clock,
-    LossWindow,
     RunLog,
     memory_gb,
-    plot_losses,
     read_log,
 )
-from seqformer.trainer.run_folder import check_same_run, own_output, prepare_output
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.step import is_finite
-from seqformer.trainer.tensorboard import Board
+from seqformer.trainer.tensorboard import TensorBoardLogger
 from seqformer.trainer.validate import SCORES, Validator
 
 logger = logging.getLogger(__name__)
@@ -76,7 +72,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
 
     Args:
         config: the run.
-        session: rank, world_size and rendezvous of `parallel_session`; default torchrun's.
+        session: of `distributed_context`: rank, world_size, rendezvous, watch; default the
+            launcher's.
 
     Returns: the metrics of the last validation; empty without a validation set, when the run was
         asked to stop, and after a memory report or a profile.
@@ -92,12 +89,12 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
                 logger.info("%s", memory_report(config))
                 return {}
             rank = session.get("rank")
-            is_main = (rank_from_environment() if rank is None else rank) == 0
+            is_main = (launch().rank if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
             found = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
-            parallel = stack.enter_context(parallel_session(config.device, **session))
+            parallel = stack.enter_context(distributed_context(config.device, **session))
             trainer = Trainer(config, parallel, found, stop)
         return trainer.fit()
 
@@ -115,7 +112,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         found: Path | None = None,
         stop: StopRequest | None = None,
     ) -> None:
@@ -150,18 +147,20 @@ class Trainer:
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        self.board = (
-            Board(config.output) if config.logging.tensorboard and parallel.is_main else None
+        self.tensorboard = (
+            TensorBoardLogger(config.output)
+            if config.logging.tensorboard and parallel.is_main
+            else None
         )
-        self.validator = Validator(config, self.classes, parallel, self.board)
-        assembly = assemble(self.config, parallel, is_new=saved is None)
-        self.model, self.replica = assembly.model, assembly.replica
-        self.optimizer, self.precision = assembly.optimizer, assembly.precision
-        self.training_step = assembly.step
+        self.validator = Validator(config, self.classes, parallel, self.tensorboard)
+        training = build_training(self.config, parallel, is_new=saved is None)
+        self.model, self.parallel_model = training.model, training.parallel_model
+        self.optimizer, self.precision = training.optimizer, training.precision
+        self.training_step = training.step
         self.step = 0
         self.window = LossWindow(parallel)
         self.clock = Clock()
-        self.bad_steps = BadSteps(
+        self.nonfinite_steps = NonFiniteSteps(
             config.output,
             config.max_skipped_steps,
             is_main=parallel.is_main,
@@ -185,7 +184,7 @@ class Trainer:
                 write_json(config.output / "config.json", config_to_dict(config))
             self.parallel.barrier()
             self._announce()
-            self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.board)
+            self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.tensorboard)
             self.clock.start(self.step)
             with closing(self.loader), closing(self.log), communication_errors(), self.profiler:
                 metrics = self._train_to_the_end()
@@ -223,10 +222,10 @@ class Trainer:
                 self._validate()
         metrics = self._validate()
         weights = self.config.output / WEIGHTS_NAME
-        export_weights(weights, self.replica, self.classes, self.config.eval)
+        export_weights(weights, self.parallel_model, self.classes, self.config.eval)
         if self.parallel.is_main:
             plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
-            self.bad_steps.say_if_all()
+            self.nonfinite_steps.say_if_all()
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)
         return metrics
 
@@ -263,7 +262,7 @@ class Trainer:
                 self.step % self.steps_per_epoch,
             )
             if is_logging or is_saving:
-                self.bad_steps.take_note(*self.window.fetch())
+                self.nonfinite_steps.take_note(*self.window.fetch())
             if is_logging:
                 self._log_losses()
             if is_saving:
@@ -327,7 +326,7 @@ class Trainer:
                 "processes": self.parallel.world_size,
                 "seconds": self.clock.seconds(),
                 "log_window": self.window.fetched,
-                "skipped_steps": self.bad_steps.count,
+                "skipped_steps": self.nonfinite_steps.count,
                 "scaler": self.precision.scaler.state_dict(),
                 "args": config_to_dict(self.config),
                 "classes": self.classes.to_dict(),
@@ -336,7 +335,7 @@ class Trainer:
         )
 
     def _save_now(self) -> None:
-        self.bad_steps.take_note(*self.window.fetch())
+        self.nonfinite_steps.take_note(*self.window.fetch())
         self.save()
         self.checkpoints.wait()
 
@@ -367,7 +366,7 @@ class Trainer:
         self.step = saved["step"]
         self.clock.seconds_before = saved["seconds"]
         self.window.fetched = list(saved["log_window"])
-        self.bad_steps.count = saved["skipped_steps"]
+        self.nonfinite_steps.count = saved["skipped_steps"]
 
     def _load_newest(self, found: Path, saved: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Fill model and optimiser from a checkpoint, or from one before it if it cannot be read.
@@ -403,7 +402,7 @@ class Trainer:
         means = self.window.take_mean()
         speed = self.clock.lap(self.step, self.total_steps, self.global_batch_size)
         if not means:  # every step was skipped
-            self.bad_steps.say_overflows(self.precision.scaler.get_scale())
+            self.nonfinite_steps.say_overflows(self.precision.scaler.get_scale())
             return
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         self.log.training_line(
@@ -415,7 +414,7 @@ class Trainer:
                 "lr_backbone": rates["backbone"],
                 "lr_linear_proj": rates["linear_proj"],
                 **speed,
-                "skipped_steps": self.bad_steps.count,
+                "skipped_steps": self.nonfinite_steps.count,
                 "memory_gb": memory_gb(self.device),
             }
         )
@@ -439,7 +438,7 @@ class Trainer:
         Raises: StoppedError when the run is asked to stop meanwhile.
         """
         with self.clock.paused():
-            metrics = self.validator.score(self.replica, self.step, self._stop)
+            metrics = self.validator.score(self.parallel_model, self.step, self._stop)
         self.checkpoints.protected = self.validator.best.step
         if metrics:
             metrics |= {
@@ -467,7 +466,7 @@ class Trainer:
             trained / 1e6,
             self.parallel.world_size,
             self.device,
-            self.replica.mode,
+            self.parallel_model.mode,
             torch.get_num_threads(),
             config.compute.precision,
         )
@@ -519,7 +518,7 @@ class Trainer:
 
 
 def _of_one_mind(
-    output: Path, parallel: Parallel, is_there: bool, without: tuple[Path, ...] = ()
+    output: Path, parallel: DistributedContext, is_there: bool, without: tuple[Path, ...] = ()
 ) -> Path | None:
     """The newest sound checkpoint as rank 0 sees it, whatever a shared file system shows others.
 

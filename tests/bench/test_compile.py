@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.compile import TABLE, TARGETS, forms, read_table
-from bench.disassembly import Listing
+from bench.offline.disassembly import Listing
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 1.05

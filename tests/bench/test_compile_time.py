@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 
 from bench.compile_time import CAPABILITIES, FORM_LIMIT, STEP_LIMIT, Row, show, size_of
-from tests.bench.emulator.processes import start
+from tests.bench.offline.emulator.processes import start
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 

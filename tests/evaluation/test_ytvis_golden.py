@@ -11,7 +11,7 @@ import pytest
 
 from seqformer.evaluation import evaluate, pairwise_ious
 
-CASES = sorted((Path(__file__).parents[1] / "data" / "ytvis_eval").iterdir())
+CASES = sorted((Path(__file__).parents[1] / "golden" / "ytvis_eval").iterdir())
 TOLERANCE = 1e-9
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seqformer.config import EvalConfig
 from seqformer.inference import Predictor, StreamLimits
-from seqformer.inference.clips import ClipMatcher, soft_mask_iou
+from seqformer.inference.clip_matching import ClipMatcher, soft_mask_iou
 from seqformer.inference.stream import StreamContext
 from tests.inference.small_model import film, small_model
 

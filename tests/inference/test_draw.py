@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from seqformer.inference.compare import side_by_side, tracks_from_ground_truth
-from seqformer.inference.draw import (
+from seqformer.annotations.run_lengths import encode_masks
+from seqformer.data.video_sources import read_video
+from seqformer.visualization.drawing import (
     COLOURS,
     DrawnTrack,
     best_tracks,
     draw_video,
     tracks_from_entries,
 )
-from seqformer.inference.results import encode_masks
-from seqformer.inference.sources import read_video
-from seqformer.inference.video_writer import write_video
+from seqformer.visualization.side_by_side import side_by_side, tracks_from_ground_truth
+from seqformer.visualization.video_writer import write_video
 
 HEIGHT, WIDTH = 240, 320
 
@@ -223,6 +223,8 @@ def test_annotated_objects_become_tracks():
     (found,) = tracks_from_ground_truth(video)
     assert found.category_id == 3 and found.segmentations[1] is None
     assert np.array_equal(coco_mask.decode(found.segmentations[0]).astype(bool), mask)
-    instance.segmentations = (np.array([7, 2]), None)
-    with pytest.raises(ValueError, match="annotation 5 of video 1, frame 0: the mask has runs of"):
+    instance.segmentations = ("72", None)
+    with pytest.raises(
+        ValueError, match="annotation 5 of video 1, frame 0: the mask has runs that"
+    ):
         tracks_from_ground_truth(video)

@@ -10,8 +10,8 @@ from torch import nn
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
 from seqformer.inference import rendering
-from seqformer.inference.encoding import MaskEncoder
-from seqformer.inference.frames import resize_frame
+from seqformer.inference.mask_encoder import MaskEncoder
+from seqformer.inference.network_size import resize_frame
 from seqformer.inference.predictor import Predictor, choose_device
 from seqformer.model import build_model, save_safetensors
 from seqformer.model.decoder import BoxStates

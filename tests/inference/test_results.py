@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.run_lengths import encode_masks
 from seqformer.files import write_json
-from seqformer.inference.results import (
-    Detection,
-    PartialResults,
-    VideoPrediction,
-    encode_masks,
-    load_results,
-)
+from seqformer.inference.prediction import Detection, VideoPrediction
+from seqformer.inference.results_file import PartialResults, load_results
 
 SETTINGS = {"weights_sha256": "abc", "short_side": 360}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from seqformer.inference.draw import COLOURS, DrawnTrack
-from seqformer.inference.results import encode_masks
-from seqformer.inference.showcase import GAP, SCALE, clear_tracks, most_objects, showcase
+from seqformer.annotations.run_lengths import encode_masks
+from seqformer.visualization.drawing import COLOURS, DrawnTrack
+from seqformer.visualization.showcase import GAP, SCALE, clear_tracks, most_objects, showcase
 
 H, W = 40, 60
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.inference.sources import find_videos, listed_videos, open_video
-from seqformer.inference.video_writer import write_video
+from seqformer.data.video_sources import find_videos, listed_videos, open_video
+from seqformer.visualization.video_writer import write_video
 
 
 def write_frames(folder, names, value=100):

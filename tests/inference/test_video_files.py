@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import re
 import struct
 
 import av
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.inference.sources import find_videos, open_video
-from seqformer.inference.video_files import film_stream, read_video, turned
+from seqformer.data.video_reader import film_stream, read_video, turned
+from seqformer.data.video_sources import find_videos, open_video
 
 N = 40
 
@@ -47,6 +48,45 @@ def test_a_whole_film_is_read_without_a_word(kind, films, tmp_path, caplog):
     (tmp_path / f"a.{kind}").write_bytes(films[kind])
     assert sum(1 for _ in read_video(tmp_path / f"a.{kind}")) == N
     assert not caplog.records
+
+
+def animation(path, number=N) -> bytes:
+    """A GIF, or a film without compression, whose files announce no number of frames."""
+    if path.suffix == ".gif":
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 255, (number, 48, 63, 3), np.uint8)
+        frames = [Image.fromarray(frame) for frame in noise]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    else:
+        chroma = path.stem
+        colours = {"420jpeg": 2 * 32 * 24, "444": 2 * 63 * 48, "mono": 0, "420p10": 4 * 32 * 24}
+        frame = bytes(63 * 48 * (2 if "p10" in chroma else 1) + colours[chroma])
+        head = b"YUV4MPEG2 W63 H48 F10:1 Ip C%s\n" % chroma.encode()
+        path.write_bytes(head + (b"FRAME\n" + frame) * number)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "420jpeg.y4m", "444.y4m", "mono.y4m", "420p10.y4m"])
+def test_a_film_that_announces_nothing_is_refused_where_it_ends_inside_a_frame(name, tmp_path):
+    path = tmp_path / name
+    data = animation(path)
+    assert sum(1 for _ in read_video(path)) == N
+    if path.suffix == ".gif":
+        path.write_bytes(data.removesuffix(b";"))
+        assert sum(1 for _ in read_video(path)) == N
+        path.write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+        with pytest.raises(ValueError, match=r"breaks off|cannot be decoded"):
+            list(read_video(path))
+    path.write_bytes(data[: int(0.63 * len(data)) | 1])
+    with pytest.raises(ValueError, match=r"breaks off.* 2\d\b"):
+        list(read_video(path))
+    assert 24 <= sum(1 for _ in read_video(path, allow_broken=True)) <= 26
+
+
+def test_a_stream_that_ends_inside_a_packet_may_break_off(films, tmp_path, caplog):
+    (tmp_path / "a.ts").write_bytes(films["ts"][: len(films["ts"]) // 2 | 1])
+    assert 5 < sum(1 for _ in read_video(tmp_path / "a.ts")) < N
+    assert "may break off: its last packet is a part of one" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["mkv", "mp4", "webm", "avi"])
@@ -206,6 +246,7 @@ def test_pictures_beside_videos_are_a_video_unless_they_are_covers(films, tmp_pa
         ["é.mp4", "e\u0301.mkv", "É.avi"],
         ["x" * 140 + "1.mp4", "x" * 140 + "2.mp4"],
         [" .mp4", "_.mkv", "run.mp4.mp4", "run.mp4.mkv"],
+        ["CON.mp4", "con_.mkv", "nul.avi", "aux.take2.mp4", "Lpt9.mp4"],
     ],
 )
 def test_no_two_videos_have_one_name_on_any_disk(names, films, tmp_path):
@@ -216,3 +257,4 @@ def test_no_two_videos_have_one_name_on_any_disk(names, films, tmp_path):
 
     assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
     assert all(name.strip(". ") and len(name) < 140 for name in found)
+    assert not any(re.fullmatch(r"(con|nul|aux|lpt\d)(\..*)?", n.casefold()) for n in found)

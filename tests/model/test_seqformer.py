@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from seqformer import build_model, kernels, training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import TemporalPool
-from seqformer.model.position import unpadded_geometry
+from seqformer.model.position_encoding import unpadded_geometry
 
 SMALL = dict(
     backbone="resnet_mini",
