@@ -1,0 +1,1 @@
+"""Models of other libraries that run deformable attention, with random weights."""
