@@ -74,8 +74,8 @@ class Row:
 
 def all_cases(capability: int) -> list[Any]:
     """Every launch-table entry that a GPU of this compute capability could be asked for."""
-    from bench.mask_variants import head_cases, threshold_cases
-    from bench.msda_variants import attention_cases
+    from bench.offline.mask_variants import head_cases, threshold_cases
+    from bench.offline.msda_variants import attention_cases
 
     return attention_cases(capability) + head_cases(capability) + threshold_cases()
 

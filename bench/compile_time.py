@@ -10,8 +10,8 @@ A process of its own with an empty cache compiles, one form after another; secon
 process's CPU time and of the assembler that it starts. Other work on the machine makes them longer,
 so what takes more than half of its limit is compiled twice, and the shorter time counts. The first
 step is a training step of a tiny model whose heads, levels and points are the published model's,
-behind a stand-in for a GPU (`bench/stand_in.py`): what its compilations take together. The exit
-status is 1 where a form or a step takes longer than its limit.
+behind a stand-in for a GPU (`bench/offline/stand_in.py`): what its compilations take together. The
+exit status is 1 where a form or a step takes longer than its limit.
 
 The estimate needs a tenth of a second a form. `TritonGPUCoalesce` walks over the operations around
 every load and store of a tensor, and all other passes over each operation some times.
@@ -135,8 +135,8 @@ def time_step(capability: int) -> list[Row]:
     import torch
 
     import kernels
-    from bench.model_inputs import ModelSize, model_of, padding_and_targets, video
-    from bench.stand_in import standing_in
+    from bench.offline.stand_in import standing_in
+    from bench.suite.model_inputs import ModelSize, model_of, padding_and_targets, video
     from seqformer.criterion import training_losses
 
     size = ModelSize(
@@ -235,7 +235,7 @@ def write_record(rows: Sequence[Row], path: Path) -> None:
     import torch
     import triton
 
-    from bench import record
+    from bench.suite import record
 
     facts = record.machine(torch.device("cpu"))
     facts["emulated"] = sorted({row.capability for row in rows})

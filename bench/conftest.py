@@ -1,4 +1,4 @@
-"""`pytest bench`: every case of the suite on the CPU. See `bench/test_suite.py`."""
+"""`pytest bench`: every case of the suite on the CPU. See `bench/suite/test_suite.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, record, table
+from bench.report import terminal
+from bench.suite import cases, record
 
 ROWS, FACTS = pytest.StashKey[list](), pytest.StashKey[dict]()
-MODULES = tuple(f"bench.cases.{name}" for name in cases.MODULES)
+MODULES = tuple(f"bench.suite.cases.{name}" for name in cases.MODULES)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,4 +50,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = record.write(found, config.getoption("out"))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line(f"\n{table.of(found)}\n{path}")
+        reporter.write_line(f"\n{terminal.of(found)}\n{path}")

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import tyro
 
-from bench.case import Case, Side
-from bench.record import case_row, machine, new_record, side_row, write
+from bench.suite.record import case_row, machine, new_record, side_row, write
+from bench.suite.schema import Case, Side
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCORES = ("AP", "AP50", "AP75")

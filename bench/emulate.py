@@ -38,7 +38,7 @@ CAPABILITIES = (70, 75, 80, 86, 89, 90, 100, 120)
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.pop("TRITON_INTERPRET", None)
-    from bench.emulator.proofs import all_proofs
+    from bench.offline.emulator.proofs import all_proofs
 
     proofs = [p for p in all_proofs(options.extent) if any(word in p.name for word in options.only)]
     if not proofs:
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(proofs: Sequence[Any], options: argparse.Namespace, known: set[Any]) -> Iterator[Any]:
     """Rows of all proofs on all GPUs, but of those that are known."""
-    from bench import record
-    from bench.emulator import Options
-    from bench.emulator.proofs import run_proof
-    from bench.emulator.session import emulated
+    from bench.offline.emulator import Options
+    from bench.offline.emulator.proofs import run_proof
+    from bench.offline.emulator.session import emulated
+    from bench.suite import record
 
     commit = record.output_of("git", "rev-parse", "--short", "HEAD")
     how = Options(order="random", seed=options.seed, worst_approximation=True)
@@ -130,7 +130,7 @@ def known_rows(path: Path, extent: str) -> dict[tuple[str, int], Any]:
     """(proof, capability) -> row of a record by this Triton, of proofs that there still are."""
     import triton
 
-    from bench.emulator.proofs import Row, all_proofs
+    from bench.offline.emulator.proofs import Row, all_proofs
 
     if not path.exists():
         return {}
@@ -144,7 +144,7 @@ def known_rows(path: Path, extent: str) -> dict[tuple[str, int], Any]:
 
 def rows_of_the_same_code(rows: dict[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
     """Those without a fault whose kernels are as they are now, whatever they are called."""
-    from bench.emulator.coverage import code_digests
+    from bench.offline.emulator.coverage import code_digests
 
     present = set(code_digests().values())
     return {
@@ -157,7 +157,7 @@ def rows_of_the_same_code(rows: dict[tuple[str, int], Any]) -> dict[tuple[str, i
 def missing_launches(rows: Any, options: argparse.Namespace) -> list[str]:
     """Kernels of the package that were not launched, and beyond the quick proofs forms of the
     model's launches."""
-    from bench.emulator.coverage import code_digests, model_forms
+    from bench.offline.emulator.coverage import code_digests, model_forms
 
     missing = []
     for capability in options.capability:
@@ -187,7 +187,7 @@ def write_record(
     """The rows as a record, each on a line; `part` is "emulated", and no time in it is a GPU's."""
     import torch
 
-    from bench import record
+    from bench.suite import record
     from seqformer.files import write_text
 
     facts = record.machine(torch.device("cpu"))

@@ -1,6 +1,6 @@
 """The suite on a GPU: one command per part, each within eight minutes; torch, triton, numpy only.
 
-    python -m bench.gpu --part first            # what to know first: see bench/first.py
+    python -m bench.gpu --part first            # what to know first: see bench/suite/first.py
     python -m bench.gpu --part ops              # kernels
     python -m bench.gpu --part model            # training step, inference, blocks, growth
     python -m bench.gpu --part peers            # kernels beside other projects' operators
@@ -31,12 +31,13 @@ from typing import Any
 
 import torch
 
-from bench import record, table
-from bench.assignment import SOLVER
-from bench.case import Call, Case, Group, Side, Size, check_agreement, unique
-from bench.cases import MODULES
-from bench.rounding import tf32
-from bench.run import ALWAYS, Run, release, sentence
+from bench.report import terminal
+from bench.suite import record
+from bench.suite.assignment import SOLVER
+from bench.suite.cases import MODULES
+from bench.suite.rounding import tf32
+from bench.suite.run import ALWAYS, Run, release, sentence
+from bench.suite.schema import Call, Case, Group, Side, Size, check_agreement, unique
 
 PARTS: dict[str, tuple[Group, ...]] = {
     "first": ("kernels", "model"),
@@ -83,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(run: Run, device: torch.device, is_smoke: bool) -> dict[str, Any]:
     """The whole record of a part; rows are printed as they come, and written."""
     import kernels
-    from bench import ceilings, checks, first
-    from bench.peers import missing_peers
+    from bench.baselines.peers import missing_peers
+    from bench.suite import ceilings, checks, first
 
     extra, part = run.extra, run.record["part"]
     extra |= {"assignment": SOLVER, "failed_checks": [], "checks": [], "ceilings": {}}
@@ -129,7 +130,7 @@ def enter(run: Run, case: Case, row: dict[str, Any]) -> None:
     """A case's row into the record, or why there is none."""
     if "ours" in row["sides"]:
         run.record["cases"].append(row)
-        print("\n".join(table.lines_of(row)), flush=True)
+        print("\n".join(terminal.lines_of(row)), flush=True)
         return
     why = row["left_out"].get("ours")
     run.extra["left_out"][case.name] = why or "needs what is not here"
@@ -144,7 +145,7 @@ def cases_of(part: str, size: Size) -> tuple[list[Case], dict[str, str]]:
     declared: list[Case] = []
     for name in MODULES:
         try:
-            declared += import_module(f"bench.cases.{name}").cases(size)
+            declared += import_module(f"bench.suite.cases.{name}").cases(size)
         except ModuleNotFoundError as error:
             unavailable[name] = str(error)
     ordered: list[Case] = []
@@ -161,7 +162,7 @@ def cases_of(part: str, size: Size) -> tuple[list[Case], dict[str, str]]:
 
 def first_of(cases: list[Case]) -> list[Case]:
     """Of a part's cases those of `first.TIMED`, then the other kernels; without slow sides."""
-    from bench.first import SLOW_SIDES, TIMED
+    from bench.suite.first import SLOW_SIDES, TIMED
 
     chosen = []
     for pattern in TIMED:
@@ -203,7 +204,7 @@ def run_case(
         return {"sides": {}, "left_out": left_out}
     row = record.case_row(case, found) | {"left_out": left_out}
     if case.op.startswith("msda"):
-        from bench.cases.msda import fractions
+        from bench.suite.cases.msda import fractions
 
         ours = row["sides"]["ours"]
         ours["more"] |= fractions(case, ours["seconds"]["median"], ceilings)
@@ -231,7 +232,7 @@ def _attempt(call: Call, side: Side, left_out: dict[str, str], device: torch.dev
 
 def time_side(case: Case, side: Side, device: torch.device) -> dict[str, Any]:
     """A side's part of the row."""
-    from bench import launches, timing
+    from bench.suite import launches, timing
 
     call = side.build(device)
     if device.type == "cuda":

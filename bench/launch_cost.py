@@ -3,10 +3,10 @@
     python -m bench.launch_cost               # prints; writes nothing
     python -m bench.launch_cost --only mask
 
-Triton runs behind a stand-in for a GPU (`bench/stand_in.py`), so a launch ends where the driver's
-would begin. Tensors are tiny and lie on the CPU: allocating and filling them costs little. Of the
-whole, the launches alone are given too, as they are and as they would be by Triton's own way, which
-binds and looks up all arguments.
+Triton runs behind a stand-in for a GPU (`bench/offline/stand_in.py`), so a launch ends where the
+driver's would begin. Tensors are tiny and lie on the CPU: allocating and filling them costs little.
+Of the whole, the launches alone are given too, as they are and as they would be by Triton's own
+way, which binds and looks up all arguments.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if os.environ.pop("TRITON_INTERPRET", None):
         print("TRITON_INTERPRET is ignored here", file=sys.stderr)
-    from bench.stand_in import standing_in
+    from bench.offline.stand_in import standing_in
 
     torch.set_num_threads(1)
     print(f"{'microseconds of the host':34}{'in all':>10}{'launching':>11}{'by Triton':>11}")

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 import tyro
 
-from bench.case import Case, Side
-from bench.memory import process_status_bytes
-from bench.model_inputs import randomise
-from bench.record import case_row, machine, new_record, side_row, write
+from bench.suite.memory import process_status_bytes
+from bench.suite.model_inputs import randomise
+from bench.suite.record import case_row, machine, new_record, side_row, write
+from bench.suite.schema import Case, Side
 from seqformer.config import EvalConfig
 from seqformer.inference import Predictor
 from seqformer.model import build_model

@@ -26,11 +26,11 @@ from unittest import mock
 
 import torch
 
-from bench import mask_calls, msda_calls, timing
-from bench.case import Call
-from bench.directions import Pass, call_of
-from bench.mask_calls import MaskCall
-from bench.msda_calls import MSDACall
+from bench.suite import mask_calls, msda_calls, timing
+from bench.suite.directions import Pass, call_of
+from bench.suite.mask_calls import MaskCall
+from bench.suite.msda_calls import MSDACall
+from bench.suite.schema import Call
 from kernels.deformable_attention import tiles as attention_tiles
 from kernels.device import facts
 from kernels.mask_head import tiles as mask_tiles

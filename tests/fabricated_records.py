@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import record
-from bench.case import Case, Cost, Side
+from bench.suite import record
+from bench.suite.schema import Case, Cost, Side
 
 CPU = {
     "device": "Fabricated CPU",

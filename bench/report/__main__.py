@@ -2,22 +2,21 @@
 
 python -m bench.report                       # bench/REPORT.md, bench/plots/, README's blocks
 python -m bench.report --check               # write nothing; exit status 1 if a case regressed
-python -m bench.report --price H200 3.5      # other prices for the cost of a training
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from bench.cases import all_cases
-from bench.record import RESULTS
-from bench.report import compiled, gpu_status, modelled, readme, regressions, training_cost
+from bench.report import compile_table, gpu_status, modelled, readme, regressions
+from bench.report.history import load
 from bench.report.page import PLOTS, Inputs, draw, page
-from bench.report.records import load
+from bench.suite.cases import all_cases
+from bench.suite.record import RESULTS
 from seqformer.command import Command, exit_with
 
 FOLDER = Path(__file__).parents[1]
@@ -30,15 +29,10 @@ class Options:
 
     check: bool = False
     """Write nothing; name regressions and exit with status 1 if there are any."""
-    price: dict[str, float] = field(default_factory=dict)
-    """Price of a GPU hour by device (V100, A100, H100, H200), in place of the assumed one."""
     results: Path = RESULTS
     """Folder of the records."""
     out: Path = FOLDER / "REPORT.md"
     """Page to write; its plots go to a folder `plots` beside it."""
-
-    def __post_init__(self) -> None:
-        training_cost.check_prices(self.price)
 
 
 def main(options: Options) -> int:
@@ -55,8 +49,7 @@ def main(options: Options) -> int:
     made_of = Inputs(
         records=records,
         declared=modelled.read(),
-        compiled=compiled.rows(),
-        prices=training_cost.merged(options.price),
+        compiled=compile_table.rows(),
     )
     options.out.write_text(page(made_of), encoding="utf-8")
     drawn = draw(records, options.out.parent / PLOTS)

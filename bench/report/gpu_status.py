@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report.records import Newest, Record, Records
+from bench.report.history import Newest, Record, Records
 
 NONE = (
     "Nothing has run on a GPU yet, and no GPU number is given. The compiled code of the Triton "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.report import formatting as f
-from bench.report.records import Newest
+from bench.report.history import Newest
 
 RESOLUTION = ("H", "W", "HW", "S")
 """Letters that vary together when the frame size does."""

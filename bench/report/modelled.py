@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.case import Case
+from bench.offline.roofline import DEVICES, Device, device_named, floors, runs_on
 from bench.report import formatting as f
-from bench.report.records import Records, Row
+from bench.report.history import Records, Row
 from bench.report.tables import GROUPS
-from bench.roofline import DEVICES, Device, device_named, floors, runs_on
+from bench.suite.schema import Case
 
 TEXT = """\
-*Modelled: least times under each GPU's peaks (`bench/roofline.py` states them with their sources),
+*Modelled: least times under each GPU's peaks (`bench/offline/roofline.py` has their sources),
 by bytes, arithmetic and, for deformable attention, L1 gathers, instructions of the compiled kernels
 and atomic additions. A floor is not a time claim: what a call takes is the floor over an efficiency
 that only a measurement tells. Of a whole model the bytes are weights and images alone, as if all

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.offline.roofline import device_named
 from bench.report import (
-    compiled,
+    compile_table,
     drawing,
     growth,
     modelled,
@@ -15,11 +16,9 @@ from bench.report import (
     readme,
     regressions,
     tables,
-    training_cost,
 )
 from bench.report import formatting as f
-from bench.report.records import Newest, Records, Row
-from bench.roofline import device_named
+from bench.report.history import Newest, Records, Row
 
 PLOTS = "plots"
 """Folder of figures beside the page."""
@@ -50,7 +49,6 @@ class Inputs:
     records: Records
     declared: Sequence[Row] = ()
     compiled: Sequence[dict] = ()
-    prices: Mapping[str, float] = field(default_factory=lambda: training_cost.PRICES)
 
 
 def page(inputs: Inputs) -> str:
@@ -64,11 +62,7 @@ def page(inputs: Inputs) -> str:
         ("Figures, with the command of each", readme.section(records)),
         *((f"Measured: {name}", _device(records, name)) for name in records.devices()),
         ("Devices not measured", modelled.section(inputs.declared, devices)),
-        (
-            "Hours and cost of the published trainings",
-            training_cost.section(records, inputs.declared, devices, inputs.prices),
-        ),
-        ("Compiled kernels", compiled.section(list(inputs.compiled))),
+        ("Compiled kernels", compile_table.section(list(inputs.compiled))),
         ("How to contribute a measurement", CONTRIBUTE),
     ]
     head = (

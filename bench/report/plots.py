@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from bench.report import drawing
 from bench.report import formatting as f
 from bench.report.growth import NAMES, Curve, fit
-from bench.report.records import Newest, Record
+from bench.report.history import Newest, Record
 
 MOST_POINTS = 400
 """Of a long video's course; more are thinned by keeping the largest of each stretch."""

@@ -1,13 +1,13 @@
 """The README's blocks that come from records, each put between its markers: the measured table
-(`bench.readme_figures`) and the paragraph about GPUs (`gpu_status`)."""
+(`bench.report.readme_figures`) and the paragraph about GPUs (`gpu_status`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.readme_figures import FIGURES, Figure
 from bench.report import formatting as f
-from bench.report.records import Records
+from bench.report.history import Records
+from bench.report.readme_figures import FIGURES, Figure
 
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 GPU_BEGIN, GPU_END = "<!-- gpu:begin -->", "<!-- gpu:end -->"

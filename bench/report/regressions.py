@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.regression import Comparison, compare, typical_noise
 from bench.report import formatting as f
-from bench.report.records import Record, Records
+from bench.report.history import Record, Records
+from bench.report.regression_rule import Comparison, compare, typical_noise
 
 RULE = """\
 A case is named when, between the last two records of its device and part,

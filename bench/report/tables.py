@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from bench.offline.roofline import Device, floors
 from bench.report import formatting as f
-from bench.report.records import Newest, Record
-from bench.roofline import Device, floors
+from bench.report.history import Newest, Record
 
 GROUPS = {
     "model": "Whole model",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from bench import memory
-from bench.case import Case, Side, Size
+from bench.suite import memory
+from bench.suite.schema import Case, Side, Size
 
 
 def cases(size: Size) -> Iterator[Case]:

@@ -42,7 +42,7 @@ def test_the_suite_declares_its_cases():
     """Kernels, blocks and models at least; a module that needs more is named, not fatal."""
     done = run("""
 import kernels, seqformer.criterion, seqformer.model
-import bench.case, bench.ceilings, bench.checks, bench.record
+import bench.suite.schema, bench.suite.ceilings, bench.suite.checks, bench.suite.record
 from bench import gpu
 NEEDED = {"msda", "mask_head", "frame_masks", "blocks", "training", "inference", "growth"}
 for part in gpu.PARTS:
@@ -62,8 +62,8 @@ def test_blocks_run_and_agree():
     """Those that need SciPy are not available there."""
     done = run("""
 import torch
-from bench.case import check_agreement
-from bench.cases import all_cases
+from bench.suite.schema import check_agreement
+from bench.suite.cases import all_cases
 cpu = torch.device("cpu")
 for case in all_cases("smoke", ("frame_masks", "blocks")):
     calls = {side.name: side.build(cpu) for side in case.sides_on(cpu)}
@@ -78,9 +78,9 @@ def test_training_and_inference_run_and_agree():
     """With an assignment that stands for SciPy's."""
     done = run("""
 import torch
-from bench.assignment import SOLVER
-from bench.case import check_agreement
-from bench.cases import all_cases
+from bench.suite.assignment import SOLVER
+from bench.suite.schema import check_agreement
+from bench.suite.cases import all_cases
 assert SOLVER == "fixed"
 cpu = torch.device("cpu")
 for case in all_cases("smoke", ("training", "inference")):

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 COUNT = """
 import json, sys, torch
 from dataclasses import asdict
-from bench.counts.attention import count
-from bench.msda_calls import MSDACall
+from bench.offline.counts.attention import count
+from bench.suite.msda_calls import MSDACall
 
 from kernels.deformable_attention import tiles
 
@@ -72,7 +72,7 @@ def test_counts_are_of_the_work(rows):
 
 
 def test_the_bound_of_several_launches_is_their_sum(rows):
-    from bench.counts.attention import Row
+    from bench.offline.counts.attention import Row
 
     merged, single = rows["merged", "float32", 90], rows["backward", "float32", 90]
     largest = [max(launch["bounds"].values()) for launch in merged["launches"]]
@@ -90,10 +90,10 @@ def test_the_bound_of_several_launches_is_their_sum(rows):
 
 def test_bounds():
     """Counts that are easy to divide, on an A100."""
-    from bench.counts.attention import per_row
-    from bench.counts.gpus import GPUS
-    from bench.emulator.counts import Caches, Counts, Requests, SharedRequests
-    from bench.msda_calls import MSDACall
+    from bench.offline.counts.attention import per_row
+    from bench.offline.counts.gpus import GPUS
+    from bench.offline.emulator.counts import Caches, Counts, Requests, SharedRequests
+    from bench.suite.msda_calls import MSDACall
 
     call, gpu = MSDACall(height=64, width=64, frames=2, queries=10), GPUS[80]
     n = call.rows

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 COUNT = """
 import json, torch
 from dataclasses import asdict, replace
-from bench.counts import masks
+from bench.offline.counts import masks
 
 masks.CALL = replace(masks.CALL, instances=6, frames=1)
 for operation in ("losses", "thresholds"):

@@ -14,11 +14,11 @@ import torch
 if find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
 
-from bench.counts import nvcc, peers
-from bench.counts.nvcc import NvccError, compile_kernel
-from bench.counts.peer_code import PEERS, Peer, cuda_launch, output_of
-from bench.counts.peers import Found, count_peer, find_peers, line, main
-from bench.msda_calls import D, M, MSDACall, P
+from bench.offline.counts import nvcc, peers
+from bench.offline.counts.nvcc import NvccError, compile_kernel
+from bench.offline.counts.peer_code import PEERS, Peer, cuda_launch, output_of
+from bench.offline.counts.peers import Found, count_peer, find_peers, line, main
+from bench.suite.msda_calls import D, M, MSDACall, P
 
 needs_nvcc = pytest.mark.skipif(nvcc.find() is None, reason="needs nvcc")
 

@@ -9,9 +9,9 @@ import pytest
 if find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
 
-from bench.counts import __main__ as command
-from bench.counts import tables
-from bench.counts.store import Store
+from bench import counts as command
+from bench.offline.counts import tables
+from bench.offline.counts.store import Store
 
 PAGE = (
     "a\n<!-- counts:begin -->\nold\n<!-- counts:end -->\nb <!-- peers:begin --><!-- peers:end -->\n"

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import kernels
-from bench import memory, record, table, turns
-from bench.case import Case, Side
-from bench.cases import mask_head, msda
+from bench.report import terminal
+from bench.suite import interleaved, memory, record
+from bench.suite.cases import mask_head, msda
+from bench.suite.schema import Case, Side
 from tests.bench import planted
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_sides_take_turns_and_the_first_round_warms_up():
         "published": clock.work("published", 70.0, 3.0),
         "other": clock.work("other", 2.0),
     }
-    seconds = turns.seconds_in_turns(Pedantic(clock), calls, 3, clock)
+    seconds = interleaved.seconds_in_turns(Pedantic(clock), calls, 3, clock)
     assert clock.done == ["published", "other", "ours"] * 4
     assert seconds == {"ours": [1.0] * 3, "published": [3.0] * 3, "other": [2.0] * 3}
 
@@ -77,7 +78,7 @@ def test_sides_take_turns_and_the_first_round_warms_up():
 def test_wall_time_takes_turns_too():
     clock = Clock()
     calls = {"ours": clock.work("ours", 9.0, 1.0), "published": clock.work("published", 9.0, 2.0)}
-    seconds = turns.wall_seconds_in_turns(calls, 2, threads=1, clock=clock)
+    seconds = interleaved.wall_seconds_in_turns(calls, 2, threads=1, clock=clock)
     assert clock.done == ["ours", "published"] * 3
     assert seconds == {"ours": [1.0] * 2, "published": [2.0] * 2}
 
@@ -98,18 +99,18 @@ def test_ratios_of_a_row():
         rounds=3,
         memory=False,
     )
-    row = turns.measure(Pedantic(clock), "tests.bench.planted", case, clock)
+    row = interleaved.measure(Pedantic(clock), "tests.bench.planted", case, clock)
     assert row["sides"]["ours"]["seconds"]["samples"] == [1.0, 2.0, 1.0]
     assert row["sides"]["published"]["clock"] == "process"
     assert row["ratios"]["published"] == {"time": 4.0, "time_by_round": 4.0, "memory": None}
-    assert "ours is 4.00x as fast" in "\n".join(table.lines_of(row))
+    assert "ours is 4.00x as fast" in "\n".join(terminal.lines_of(row))
 
 
 def test_a_side_that_does_other_work_is_not_timed():
     clock = Clock()
     (wrong,) = [c for c in memory.cases_of(["tests.bench.planted"], "cpu") if "wrong" in c.name]
     with pytest.raises(AssertionError, match="published"):
-        turns.measure(Pedantic(clock), "tests.bench.planted", wrong, clock)
+        interleaved.measure(Pedantic(clock), "tests.bench.planted", wrong, clock)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +137,13 @@ def test_without_a_compiler_nothing_compiled_runs(cases, module, monkeypatch):
 
 def test_memory_of_a_side_of_a_declared_case():
     grown = memory.peak_growth_in_fresh_process(
-        ["bench.cases.frame_masks"], "cpu", "draw masks T=36 720x1280", "published"
+        ["bench.suite.cases.frame_masks"], "cpu", "draw masks T=36 720x1280", "published"
     )
     assert grown is None or grown > 4 * 36 * 720 * 1280  # float32 pixels, before the comparison
     with pytest.raises(KeyError):
-        memory.peak_growth_in_fresh_process(["bench.cases.frame_masks"], "cpu", "none", "ours")
+        memory.peak_growth_in_fresh_process(
+            ["bench.suite.cases.frame_masks"], "cpu", "none", "ours"
+        )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's heap")

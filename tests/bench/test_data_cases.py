@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import scratch
-from bench.case import check_agreement
-from bench.cases import loader, scorer
-from bench.scorer_files import draw_files
+from bench.suite import scratch
+from bench.suite.cases import loader, scorer
+from bench.suite.schema import check_agreement
+from bench.suite.scorer_files import draw_files
 
 CPU = torch.device("cpu")
 calls: list[Path] = []

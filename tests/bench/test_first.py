@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import kernels
-from bench import first, gpu, record
-from bench.counts import memory
-from bench.counts.memory import COUNTERS, LAUNCHES, METRICS, compared
-from bench.report.records import load
-from bench.run import Run
+from bench import gpu
+from bench.offline.counts import memory
+from bench.offline.counts.memory import COUNTERS, LAUNCHES, METRICS, compared
+from bench.report.history import load
+from bench.suite import first, record
+from bench.suite.run import Run
 
 CPU = torch.device("cpu")
 COUNTS = {name: 100.0 * (i + 1) for i, name in enumerate(COUNTERS)}

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 
-from bench import checks, gpu, record, tune
-from bench.case import Case, Side
-from bench.checks import Check
-from bench.msda_calls import MSDACall
-from bench.run import Run
+from bench import gpu, tune
+from bench.suite import checks, record
+from bench.suite.checks import Check
+from bench.suite.msda_calls import MSDACall
+from bench.suite.run import Run
+from bench.suite.schema import Case, Side
 
 CPU = torch.device("cpu")
 
@@ -47,8 +48,8 @@ def suite(monkeypatch):
     def run(cases, part="ops", budget=100.0, checked=(), ceilings=(), path=None, device=CPU):
         made = [Check(f"float32 {name}", "float32", call) for name, call in checked]
         monkeypatch.setattr(gpu, "cases_of", lambda part, size: (list(cases), {}))
-        monkeypatch.setattr("bench.ceilings.measurements", lambda device: dict(ceilings))
-        monkeypatch.setattr("bench.checks.checks", lambda device, is_smoke: made)
+        monkeypatch.setattr("bench.suite.ceilings.measurements", lambda device: dict(ceilings))
+        monkeypatch.setattr("bench.suite.checks.checks", lambda device, is_smoke: made)
         new = record.new_record(part, {"device": "planted", "kind": "cpu", "commit": None}, [])
         return gpu.measure(Run(new, path, budget), device, is_smoke=True)
 
@@ -232,7 +233,7 @@ def test_a_disk_that_refuses_does_not_end_the_run(suite, tmp_path, monkeypatch, 
     def refuse(*arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bench.record.write", refuse)
+    monkeypatch.setattr("bench.suite.record.write", refuse)
     assert len(suite([planted()], path=tmp_path / "record.json")["cases"]) == 1
     assert "the record is not on disk: no space left" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.launches import counts
+from bench.suite.launches import counts
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import model_cost, model_inputs, public
-from bench.case import check_agreement
-from bench.cases import growth, inference, training
-from bench.memory import peak_growth_in_fresh_process
-from bench.model_inputs import TINY, ModelSize, model_of
+from bench.baselines import original
+from bench.suite import model_cost, model_inputs
+from bench.suite.cases import growth, inference, training
+from bench.suite.memory import peak_growth_in_fresh_process
+from bench.suite.model_inputs import TINY, ModelSize, model_of
+from bench.suite.schema import check_agreement
 
 CPU = torch.device("cpu")
 MODULES = (training, inference, growth)
@@ -107,25 +108,25 @@ def test_swin_is_counted_too():
 def test_memory_of_a_fresh_process():
     case = next(inference.cases("smoke"))
     growth_bytes = peak_growth_in_fresh_process(
-        ["bench.cases.inference"], "smoke", case.name, "ours"
+        ["bench.suite.cases.inference"], "smoke", case.name, "ours"
     )
     assert growth_bytes is None or 0 <= growth_bytes < 500 * 2**20
 
 
 def test_the_public_side_is_there_only_with_its_folder(tmp_path, monkeypatch):
     case = next(training.cases("cpu"))
-    monkeypatch.delenv(public.VARIABLE, raising=False)
+    monkeypatch.delenv(original.VARIABLE, raising=False)
     assert [s.name for s in case.sides_on(CPU)] == ["ours", "published"]
-    monkeypatch.setenv(public.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(original.VARIABLE, str(tmp_path))
     assert [s.name for s in case.sides_on(CPU)] == ["ours", "published", "public"]
     with pytest.raises(FileNotFoundError, match="SEQFORMER_PUBLIC must name the folder"):
-        public.load(tmp_path)
+        original.load(tmp_path)
 
 
 PUBLIC = """
 import torch
-from bench.model_inputs import TINY, own_model_of
-from bench.published import published_inference, published_training_losses
+from bench.suite.model_inputs import TINY, own_model_of
+from bench.baselines.published import published_inference, published_training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import to_published
 
@@ -160,7 +161,7 @@ def infer(model, frames, details):
 def test_the_public_side_compares_losses_gradients_and_masks(tmp_path, monkeypatch):
     """With a stand-in for the original code, on the tiny model."""
     (tmp_path / "public.py").write_text(PUBLIC)
-    monkeypatch.setenv(public.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(original.VARIABLE, str(tmp_path))
     for case, build in (
         (training.training_case(TINY), training._public),
         (inference.inference_case(TINY), inference._public),

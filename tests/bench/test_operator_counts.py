@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bench.launches import counts
-from bench.model_inputs import ModelSize, own_model_of, padding_and_targets, video
-from bench.ours import our_inference, our_training_losses
-from bench.published import published_inference, published_training_losses
+from bench.baselines.published import published_inference, published_training_losses
+from bench.suite.launches import counts
+from bench.suite.model_inputs import ModelSize, own_model_of, padding_and_targets, video
+from bench.suite.ours import our_inference, our_training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import inference_copy
 

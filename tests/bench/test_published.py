@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.model_inputs import moving_rectangles, randomise
-from bench.ours import NUM_OUTPUT_QUERIES, our_inference, our_training_losses
-from bench.published import published_inference, published_training_losses
+from bench.baselines.published import published_inference, published_training_losses
+from bench.suite.model_inputs import moving_rectangles, randomise
+from bench.suite.ours import NUM_OUTPUT_QUERIES, our_inference, our_training_losses
 from seqformer.criterion import SetCriterion
 from seqformer.model import build_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fabricated_records import CPU, GPU, MIB, cases, fabricate
 
-from bench.regression import compare, is_slower, typical_noise
+from bench.report.regression_rule import compare, is_slower, typical_noise
 
 SEEDS = range(8)
 

@@ -11,8 +11,8 @@ from fabricated_records import CPU, GPU, cases, fabricate, write
 
 from bench.report import modelled, regressions
 from bench.report.__main__ import command
+from bench.report.history import Records, load
 from bench.report.page import Inputs, page
-from bench.report.records import Records, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,9 +160,3 @@ def test_one_command_writes_the_page_and_every_figure_that_it_shows(tmp_path):
     assert done.returncode == 0, done.stderr
     links = [x.split("](")[1].rstrip(")") for x in out.read_text().splitlines() if x[:2] == "!["]
     assert links and all((out.parent / link).is_file() for link in links)
-
-
-def test_unknown_prices_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        command(["--price", "T4", "1.0", "--check"])
-    assert "one of V100, A100, H100, H200" in capsys.readouterr().err

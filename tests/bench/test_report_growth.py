@@ -6,7 +6,7 @@ import pytest
 from fabricated_records import CPU, case, fabricate, write
 
 from bench.report import growth
-from bench.report.records import load
+from bench.report.history import load
 
 
 def curves_of(tmp_path, chosen):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from fabricated_records import CPU, MIB, case, fabricate, write
 
-from bench import record
 from bench.report import plots
+from bench.report.history import load
 from bench.report.page import draw
-from bench.report.records import load
+from bench.suite import record
 
 
 def long_video(frames: int) -> dict:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from fabricated_records import CPU, GPU, case, fabricate, write
 
-from bench.cases import all_cases
-from bench.readme_figures import FIGURES, Compiled, Figure, Measured
-from bench.record import RESULTS
-from bench.report import compiled, gpu_status, modelled, readme
+from bench.report import compile_table, gpu_status, modelled, readme
+from bench.report.history import Records, load
 from bench.report.page import PLOTS, Inputs, page
-from bench.report.records import Records, load
+from bench.report.readme_figures import FIGURES, Compiled, Figure, Measured
+from bench.suite.cases import all_cases
+from bench.suite.record import RESULTS
 
 ROOT = Path(__file__).parents[2]
 STEP = {"op": "training step", "shapes": {"T": 5, "H": 192}}
@@ -132,7 +132,9 @@ def test_two_gpus_are_two_paragraphs(tmp_path):
 
 
 def test_the_committed_report_is_what_the_records_give():
-    found = page(Inputs(records=load(RESULTS), declared=modelled.read(), compiled=compiled.rows()))
+    found = page(
+        Inputs(records=load(RESULTS), declared=modelled.read(), compiled=compile_table.rows())
+    )
     assert (ROOT / "bench" / "REPORT.md").read_text() == found, "run python -m bench.report"
     shown = {x.split(f"]({PLOTS}/")[1].rstrip(")") for x in found.splitlines() if x[:2] == "!["}
     assert {p.name for p in (ROOT / "bench" / PLOTS).glob("*.svg")} == shown

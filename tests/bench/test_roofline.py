@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.roofline import DEVICES, attention_rows, device_named, floors, runs_on
+from bench.offline.roofline import DEVICES, attention_rows, device_named, floors, runs_on
 
 V100, A100, _, H100, H200 = DEVICES
 ENCODER = {"T": 10, "Q": 7656, "S": 7656, "C": 256, "M": 8, "L": 4, "P": 4}

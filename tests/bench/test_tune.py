@@ -87,7 +87,7 @@ def test_a_family_without_an_entry_is_refused():
 def test_candidates_of_the_mask_head_give_the_same_gradients(warps, monkeypatch):
     """One of each number of cells, interpreted."""
     from bench import tune
-    from bench.problems.mask_head import make_case, run_head
+    from bench.suite.problems.mask_head import make_case, run_head
     from kernels.mask_head import tiles
 
     case = make_case(1, 1, 2, 3, 13, seed=3)

@@ -108,7 +108,7 @@ def function_calls(call) -> int:
 
 def main() -> None:
     from bench.launch_cost import subjects
-    from bench.stand_in import standing_in
+    from bench.offline.stand_in import standing_in
 
     random.seed(0)
 

@@ -24,7 +24,7 @@ RANK = """
 import os, time
 import torch, triton
 from triton.backends.nvidia.compiler import CUDABackend
-from bench.emulator.session import emulated
+from bench.offline.emulator.session import emulated
 import kernels
 
 make = CUDABackend.make_ttir

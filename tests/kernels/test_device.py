@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import kernels
-from bench.problems.deformable_attention import Problem, run
-from bench.problems.mask_head import make_case, run_head, run_loss
+from bench.suite.problems.deformable_attention import Problem, run
+from bench.suite.problems.mask_head import make_case, run_head, run_loss
 from kernels import device
 
 

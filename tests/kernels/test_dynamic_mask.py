@@ -12,8 +12,8 @@ from parity_weights import DATA
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from bench.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_head
-from bench.tolerances import assert_near
+from bench.suite.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_head
+from bench.suite.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from kernels.mask_head.op import sizes_of
 

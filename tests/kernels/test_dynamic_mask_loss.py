@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from bench.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_loss
-from bench.tolerances import assert_near
+from bench.suite.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_loss
+from bench.suite.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.op import sizes_of
 

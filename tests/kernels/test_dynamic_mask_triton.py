@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
-from bench.problems.mask_head import OTHER_HEADS, make_case, run_head, run_loss
-from bench.tolerances import assert_near
+from bench.suite.problems.mask_head import OTHER_HEADS, make_case, run_head, run_loss
+from bench.suite.tolerances import assert_near
 from kernels.mask_head import launch, tiles
 from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 

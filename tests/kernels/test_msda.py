@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parity_weights import DATA
 
 import kernels
-from bench.problems.deformable_attention import (
+from bench.suite.problems.deformable_attention import (
     IMPLEMENTATIONS,
     Problem,
     compare,

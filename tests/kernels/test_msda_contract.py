@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from bench.problems.deformable_attention import Problem, implementation, launch
+from bench.suite.problems.deformable_attention import Problem, implementation, launch
 
 SHAPES = ((5, 7), (3, 4))
 

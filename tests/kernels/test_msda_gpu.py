@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import kernels
-from bench.msda_calls import MSDACall
-from bench.problems.deformable_attention import Problem, compare
-from bench.tolerances import assert_near
+from bench.suite.msda_calls import MSDACall
+from bench.suite.problems.deformable_attention import Problem, compare
+from bench.suite.tolerances import assert_near
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.problems.deformable_attention import Problem, compare, launch, rounded, run
+from bench.suite.problems.deformable_attention import Problem, compare, launch, rounded, run
 from kernels.device import DeviceFacts, replaced
 
 pytest.importorskip("triton")

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from bench.model_inputs import TINY, own_model_of, padding_and_targets, video
+from bench.suite.model_inputs import TINY, own_model_of, padding_and_targets, video
 
 CPU = torch.device("cpu")
 

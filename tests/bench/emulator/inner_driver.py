@@ -10,10 +10,10 @@ from triton import knobs
 from triton.runtime import driver
 
 import kernels
-from bench.emulator import Options
-from bench.emulator.coverage import covered_forms, launched_kernels, model_forms
-from bench.emulator.session import EmulatedFaultError, emulated
-from bench.problems.deformable_attention import Problem, compare
+from bench.offline.emulator import Options
+from bench.offline.emulator.coverage import covered_forms, launched_kernels, model_forms
+from bench.offline.emulator.session import EmulatedFaultError, emulated
+from bench.suite.problems.deformable_attention import Problem, compare
 from kernels import device
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from random import Random
 import pytest
 import torch
 
-from bench.emulator.poison import filled_memory
-from bench.model_inputs import TINY, ModelSize, own_model_of, padding_and_targets, video
-from bench.ours import our_inference, our_training_losses
-from bench.stand_in import standing_in
+from bench.offline.emulator.poison import filled_memory
+from bench.offline.stand_in import standing_in
+from bench.suite.model_inputs import TINY, ModelSize, own_model_of, padding_and_targets, video
+from bench.suite.ours import our_inference, our_training_losses
 from seqformer.model import inference_copy
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.emulator import Buffer, Launch, Options, Program
+from bench.offline.emulator import Buffer, Launch, Options, Program
 
 _REGISTER = {1: "%p", 16: "%h", 32: "%r", 64: "%d"}
 _DTYPE = {1: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.emulator import ORDERS, Fault, Options, Program
+from bench.offline.emulator import ORDERS, Fault, Options, Program
 from tests.bench.emulator.lanes import buffer
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +22,7 @@ import triton
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource, compile
 from bench.compile import _gpu_target, all_cases
-from bench.emulator import Program
+from bench.offline.emulator import Program
 
 CUDABackend.make_cubin = lambda *_: b"not assembled"
 for capability in (70, 90, 120):

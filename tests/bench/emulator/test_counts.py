@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.emulator import A100, H100, V100, CacheGeometry, Counts, Options
-from bench.emulator.counts import GEOMETRIES
+from bench.offline.emulator import A100, H100, V100, CacheGeometry, Counts, Options
+from bench.offline.emulator.counts import GEOMETRIES
 from tests.bench.emulator.lanes import aligned, kernel, launch
 
 START = "mov.u32 %r1, %tid.x; mov.u32 %r9, %ctaid.x; ld.param.u64 %d1, [a];"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.emulator import Buffer, Fault, Options, Program, differences_by_order
+from bench.offline.emulator import Buffer, Fault, Options, Program, differences_by_order
 from tests.bench.emulator.lanes import aligned, buffer, kernel, launch
 
 START = "mov.u32 %r1, %tid.x; ld.param.u64 %d1, [a];"

@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 import pytest
 
-from bench.emulator import Buffer, DecodeError, Fault, Options, Program
+from bench.offline.emulator import Buffer, DecodeError, Fault, Options, Program
 from tests.bench.emulator.lanes import buffer, kernel, launch
 
 COPY = """

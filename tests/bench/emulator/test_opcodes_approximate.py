@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from bench.emulator import Options
+from bench.offline.emulator import Options
 from tests.bench.emulator import formats
 from tests.bench.emulator.formats import BF16, F16, F32
 from tests.bench.emulator.lanes import Case, evaluate

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.emulator.forms import canonical_head
-from bench.emulator.library import operations
-from bench.emulator.opcodes import table
-from bench.emulator.rows import JOINS
+from bench.offline.emulator.forms import canonical_head
+from bench.offline.emulator.library import operations
+from bench.offline.emulator.opcodes import table
+from bench.offline.emulator.rows import JOINS
 from tests.bench.emulator import (
     test_opcodes_approximate,
     test_opcodes_convert,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.emulator import Fault
+from bench.offline.emulator import Fault
 from tests.bench.emulator.lanes import Case, check, integers, kernel, launch
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.emulator import Fault, Options, Program
+from bench.offline.emulator import Fault, Options, Program
 from tests.bench.emulator import formats
 from tests.bench.emulator.formats import BF16, F16, F32, F64, Format
 from tests.bench.emulator.lanes import aligned, buffer, kernel, launch

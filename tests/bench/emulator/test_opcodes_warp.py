@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.emulator import Fault, Options
+from bench.offline.emulator import Fault, Options
 from tests.bench.emulator import formats
 from tests.bench.emulator.formats import BF16, F16, F32, TF32
 from tests.bench.emulator.lanes import kernel, launch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.emulator import Fault, Options
+from bench.offline.emulator import Fault, Options
 from tests.bench.emulator.lanes import kernel, launch
 
 START = "mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x; ld.param.u64 %d1, [a]; ld.param.u64 %d2, [b];"

@@ -16,6 +16,6 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 
 
 def test_in_a_process_that_compiles():
-    done = start("-m", "pytest", "-q", "tests/bench/emulator/inner_recompilation.py")
+    done = start("-m", "pytest", "-q", "tests/bench/offline/emulator/inner_recompilation.py")
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout

@@ -1,0 +1,1 @@
+"""What ours is measured against: the published formulation, the original code, other operators."""

@@ -1,0 +1,71 @@
+"""What proofs must launch: every kernel of the package, in every form that the model asks for."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from triton.runtime.jit import JITFunction
+
+from bench.compile import all_cases, source_of
+from bench.offline.emulator.driver import kernel_name
+from bench.offline.emulator.session import LaunchRecord
+from bench.offline.stand_in import jit_functions
+
+
+@lru_cache(maxsize=1)
+def launched_kernels() -> frozenset[str]:
+    """Names of those that no other one calls: what remains for launchers."""
+    functions = list(jit_functions())
+    called = {name for function in functions for name in _names_in(function)}
+    return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
+
+
+def covered_forms(capability: int, launches: Iterable[LaunchRecord]) -> list[str]:
+    """Forms of the launch tables, of the model's own sizes, that a launch had on this GPU."""
+    launched: dict[str, list[LaunchRecord]] = {}
+    for launch in {launch.key: launch for launch in launches}.values():
+        launched.setdefault(launch.kernel, []).append(launch)
+    return [
+        case.name
+        for case in model_forms(capability)
+        if any(
+            _is_of(case.variant, launch)
+            for launch in launched.get(kernel_name(case.variant.kernel), ())
+        )
+    ]
+
+
+def model_forms(capability: int) -> list[Any]:
+    """Entries of the launch tables for the model's own sizes."""
+    return [case for case in all_cases(capability) if case.is_model]
+
+
+@lru_cache(maxsize=1)
+def code_digests() -> dict[str, str]:
+    """Kernel -> digest of its code and of all that it calls."""
+    return {
+        kernel_name(f): hashlib.sha256(source_of(f).encode()).hexdigest()[:16]
+        for f in jit_functions()
+        if kernel_name(f) in launched_kernels()
+    }
+
+
+def _is_of(variant: Any, launch: LaunchRecord) -> bool:
+    """Whether a launch had this form: its constants, and its types of the first tensors (the rest
+    are stand-ins where they are not used)."""
+    first = next(iter(launch.types))
+    return launch.types[first] == variant.types[first] and all(
+        launch.constants.get(name) == value for name, value in variant.constants.items()
+    )
+
+
+def _names_in(function: JITFunction) -> set[str]:
+    """Names that its body reads."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function.fn)))
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -1,0 +1,29 @@
+"""All proofs, and the kernels that they must cover."""
+
+from __future__ import annotations
+
+from bench.offline.emulator.proofs import (
+    deformable_attention,
+    determinism,
+    frame_masks,
+    large,
+    mask_head,
+    whole_runs,
+)
+from bench.offline.emulator.proofs.proof import EXTENTS, Extent, Proof, Row, run_proof
+
+MODULES = (deformable_attention, mask_head, frame_masks, determinism, large, whole_runs)
+
+
+def all_proofs(extent: Extent = "default", only: str = "") -> list[Proof]:
+    """Proofs of a run of this extent whose name contains `only`, in order."""
+    reach = EXTENTS.index(extent)
+    return [
+        proof
+        for module in MODULES
+        for proof in module.proofs()
+        if EXTENTS.index(proof.extent) <= reach and only in proof.name
+    ]
+
+
+__all__ = ["EXTENTS", "Extent", "Proof", "Row", "all_proofs", "run_proof"]

@@ -1,0 +1,1 @@
+"""What is measured: the cases, their inputs and costs, and the ways of running them."""
