@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.libraries import families
+from bench.baselines import families
 from kernels import integrations
 
 Size = Literal["small", "published"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.libraries import families
+from bench.baselines import families
 from kernels import integrations
 
 transformers = pytest.importorskip("transformers")

@@ -1,1 +1,0 @@
-"""Models of other libraries that run deformable attention, with random weights."""
