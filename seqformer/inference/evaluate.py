@@ -52,6 +52,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.determinism import deterministic_algorithms
     from seqformer.distributed.context import distributed_context
+    from seqformer.export import is_exported
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.runner import (
         Helpers,
@@ -72,7 +73,10 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
-        predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
+        if is_exported(weights):
+            predictor = Predictor.from_exported(weights, device=ranks.device)
+        else:
+            predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
         predictor.config = replace(predictor.config, **options.config_changes())
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)

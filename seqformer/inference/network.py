@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,12 +42,30 @@ class FrameChunk:
     boxes: Tensor
     is_finite: Tensor
 
+    def merged_into(self, before: TemporalPool | None) -> TemporalPool:
+        """The sums of its frames, with those of the frames before."""
+        pool = self.pool(0, len(self.boxes))
+        return pool if before is None else before.merge(pool)
+
     def pool(self, start: int, stop: int) -> TemporalPool:
         """The temporal sums of frames start..stop-1 of the chunk."""
         frames = slice(start, stop)
         return TemporalPool.of(
             [x[:, frames] for x in self.time_logits], [x[:, frames] for x in self.sampled]
         )
+
+
+class Network(Protocol):
+    """What a stream asks of a model, or of an exported file in its place."""
+
+    device: torch.device
+    mask_stride: int
+
+    def frames(self, resized: Sequence[np.ndarray], before: Any = None) -> Any:
+        """A `FrameChunk` of t frames; `before` is what those before added up to."""
+
+    def instances(self, pool: Any) -> tuple[Tensor, Tensor]:
+        """Class logits [Q, K] and mask parameters [Q, 169] of what all frames add up to."""
 
 
 class FrameNetwork:
@@ -72,8 +91,10 @@ class FrameNetwork:
         )
 
     @torch.inference_mode()
-    def frames(self, resized: Sequence[np.ndarray]) -> FrameChunk:
-        """Run t frames, uint8 RGB [H, W, 3] of network size, by themselves."""
+    def frames(
+        self, resized: Sequence[np.ndarray], before: TemporalPool | None = None
+    ) -> FrameChunk:
+        """Run t frames, uint8 RGB [H, W, 3] of network size, whatever came `before`."""
         with on_device(self.device), full_float32():
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
             images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
