@@ -39,7 +39,7 @@ class ClipGraph(nn.Module):
         self.num_drawn = min(num_drawn, model.config.num_queries)
         for module in self.model.modules():
             if isinstance(module, MSDeformAttn):
-                module.sample = sample
+                vars(module)["sample"] = sample  # goes before the method
 
     def empty_state(self) -> Tensor:
         """[D, 1, Q, C + 2] of zeros: no frame was seen."""

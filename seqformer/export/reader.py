@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class _OnnxSession:
         if self._threads == torch.get_num_threads():
             return self._session
         try:
-            import onnxruntime
+            onnxruntime: Any = import_module("onnxruntime")
         except ImportError:
             raise ValueError(f"{self._path}: {RUNTIME_REMEDY}") from None
         options = onnxruntime.SessionOptions()

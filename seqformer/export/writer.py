@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +42,9 @@ def export_graph(
     Raises: ValueError on another format, or when onnx or onnxscript are missing; WriteError.
     """
     if graph_format not in get_args(GraphFormat):
-        raise ValueError(f"format {graph_format!r} is unknown; choose one of {GraphFormat}")
+        raise ValueError(
+            f"format {graph_format!r} is unknown; choose one of {get_args(GraphFormat)}"
+        )
     if graph_format != "pt2":
         _check_onnx()
     is_plugin = graph_format == "onnx-tensorrt"
@@ -75,11 +78,8 @@ def trace(model: SeqFormer, sample: Sampling, num_drawn: int) -> ExportedProgram
 
 
 def _check_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ValueError(ONNX_REMEDY) from None
+    if not all(find_spec(name) for name in ("onnx", "onnxscript")):
+        raise ValueError(ONNX_REMEDY)
 
 
 def _onnx_bytes(program: ExportedProgram, description: Description) -> bytes:

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 from seqformer.export.graph import OUTPUTS
+from seqformer.inference import exported_network
 from seqformer.inference.predictor import Predictor
 from seqformer.model import render_masks
 from tests.export.files import (
@@ -25,23 +27,32 @@ from tests.export.files import (
 from tests.inference.small_model import film, small_model
 
 
-@pytest.fixture(scope="module")
-def program():
-    return torch.export.load(exported("pt2"))
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    """Loading takes seconds, most of them for symbolic sizes: once for all tests."""
+    monkeypatch.setattr(exported_network, "open_exported", loaded)
 
 
-def test_graph_has_plain_operators_only(program):
-    targets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+@pytest.fixture
+def run():
+    return loaded(exported("pt2"), torch.device("cpu"))[0]
+
+
+loaded = cache(exported_network.open_exported)
+
+
+def test_graph_has_plain_operators_only(run):
+    targets = {str(n.target) for n in run.graph.nodes if n.op == "call_function"}
     foreign = [t for t in targets if not t.startswith(("aten.", "<built-in function"))]
     assert len(targets) > 20 and not foreign
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_results_are_those_of_the_model(program, size):
+def test_results_are_those_of_the_model(run, size):
     model, images = small_model(), clip(*size)
     state = graph().empty_state()
     with torch.no_grad():
-        results = dict(zip(OUTPUTS, program.module()(images, state), strict=True))
+        results = dict(zip(OUTPUTS, run(images, state), strict=True))
         expected = model(images, last_layer_only=True)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(results["class_logits"], expected.class_logits[-1], **close)
@@ -64,8 +75,8 @@ def test_results_are_those_of_the_model(program, size):
     torch.testing.assert_close(results["mask_logits"], masks, rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_chunks_with_their_state_give_the_whole(program):
-    images, run = clip(7, 64, 96), program.module()
+def test_chunks_with_their_state_give_the_whole(run):
+    images = clip(7, 64, 96)
     with torch.no_grad():
         whole = run(images, graph().empty_state())
         state, parts = graph().empty_state(), []
@@ -80,7 +91,7 @@ def test_chunks_with_their_state_give_the_whole(program):
     torch.testing.assert_close(boxes, expected["boxes"], rtol=1e-5, atol=1e-5)
 
 
-def test_runs_where_seqformer_is_missing(program, tmp_path):
+def test_runs_where_seqformer_is_missing(tmp_path):
     images, state = clip(2, 61, 83), graph().empty_state()
     torch.save((images, state), tmp_path / "inputs.pt")
     script = f"""
