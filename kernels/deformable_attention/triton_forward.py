@@ -299,6 +299,7 @@ def forward_kernel(
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
+    """The output of a block of rows."""
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
     if KIND != LOCATIONS:
         _, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)

@@ -89,6 +89,7 @@ def loss_kernel(
     CELLS: tl.constexpr,
     BP: tl.constexpr,
 ):
+    """Sums of an instance over a block of cells and the pixels that belong to them."""
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w
