@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -172,10 +171,9 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened picture as the file has it."""
     if image.format == "TIFF" and orientation(image) in _ON_THEIR_SIDE:
         tags = image.getexif()
-        height: Any = tags.get(_IMAGE_LENGTH)
-        width: Any = tags.get(_IMAGE_WIDTH)
-        if {height, width} == {image.height, image.width}:
-            return height, width
+        height, width = tags.get(_IMAGE_LENGTH), tags.get(_IMAGE_WIDTH)
+        if (height, width) == (image.width, image.height):
+            return image.width, image.height
     return image.height, image.width
 
 

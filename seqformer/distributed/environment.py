@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,19 +83,24 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
         local_rank,
         local,
         environment.get("MASTER_ADDR", "").strip() or None,
-        _number(environment, "MASTER_PORT", None),
+        _number(environment, "MASTER_PORT", None, at_most=65535),
         tuple(environment.get(name, "") for name in _ATTEMPT),
     )
 
 
 def _number(
-    environment: Mapping[str, str], name: str, default: int | None, at_least: int = 0
+    environment: Mapping[str, str],
+    name: str,
+    default: int | None,
+    at_least: int = 0,
+    at_most: int = 2**31 - 1,
 ) -> int | None:
     text = environment.get(name, "").strip()
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) < at_least:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or not at_least <= int(text) <= at_most:
         raise ValueError(
-            f"the environment variable {name} is {text!r}; needed is a whole number from {at_least}"
+            f"the environment variable {name} is {text!r}; needed is a whole number from "
+            f"{at_least} to {at_most}"
         )
     return int(text)

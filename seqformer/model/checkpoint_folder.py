@@ -11,11 +11,12 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -80,8 +81,32 @@ class _StandIn:
         return id(self)
 
 
-class _Reader(pickle.Unpickler):
-    """Knows the names of a description, and gives stand-ins that last as long as this reading."""
+_OPCODES = frozenset(
+    (
+        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
+        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+        *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+        *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
+        *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+        *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+        *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
+        *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
+        *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.NEWOBJ, pickle.BUILD),
+    )
+)
+"""What a description is written with. None of them makes more than it has read: others take a
+number of bytes on trust."""
+
+
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Knows the names of a description, and gives stand-ins that last as long as this reading.
+
+    It is the one in Python: that in C makes room for as many objects as a file says it has.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: act for code, act in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES
+    }
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -121,8 +146,7 @@ def read_description(folder: Path) -> FolderContent:
     if check_regular(path).st_size > MAX_METADATA:
         raise ValueError(f"{path} has more than {MAX_METADATA} bytes; it is no description")
     try:
-        read = _Reader(io.BytesIO(read_regular(path))).load()
-        return _checked(folder, read)
+        return _checked(folder, _unpickled(read_regular(path)))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} is damaged or holds more than a description of "
@@ -131,11 +155,18 @@ def read_description(folder: Path) -> FolderContent:
     # What a damaged or hostile pickle can raise besides.
     except (
         *(ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
-        *(RecursionError, TypeError, UnicodeError),
+        *(RecursionError, TypeError, UnicodeError, OverflowError, struct.error),
     ) as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} is damaged ({type(error).__name__}); copy it again"
         ) from None
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except ValueError as error:  # a protocol or a number that there is not
+        raise pickle.UnpicklingError(str(error)) from None
 
 
 def _checked(folder: Path, read: Any) -> FolderContent:

@@ -182,6 +182,8 @@ def test_which_ranks_are_on_this_machine(given, ranks):
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1'"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 but WORLD_SIZE is 2"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'; needed .* from 0 to 65535"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE is '999"),
     ],
 )
 def test_variables_that_make_no_sense_are_named(given, words):

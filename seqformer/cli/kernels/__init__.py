@@ -1,6 +1,7 @@
 """Which implementation of every operator runs on this machine, and why.
 
 seqformer kernels
+seqformer kernels package DIR
 """
 
 from __future__ import annotations
