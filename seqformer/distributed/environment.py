@@ -24,8 +24,8 @@ class Launch:
         local_world_size: processes of this machine; None where it is not said.
         address: of the machine with rank 0; None where it is not said.
         port: there.
-        in_pod: whether Kubernetes started it; its operators give the pod of rank 0 a loopback address
-            though the others have pods of their own.
+        in_pod: whether Kubernetes started it: its operators give the pod of rank 0 a loopback
+            address, though the others have pods of their own.
         attempt: tells this start from others that had the same address: run, restart and job.
     """
 
