@@ -272,7 +272,6 @@ def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up; not while a module is imported, which some libraries do not survive, but right after.
     Signals that are ignored (nohup) or handled already, by a command around, stay so."""
-
     ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -337,7 +336,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _rank() -> str:
-    """ "rank 3: " among several processes, else nothing."""
+    """Among several processes, "rank 3: "; else nothing."""
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     return f"rank {os.environ.get('RANK', '0')}: " if several else ""
 

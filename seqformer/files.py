@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -277,3 +278,10 @@ def _take(path: Path, what: str) -> int | None:
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return handle
+
+
+def natural_key(name: str) -> list[str | int]:
+    """Numbers inside names count as numbers: frame2 before frame10."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text, digits, text, ...
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts

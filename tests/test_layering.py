@@ -25,7 +25,7 @@ ALLOWED = {
     "seqformer/devices.py": set(),
     "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
-    "seqformer/annotations": {"safe_files", "files"},
+    "seqformer/annotations": {"safe_files", "files", "processes"},
     "seqformer/evaluation": {"annotations", "config", "safe_files"},
     "seqformer/data": {
         "structures",
@@ -50,12 +50,19 @@ ALLOWED = {
         "devices",
         "evaluation",
         "report",
+        "visualization",
         "annotations",
         "safe_files",
         "command",
         "distributed",
         "files",
         "processes",
+    },
+    "seqformer/visualization": {
+        "annotations",
+        "data.video_sources",
+        "evaluation.track_iou",
+        "files",
     },
     "seqformer/tools": {
         "data",
@@ -79,6 +86,7 @@ ALLOWED = {
         "report",
         "tools",
         "trainer",
+        "visualization",
     },
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""

@@ -61,7 +61,8 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
 
 def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-    from seqformer.trainer.progress import setup_logging
+
+    from seqformer.trainer.terminal import setup_logging
     from seqformer.trainer.trainer import train
 
     end_if_asked()
@@ -77,8 +78,8 @@ def _train(config: TrainConfig) -> None:
 def _expected() -> tuple[type[BaseException], ...]:
     """Errors whose message is written for the user."""
     from seqformer.distributed.errors import LostProcessError
-    from seqformer.trainer.bad_steps import NonFiniteLossError
     from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
+    from seqformer.trainer.nonfinite_steps import NonFiniteLossError
 
     return SetupError, NonFiniteLossError, DataError, MemoryShortageError, LostProcessError
 

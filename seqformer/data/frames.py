@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from seqformer.data.arena import Video
+from seqformer.annotations.packed import Video
 from seqformer.data.depth import Range, common_range
 from seqformer.data.pictures import (
     JPEG_START,

@@ -109,8 +109,8 @@ def has_end(data: bytes) -> bool:
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if kind == 0xDA:  # a scan goes up to the next marker
-            found = _JPEG_MARKER.search(data, place)
-            place = found.start() if found else -1
+            marker = _JPEG_MARKER.search(data, place)
+            place = marker.start() if marker else -1
     return place >= 0 and data[place : place + 2] == _JPEG_END
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from seqformer.command import sentence_of
 from seqformer.config import EvalOptions
 from seqformer.distributed.environment import launch
-from seqformer.files import check_replaceable, locked, make_folder, write_json
-from seqformer.inference.results import load_results, lock_path, stored_settings
+from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
     check_report,
     has_ground_truth,
@@ -28,9 +28,9 @@ from seqformer.inference.scoring import (
 from seqformer.safe_files import check_regular
 
 if TYPE_CHECKING:
-    from seqformer.inference.results import PartialResults
+    from seqformer.data.video_sources import VideoSource
+    from seqformer.inference.results_file import PartialResults
     from seqformer.inference.runner import Failure
-    from seqformer.inference.sources import VideoSource
     from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         Helpers,
         own_threads,
         predict_shared,
+        resolve_runtime,
         run_settings,
-        settle_choices,
     )
     from seqformer.inference.stream import StreamLimits
 
@@ -76,7 +76,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         predictor.config = replace(predictor.config, **options.config_changes())
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
-        settle_choices(predictor, ranks, stored, options.threads)
+        resolve_runtime(predictor, ranks, stored, options.threads)
         helpers = Helpers.of(predictor.device, options.decode_workers, options.encode_workers)
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
@@ -91,7 +91,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
             partial.close()
             check_all_there(sources, partial, failures)
             entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
-            write_json(output, entries)
+            write_results(output, entries)
             if not failures:
                 partial.remove()
         ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
@@ -171,8 +171,8 @@ def draw_and_score(options: EvalOptions, program: str = "eval.py") -> int:
 
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
     """The videos; category names by id ({} without annotation file); whether AP can be computed."""
-    from seqformer.data.ytvis import load_annotation_file
-    from seqformer.inference.sources import find_videos, listed_videos
+    from seqformer.annotations.ytvis import load_annotation_file
+    from seqformer.data.video_sources import find_videos, listed_videos
 
     assert options.images is not None
     if not options.images.exists():
@@ -231,18 +231,18 @@ def warn_about_categories(categories: Mapping[int, str], classes: ClassMap | Non
     ]
     absent = [f"{i} ({name})" for i, name in sorted(categories.items()) if i not in known]
     foreign = [f"{i} ({name})" for i, name in sorted(known.items()) if i not in categories]
-    for problem, found in (
+    for problem, listed in (
         ("mean something else", renamed),
         ("are not known to the checkpoint, which will never find them", absent),
         ("are found by the checkpoint but not listed in the file", foreign),
     ):
-        if found:
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        if listed:
+            more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
             logger.warning(
                 "the annotation file's categories differ from those of the checkpoint: %d %s: %s%s",
-                len(found),
+                len(listed),
                 problem,
-                "; ".join(found[:5]),
+                "; ".join(listed[:5]),
                 more,
             )
 
@@ -256,7 +256,7 @@ def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict
 
 
 def _drawer(options: EvalOptions, names: Mapping[int, str]) -> Callable[..., None]:
-    from seqformer.inference.visualize import result_drawer
+    from seqformer.visualization.result_videos import result_drawer
 
     assert options.visualize is not None
     return result_drawer(

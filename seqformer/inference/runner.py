@@ -27,12 +27,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import EvalConfig
+from seqformer.data.video_sources import VideoSource
 from seqformer.distributed.context import DistributedContext
-from seqformer.inference.encoding import MaskEncoder
-from seqformer.inference.loading import FrameLoader, Resized
+from seqformer.inference.frame_loader import FrameLoader, Resized
+from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.results import PartialResults, partial_path
-from seqformer.inference.sources import VideoSource
+from seqformer.inference.results_file import PartialResults, partial_path
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -82,7 +82,7 @@ def own_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def settle_choices(
+def resolve_runtime(
     predictor: Predictor,
     ranks: DistributedContext,
     stored: dict[str, Any],
@@ -182,7 +182,7 @@ def predict_shared(
         failures = [
             failure
             for source in drawn
-            if on_video and (failure := _draw(on_video, source, finished[source.video_id]))
+            if on_video and (failure := _draw(on_video, source, finished[source.video_id] or []))
         ]
         failures += predict_videos(predictor, todo, partial, on_video, helpers, ranks.is_main)
     finally:
@@ -335,7 +335,7 @@ def _problem_of(error: Exception, device: torch.device) -> _Problem:
     """What went wrong with a video. Raises: the error itself if it is none of a video's."""
     if is_out_of_memory(error):
         return _Problem(
-            f"a portion of its frames does not fit into the memory of {device}; give a smaller "
+            f"a chunk of its frames does not fit into the memory of {device}; give a smaller "
             "--chunk-frames or --short-side",
             is_memory=True,
         )

@@ -63,6 +63,8 @@ class _StandIn:
     """What a pickle made of a class that it named: the arguments and the state, nothing else."""
 
     kind = ""
+    arguments: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *arguments: Any) -> _StandIn:
         made = object.__new__(cls)
@@ -102,7 +104,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]
     It is the one in Python: that in C makes room for as many objects as a file says it has.
     """
 
-    dispatch: ClassVar[Mapping[int, Any]] = {
+    dispatch: ClassVar[dict[int, Any]] = {
         code: act for code, act in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES
     }
 
@@ -191,7 +193,7 @@ def _checked(folder: Path, read: Any) -> FolderContent:
             raise pickle.UnpicklingError("a place is of no tensor")
         if not _DATA_NAME.fullmatch(name) or name not in sizes_on_disk:
             raise ValueError(f"checkpoint {folder} lacks its file {name!r}; copy it again")
-        _whole(start), _whole(length)
+        start, length = _whole(start), _whole(length)
         if start + length > sizes_on_disk[name]:
             raise ValueError(f"{folder / name} is cut off; copy it again")
         if of_info.get("transform_descriptors"):
@@ -201,7 +203,7 @@ def _checked(folder: Path, read: Any) -> FolderContent:
         hint = hint if type(hint) is int else None
         places[MetadataIndex(key, place, hint)] = _StorageInfo(name, start, length)
     metadata = Metadata(
-        state_dict_metadata=tensors, storage_data=places, storage_meta=StorageMeta()
+        state_dict_metadata=dict(tensors), storage_data=places, storage_meta=StorageMeta()
     )
     return FolderContent(
         {key: value.size for key, value in tensors.items()},
@@ -222,7 +224,8 @@ def _tensor(key: str, value: Any, bytes_on_disk: int) -> TensorStorageMetadata:
     if size.numel() * dtype.itemsize > bytes_on_disk:
         raise pickle.UnpicklingError(f"{key} is declared larger than the whole folder")
     chunks = []
-    for chunk in state.get("chunks") if isinstance(state.get("chunks"), list) else []:
+    listed = state.get("chunks")
+    for chunk in listed if isinstance(listed, list) else []:
         own = _state(chunk, "ChunkStorageMetadata")
         offsets, sizes = _size(own.get("offsets")), _size(own.get("sizes"))
         is_inside = len(offsets) == len(sizes) == len(size) and all(
@@ -257,9 +260,10 @@ def _size(value: Any) -> torch.Size:
     return torch.Size(sides)
 
 
-def _whole(value: Any) -> None:
+def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise pickle.UnpicklingError("a size or place is no whole number")
+    return value
 
 
 class TensorFolderReader(FileSystemReader):

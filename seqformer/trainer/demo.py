@@ -21,25 +21,25 @@ from typing import Any
 
 import torch
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data.video_sources import listed_videos
 from seqformer.distributed.environment import launch
 from seqformer.distributed.errors import LostProcessError
 from seqformer.distributed.rendezvous import local_rendezvous
 from seqformer.files import write_json
-from seqformer.inference.draw import tracks_from_entries
-from seqformer.inference.results import load_results
-from seqformer.inference.showcase import clear_tracks, most_objects, showcase
-from seqformer.inference.sources import listed_videos
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import load_results
 from seqformer.processes import deaf_children, serve
-from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors
-from seqformer.trainer.progress import setup_logging
+from seqformer.trainer.nonfinite_steps import NonFiniteLossError
 from seqformer.trainer.run_folder import own_output, prepare_output
+from seqformer.trainer.terminal import setup_logging
 from seqformer.trainer.trainer import train
+from seqformer.visualization.drawing import tracks_from_entries
+from seqformer.visualization.showcase import clear_tracks, most_objects, showcase
+from seqformer.visualization.video_writer import write_video
 
 logger = logging.getLogger(__name__)
 

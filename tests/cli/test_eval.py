@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from seqformer.cli.eval import main
+from seqformer.data.video_reader import read_video
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.sources import read_video
-from seqformer.inference.video_writer import write_video
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
+from seqformer.visualization.video_writer import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]

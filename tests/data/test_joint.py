@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from seqformer.config import AugmentConfig, DataConfig, config_from_dict, config_to_dict, presets
 from seqformer.data.loader import build_train_loader
 from seqformer.data.sampling import ClipBatchSampler, epoch_order, item_generator
-from tests.data.test_coco import make_coco
+from tests.annotations.test_coco import make_coco
 
 AUGMENT = AugmentConfig(
     short_sides=(40, 48), crop_resize_short_sides=(50, 60), crop_min=36, crop_max=60
@@ -151,9 +151,9 @@ def test_a_further_video_set(joint, small):
 
 def test_pseudo_videos_are_not_distorted_again(joint, monkeypatch):
     """Their colours belong to them; the photometric step is for videos alone."""
-    from seqformer.data.colours import ColourChange
+    from seqformer.data.photometric import PhotometricDistortion
 
-    monkeypatch.setattr(ColourChange, "apply", lambda self, frame: 1 / 0)
+    monkeypatch.setattr(PhotometricDistortion, "apply", lambda self, frame: 1 / 0)
     assert len(ids_of(replace(joint, sampling_weights=(0, 1)))) == 16
 
 

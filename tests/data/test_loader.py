@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data import clips as clips_module
-from seqformer.data.clips import JointClips, Sample, VideoClips
-from seqformer.data.loader import build_class_map, build_train_loader, collate
-from seqformer.data.sampling import ItemKey
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data import clip_dataset
+from seqformer.data.class_map import build_class_map
+from seqformer.data.clip_dataset import ConcatClipDataset, Sample
+from seqformer.data.clips import VideoClips
+from seqformer.data.collate import collate
+from seqformer.data.loader import build_train_loader
+from seqformer.data.sampling import SampleKey
 from seqformer.structures import ClipBatch
 
 PLAIN = AugmentConfig(
@@ -171,7 +174,7 @@ def test_clip_without_instance_gives_way_to_another(small):
 
 
 def test_endless_search_for_an_instance_ends(small, monkeypatch):
-    monkeypatch.setattr(clips_module, "MAX_TRIES", 3)
+    monkeypatch.setattr(clip_dataset, "MAX_TRIES", 3)
     for annotation in small.content["annotations"]:
         annotation["segmentations"] = [None] * 6
     small.save()
@@ -247,10 +250,10 @@ def test_items_are_all_frames_of_all_videos(small):
     annotations = load_annotation_file(small.annotations)
     classes = build_class_map(annotations, "from_data")
     videos = VideoClips(annotations, small.images, classes, config_of(small, augment=PLAIN))
-    clips = JointClips([videos], seed=0)
+    clips = ConcatClipDataset([videos], seed=0)
     assert len(clips) == 12
     for item in range(12):
-        video, frames = clips[ItemKey(0, item)].id.removeprefix("video ").split(", frames ")
+        video, frames = clips[SampleKey(0, item)].id.removeprefix("video ").split(", frames ")
         assert int(video) == (11, 5)[item // 6]
         assert str(item % 6) in frames.split()
 

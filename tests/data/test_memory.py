@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.annotations import cache
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data import cache
 from seqformer.data.loader import build_train_loader
 
 HEIGHT, WIDTH = 720, 1280

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from seqformer.data.frames import read_frame
 from seqformer.data.pictures import stored_size, turn_upright
-from seqformer.inference.loading import _units
-from seqformer.inference.sources import open_video
+from seqformer.data.video_sources import open_video
+from seqformer.inference.frame_loader import _units
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
 LETTERBOX = np.random.default_rng(0).integers(1, 255, (48, 64, 3), dtype=np.uint8)

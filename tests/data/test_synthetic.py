@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqformer.annotations.packed_masks import decode_segmentation
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.frames import read_video_frame
 from seqformer.data.loader import build_train_loader
-from seqformer.data.segmentation import decode_mask
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SHAPES, SyntheticConfig
-from seqformer.data.ytvis import load_annotation_file
 
 SIZES = {"num_train": 6, "num_val": 3, "num_frames": 6, "height": 64, "width": 96, "seed": 4}
 
@@ -77,7 +77,7 @@ def test_masks_boxes_and_areas_agree_and_never_overlap(root):
             if segmentation is None:
                 assert annotation["bboxes"][t] is None and annotation["areas"][t] is None
                 continue
-            mask = decode_mask(segmentation["counts"], 64, 96)
+            mask = decode_segmentation(segmentation["counts"], 64, 96)
             assert mask.sum() == annotation["areas"][t] >= 16
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert annotation["bboxes"][t] == [
@@ -126,7 +126,7 @@ def test_pictures_show_what_the_masks_say(tmp_path):
             image = read_video_frame(paths.train_images, video, t).astype(float)
             ground = np.median(image.reshape(-1, 3), axis=0)
             is_object = np.linalg.norm(image - ground, axis=-1) > 0.2 * 255 * np.sqrt(3)
-            mask = decode_mask(instance.segmentations[t], 64, 96)
+            mask = decode_segmentation(instance.segmentations[t], 64, 96)
             assert (is_object & mask).sum() / (is_object | mask).sum() > 0.8
     assert len(names) >= 6
 

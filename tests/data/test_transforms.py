@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seqformer.data import transforms
-from seqformer.data.colours import ColourChange, turn_colours
-from seqformer.data.masks import ClipMasks, DenseMasks
+from seqformer.data.clip_masks import ClipMasks, DenseMasks
+from seqformer.data.photometric import PhotometricDistortion, shift_saturation_and_hue
 from seqformer.data.transforms import (
     Clip,
     augment,
@@ -135,7 +135,10 @@ def test_resize_and_crop_in_one_is_pixel_by_pixel_the_two(data):
     )
     clip = make_clip(height, width, [[[1, 1, 4, 5]] * 2], seed=data.draw(st.integers(0, 99)))
     # Tables alone: OpenCV's conversion to HSV rounds by the position of a pixel in its row.
-    changes = [ColourChange(brightness=20.0, contrast=1.3), ColourChange(channels=(2, 0, 1))]
+    changes = [
+        PhotometricDistortion(brightness=20.0, contrast=1.3),
+        PhotometricDistortion(channels=(2, 0, 1)),
+    ]
     both = resize_and_crop(clip, (new_height, new_width), window, changes)
     coloured = replace(clip, frames=[c.apply(f) for c, f in zip(changes, clip.frames, strict=True)])
     assert_same(both, crop(resize(coloured, new_height, new_width), *window))
@@ -186,28 +189,28 @@ def pixel(*rgb: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("change", "before", "after"),
     [
-        (ColourChange(), (3, 128, 255), (3, 128, 255)),
-        (ColourChange(brightness=10.75), (0, 100, 200), (10, 110, 210)),
+        (PhotometricDistortion(), (3, 128, 255), (3, 128, 255)),
+        (PhotometricDistortion(brightness=10.75), (0, 100, 200), (10, 110, 210)),
         # parity: beyond 0..255 values wrap around: 282 - 256, and -22 + 256.
-        (ColourChange(brightness=32.0), (250, 0, 223), (26, 32, 255)),
-        (ColourChange(brightness=-32.0), (10, 31, 32), (234, 255, 0)),
-        (ColourChange(contrast=1.5), (200, 100, 33), (300 - 256, 150, 49)),
-        (ColourChange(contrast=0.5), (255, 1, 0), (127, 0, 0)),
+        (PhotometricDistortion(brightness=32.0), (250, 0, 223), (26, 32, 255)),
+        (PhotometricDistortion(brightness=-32.0), (10, 31, 32), (234, 255, 0)),
+        (PhotometricDistortion(contrast=1.5), (200, 100, 33), (300 - 256, 150, 49)),
+        (PhotometricDistortion(contrast=0.5), (255, 1, 0), (127, 0, 0)),
         # (200 + 20) * 1.5 = 330
-        (ColourChange(brightness=20.0, contrast=1.5), (200, 0, 0), (74, 30, 30)),
-        (ColourChange(channels=(2, 0, 1)), (1, 2, 3), (3, 1, 2)),
+        (PhotometricDistortion(brightness=20.0, contrast=1.5), (200, 0, 0), (74, 30, 30)),
+        (PhotometricDistortion(channels=(2, 0, 1)), (1, 2, 3), (3, 1, 2)),
         # Saturation: value stays, the other channels move away from it or towards it.
-        (ColourChange(saturation=0.5), (200, 101, 1), (200, 150, 100)),  # 150.5, 100.5
-        (ColourChange(saturation=1.5), (200, 161, 121), (200, 141, 81)),  # 141.5, 81.5
+        (PhotometricDistortion(saturation=0.5), (200, 101, 1), (200, 150, 100)),  # 150.5, 100.5
+        (PhotometricDistortion(saturation=1.5), (200, 161, 121), (200, 141, 81)),  # 141.5, 81.5
         # parity: beyond full saturation channels turn negative and wrap: -50.5 is cut to -50.
-        (ColourChange(saturation=1.5), (101, 52, 0), (101, 27, 206)),
-        (ColourChange(saturation=1.5), (77, 77, 77), (77, 77, 77)),
+        (PhotometricDistortion(saturation=1.5), (101, 52, 0), (101, 27, 206)),
+        (PhotometricDistortion(saturation=1.5), (77, 77, 77), (77, 77, 77)),
         # parity: +16 degrees in the swapped channel order turns red towards blue.
-        (ColourChange(hue=16.0), (200, 0, 0), (200, 0, 53)),
-        (ColourChange(hue=-16.0), (200, 0, 0), (200, 53, 0)),
+        (PhotometricDistortion(hue=16.0), (200, 0, 0), (200, 0, 53)),
+        (PhotometricDistortion(hue=-16.0), (200, 0, 0), (200, 53, 0)),
         # The step over 0 degrees: blue is 0 there.
-        (ColourChange(hue=-16.0), (0, 0, 200), (53, 0, 200)),
-        (ColourChange(hue=16.0), (0, 0, 200), (0, 53, 200)),
+        (PhotometricDistortion(hue=-16.0), (0, 0, 200), (53, 0, 200)),
+        (PhotometricDistortion(hue=16.0), (0, 0, 200), (0, 53, 200)),
     ],
 )
 def test_colours_by_hand(change, before, after):
@@ -217,7 +220,7 @@ def test_colours_by_hand(change, before, after):
 def test_contrast_before_or_after_the_colours():
     # First: 200 * 1.25 = 250 wraps only if brightness had pushed it; both orders agree up to the
     # cut to integers, because saturation and hue are linear in value.
-    first = ColourChange(contrast=1.25, contrast_first=True, saturation=0.5, hue=18.0)
+    first = PhotometricDistortion(contrast=1.25, contrast_first=True, saturation=0.5, hue=18.0)
     last = replace(first, contrast_first=False)
     colours = np.random.default_rng(0).integers(0, 200, (20, 20, 3), dtype=np.uint8)
     gap = first.apply(colours).astype(int) - last.apply(colours)
@@ -230,7 +233,7 @@ def test_turning_colours_equals_colorsys():
     colours[:3, :, 1] = colours[:3, :, 0]  # ties between channels
     colours[3:5, :, 1] = colours[3:5, :, 2]
     for saturation, hue in [(0.6, 14.0), (0.9, -17.0), (0.5, 0.0), (1.0, 18.0)]:
-        turned = turn_colours(colours, saturation, hue)
+        turned = shift_saturation_and_hue(colours, saturation, hue)
         for y, x in np.ndindex(40, 30):
             blue, green, red = colours[y, x].tolist()  # parity: RGB taken for BGR
             h, s, v = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
@@ -242,7 +245,10 @@ def test_turning_colours_equals_colorsys():
 def test_colours_of_a_window_are_those_of_the_frame():
     """Up to the last bit of the conversion to HSV, which can move the cut to integers."""
     frame = np.random.default_rng(0).integers(0, 256, (300, 401, 3), dtype=np.uint8)
-    for change in (ColourChange(saturation=1.3, hue=11.0), ColourChange(contrast=1.4, hue=-17.0)):
+    for change in (
+        PhotometricDistortion(saturation=1.3, hue=11.0),
+        PhotometricDistortion(contrast=1.4, hue=-17.0),
+    ):
         whole, window = change.apply(frame), change.apply(frame[7:200, 13:350])
         gap = (whole[7:200, 13:350].astype(int) - window + 1) % 256
         assert gap.max() <= 2 and (gap != 1).mean() < 1e-3
@@ -256,7 +262,7 @@ def test_colours_are_drawn_per_frame_in_their_ranges():
     assert len(changed) == 8 and changed[0].shape == (48, 64, 3) and changed[0].dtype == np.uint8
     assert len({f.tobytes() for f in changed}) > 2
 
-    draws = [ColourChange.draw(np.random.default_rng(s)) for s in range(2000)]
+    draws = [PhotometricDistortion.draw(np.random.default_rng(s)) for s in range(2000)]
     for name, (low, high) in {
         "brightness": (-32, 32),
         "contrast": (0.5, 1.5),

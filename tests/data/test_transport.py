@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqformer.data.loader import DeadWorkerError, build_train_loader
+from seqformer.data.clip_loader import DeadWorkerError
+from seqformer.data.loader import build_train_loader
 from seqformer.data.transport import PackedBatch
 from seqformer.structures import ClipBatch
 from tests.data.test_loader import assert_equal_batches, batches_of, config_of

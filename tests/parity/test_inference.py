@@ -156,7 +156,7 @@ def assert_same_masks(actual, expected):
 
 
 def test_position_code_matches_published_bits():
-    from seqformer.model.position import sine_position
+    from seqformer.model.position_encoding import sine_position
 
     golden = np.load(DATA / "parity" / "infer_r50_odd.npz")
     for level in range(4):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqformer.inference.results import partial_paths
+from seqformer.inference.results_file import partial_paths
 from tests.reliability.jobs import Fault, Job, fill_the_disk, start, wait_until
 
 

@@ -18,7 +18,7 @@ import torch
 
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.run_log import read_training_lines
 from tests.reliability.jobs import (
     EARLY_SECONDS,
     EARLY_SHARE,

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqformer.trainer.checkpoint import checkpoint_folders, step_of
-from seqformer.trainer.progress import read_log
+from seqformer.trainer.checkpoint_folders import checkpoint_folders, step_of
+from seqformer.trainer.run_log import read_log
 from tests.reliability.jobs import Fault, Job, fill_the_disk
 
 

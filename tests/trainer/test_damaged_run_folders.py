@@ -9,10 +9,12 @@ import torch
 from seqformer.cli.train import main as run
 from seqformer.config import override
 from seqformer.trainer import trainer
-from seqformer.trainer.best import BestScore
-from seqformer.trainer.checkpoint import Checkpoints, complete_checkpoints, newest_sound
+from seqformer.trainer.best_checkpoint import BestCheckpoint
+from seqformer.trainer.checkpoint import Checkpoints
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, newest_sound
 from seqformer.trainer.errors import MemoryShortageError, SetupError
-from seqformer.trainer.progress import plot_losses, read_training_lines
+from seqformer.trainer.loss_plot import plot_losses
+from seqformer.trainer.run_log import read_training_lines
 from seqformer.trainer.step import TrainingStep
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
@@ -109,12 +111,12 @@ def test_a_damaged_log_loses_no_more_than_its_damaged_lines(config, caplog):
 
 @pytest.mark.parametrize("text", ["null", "[]", "{", '{"step": "x", "ap": 1.0}', '{"step": 3}'])
 def test_the_best_score_is_found_in_the_log_where_its_file_is_damaged(tmp_path, text, caplog):
-    BestScore(7, 0.5).write(tmp_path)
-    assert BestScore.read(tmp_path) == BestScore(7, 0.5)
+    BestCheckpoint(7, 0.5).write(tmp_path)
+    assert BestCheckpoint.read(tmp_path) == BestCheckpoint(7, 0.5)
     (tmp_path / "best.json").write_text(text)
     lines = [{"step": 3, "validation": {"AP": 0.4}}, {"step": 5, "validation": {"AP": 0.3}}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert BestScore.read(tmp_path) == BestScore(3, 0.4)
+    assert BestCheckpoint.read(tmp_path) == BestCheckpoint(3, 0.4)
     assert "best.json is damaged" in caplog.text
 
 

@@ -7,7 +7,7 @@ import torch
 
 from seqformer.config import OptimConfig
 from seqformer.distributed.context import DistributedContext, distributed_context
-from seqformer.trainer.parallel import build_replica
+from seqformer.trainer.parallel_model import build_parallel_model
 from tests.trainer.one_step import (
     assert_same,
     build_step,
@@ -74,7 +74,7 @@ def test_batch_without_any_instance_reaches_every_parameter(frame_chunk):
     assert len(batch.targets[0]["labels"]) == 0
     losses = step([batch], 0)
     assert math.isfinite(losses["loss"])
-    named = step.replica.model.named_parameters()
+    named = step.parallel_model.model.named_parameters()
     assert [n for n, p in named if p.requires_grad and p.grad is None] == []
 
 
@@ -100,11 +100,11 @@ def test_sharded_training_follows_ddp_for_ten_steps(lasting_processes, dtype, lr
 
 
 def refused(parallel):
-    model = build_step(ONE, "none").replica.model
+    model = build_step(ONE, "none").parallel_model.model
     with pytest.raises(ValueError, match="--parallel none, but 2 processes were started"):
-        build_replica(model, "none", parallel)
+        build_parallel_model(model, "none", parallel)
     with pytest.raises(ValueError, match="2 processes cannot form 3 equal replicas"):
-        build_replica(model, "hsdp", parallel, replicas=3)
+        build_parallel_model(model, "hsdp", parallel, replicas=3)
 
 
 @pytest.mark.distributed

@@ -14,7 +14,8 @@ from torch.autograd import DeviceType
 
 from seqformer.config import override, presets
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.memory_report import Ledger, memory_report
+from seqformer.trainer.memory_ledger import Ledger
+from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.profile import phase_seconds, table
 from seqformer.trainer.trainer import train
 from tests.trainer.test_validate import config_for, drawn  # noqa: F401
@@ -78,14 +79,14 @@ def test_the_table_of_a_gpu_shows_waiting_for_data_and_an_idle_gpu():
 def test_tensorboard_has_scalars_and_drawn_validation_videos(drawn, tmp_path):  # noqa: F811
     config = config_for(drawn, tmp_path / "run", max_steps=2, tensorboard=True)
     train(config)
-    board = EventAccumulator(str(config.output / "tensorboard"))
-    board.Reload()
-    tags = board.Tags()
-    wanted = {"loss/loss", "loss/loss_dice_0", "run/lr", "run/grad_norm", "validation/AP"}
-    assert wanted <= set(tags["scalars"])
-    assert [event.step for event in board.Scalars("loss/loss")] == [1, 2]
+    tensorboard = EventAccumulator(str(config.output / "tensorboard"))
+    tensorboard.Reload()
+    tags = tensorboard.Tags()
+    expected_tags = {"loss/loss", "loss/loss_dice_0", "run/lr", "run/grad_norm", "validation/AP"}
+    assert expected_tags <= set(tags["scalars"])
+    assert [event.step for event in tensorboard.Scalars("loss/loss")] == [1, 2]
     assert len(tags["images"]) == 2
-    picture = board.Images(tags["images"][0])[0]
+    picture = tensorboard.Images(tags["images"][0])[0]
     assert picture.encoded_image_string.startswith(b"\x89PNG") and picture.width > picture.height
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from seqformer.config import OptimConfig, override
 from seqformer.trainer import trainer
-from seqformer.trainer.checkpoint import complete_checkpoints, read_run
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, read_run
+from seqformer.trainer.run_log import read_training_lines
 from tests.trainer.tiny import CLASSES, TinyLoader, build_tiny_loader, tiny_config
 
 

@@ -13,9 +13,9 @@ from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig,
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints, step_of
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, step_of
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.progress import read_log, read_training_lines
+from seqformer.trainer.run_log import read_log, read_training_lines
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
@@ -122,9 +122,9 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(
     assert best["ap"] == max(scores.values())
     kept = [step_of(path) for path in complete_checkpoints(config.output)]
     assert kept == sorted({best["step"], 4})
-    wanted = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
+    expected = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
     found = load_checkpoint(config.output / "best.safetensors").state
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def train_in_session(session, config):

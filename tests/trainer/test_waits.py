@@ -10,7 +10,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqformer.criterion import matcher, wanted
+from seqformer.criterion import matcher, targets
 from seqformer.devices import HostCopy
 from seqformer.distributed.context import DistributedContext
 from seqformer.trainer.trainer import Trainer
@@ -24,7 +24,7 @@ WAYS = [
     pytest.param({"precision": "bf16"}, id="bf16"),
     pytest.param({"precision": "fp16"}, id="fp16"),
     pytest.param({"frame_chunk": 1}, id="chunks"),
-    pytest.param({"regions": {"recompute": ("backbone", "encoder", "decoder")}}, id="recompute"),
+    pytest.param({"execution": {"recompute": ("backbone", "encoder", "decoder")}}, id="recompute"),
 ]
 
 
@@ -93,7 +93,7 @@ def test_a_step_reads_nothing_back_but_the_costs(how, waits):
 def test_small_constants_do_not_wait_on_their_way(monkeypatch):
     run = one_step()
     counter = HostData()
-    send = wanted.to_device
+    send = targets.to_device
 
     def unseen(numbers, like, dtype):
         before = counter.found.copy()
@@ -101,7 +101,7 @@ def test_small_constants_do_not_wait_on_their_way(monkeypatch):
         counter.found = before
         return sent
 
-    monkeypatch.setattr(wanted, "to_device", unseen)
+    monkeypatch.setattr(targets, "to_device", unseen)
     monkeypatch.setattr(matcher, "to_device", unseen)
     with counter:
         run()
@@ -122,7 +122,7 @@ def test_batches_are_pinned_for_a_gpu_only(tiny_data, tmp_path, monkeypatch):
     """Pinning makes a CUDA context, which a run on the CPU has no use for."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Trainer(tiny_config(tmp_path), DistributedContext()).loader.pin_memory is False
-    monkeypatch.setattr("seqformer.trainer.trainer.assemble", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("seqformer.trainer.trainer.build_training", lambda *args, **kwargs: 1 / 0)
     made = []
     build = build_tiny_loader
     monkeypatch.setattr(

@@ -120,10 +120,10 @@ def test_several_programs_per_slice(kind, monkeypatch):
     compare("triton", Problem(Q=37, D=32, kind=kind, share=1 + (kind > 0), is_padded=kind > 0))
 
 
-@pytest.mark.parametrize("family", [70, 80, 90])
-def test_layout_of_every_family(family):
+@pytest.mark.parametrize("capability", [70, 80, 90])
+def test_layout_of_every_table_entry(capability):
     facts = DeviceFacts()
-    facts.capability = lambda device: family
+    facts.capability = lambda device: capability
     with replaced(facts):
         compare("triton", Problem(D=32, kind=4))
         compare("triton", Problem(D=24, kind=2))

@@ -74,10 +74,10 @@ def test_heads_of_other_widths(D):
     compare("triton", Problem(D=D, **SMALL), frozen=(3,))
 
 
-@pytest.mark.parametrize("family", [80, 90])
-def test_layout_of_every_family(family):
+@pytest.mark.parametrize("capability", [80, 90])
+def test_layout_of_every_table_entry(capability):
     facts = DeviceFacts()
-    facts.capability = lambda device: family
+    facts.capability = lambda device: capability
     with replaced(facts):
         compare("triton", Problem(D=32, **SMALL), frozen=(3,))
 
@@ -161,7 +161,7 @@ def test_the_rule_of_the_table(monkeypatch, always):
 
     def is_merged(S, Q, D=32, is_large=False):
         value, points = torch.empty(1, S, 8, D), torch.empty(1, Q, 8, 4, 4, 2)
-        return launch.launch_merged.tile_of(value, points, is_large) is not None
+        return launch.launch_merged.config_of(value, points, is_large) is not None
 
     assert is_merged(tokens, tokens) and is_merged(tokens, tokens, D=64)
     assert not is_merged(tokens, 300) and not is_merged(100, 100)
