@@ -261,7 +261,8 @@ def _end_by_exception() -> Iterator[None]:
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = (signal.SIG_DFL, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+        names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")  # Windows lacks two of them
+        for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
             if signal.getsignal(number) in usual:
                 before[number] = signal.signal(number, end)
     if before:

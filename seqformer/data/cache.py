@@ -6,19 +6,23 @@ not all given back. So a process of its own parses, writes the flat file, and en
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from seqformer.data.arena import Arena, open_arena, save_arena
 from seqformer.processes import serve
 from seqformer.safe_files import check_regular
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +89,8 @@ def _lock(path: Path) -> Iterator[None]:
     """Held by one process of the machine at a time. Raises: OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -99,6 +104,9 @@ def _temporary(path: Path, parse: Callable[[], Arena]) -> Arena:
 
 def _parse_apart(path: Path, parse: Callable[[], Arena], file: Path) -> None:
     """Parse and save in a process of its own. Raises: what happened there."""
+    if "fork" not in get_all_start_methods():  # Windows
+        save_arena(parse(), file)
+        return
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     arguments = (f"reading {path}", _parse_and_save, parse, file, sender)

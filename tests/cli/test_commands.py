@@ -77,7 +77,11 @@ for words in {list(HELP.values())!r}:
 def test_every_module_is_a_listed_command():
     folder = ROOT / "seqformer" / "cli"
     modules = {
-        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+        path.relative_to(folder)
+        .with_suffix("")
+        .as_posix()
+        .replace("/", ".")
+        .removesuffix(".__init__")
         for path in folder.rglob("*.py")
         if "\ndef main(arguments: Sequence[str], program" in path.read_text()
     }
