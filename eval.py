@@ -9,9 +9,9 @@ from seqformer.command import exit_with
 
 def main() -> int:
     """Returns: the exit code."""
-    from seqformer.cli.eval import main as evaluate
+    from seqformer.cli.main import run_command
 
-    return evaluate(sys.argv[1:])
+    return run_command("eval", sys.argv[1:], "eval.py")
 
 
 if __name__ == "__main__":

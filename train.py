@@ -9,9 +9,9 @@ from seqformer.command import exit_with
 
 def main() -> int:
     """Returns: the exit code."""
-    from seqformer.cli.train import main as train
+    from seqformer.cli.main import run_command
 
-    return train(sys.argv[1:])
+    return run_command("train", sys.argv[1:], "train.py")
 
 
 if __name__ == "__main__":

@@ -13,24 +13,21 @@ Triton's bundled disassembler no longer reads sm_70: there, resources only.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from bench.offline.disassembly import Listing, tool
+from bench.offline.kernel_source import source_of
 from seqformer.files import write_text
 
 TABLE = Path(__file__).parent / "results" / "compile.json"
@@ -40,6 +37,10 @@ either would run on emulation, so it counts as broken."""
 TARGETS = ("70", "75", "80", "86", "89", "90", "100", "120", "gfx942")
 OTHERS_TARGETS = ("80", "90")
 """What other models launch is compiled for these, and what this one launches for all."""
+SAME_TTGIR = (("70", "75", "80", "86", "89", "90"), ("100", "120"))
+"""Targets for which Triton's own passes make the same of a variant, but for the target's name: it
+is made once, and each target begins from there. A slow test compares the code of every launch of
+the model with what Triton makes from the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,31 +81,6 @@ def all_cases(capability: int) -> list[Any]:
     return attention_cases(capability) + head_cases(capability) + threshold_cases()
 
 
-@lru_cache
-def source_of(kernel: Any) -> str:
-    """A kernel's code, that of all functions it calls, and the values of the constants that they
-    read. Comments, docstrings, and where it stands do not count, unlike in Triton's own key."""
-    from triton.runtime.jit import JITFunction
-
-    parts: dict[str, str] = {}
-    waiting = [kernel]
-    while waiting:
-        function = waiting.pop()
-        tree = ast.parse(function.src)
-        body = tree.body[0].body
-        if ast.get_docstring(tree.body[0]) is not None:
-            del body[0]
-        parts[function.fn.__name__] = ast.unparse(tree)
-        for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
-            value = function.fn.__globals__.get(name)
-            if isinstance(value, JITFunction):
-                if value.fn.__name__ not in parts:
-                    waiting.append(value)
-            elif value is not None and not isinstance(value, ModuleType):
-                parts[name] = repr(value)
-    return "\n".join(f"{name}: {parts[name]}" for name in sorted(parts))
-
-
 @dataclass(frozen=True)
 class Form:
     """A case as one target compiles it."""
@@ -137,11 +113,13 @@ class Form:
         variant = self.case.variant
         if not isinstance(variant.kernel, JITFunction):
             raise RuntimeError("kernels were loaded for the interpreter; unset TRITON_INTERPRET")
-        constants = sorted((name, repr(value)) for name, value in variant.constants.items())
+        # Arguments by their place: what they are called does not count.
+        types = list(self.types.values())
+        constants = [repr(variant.constants.get(name)) for name in variant.kernel.arg_names]
         parts = (
             self.case.name,
             source_of(variant.kernel),
-            list(self.types.items()),
+            types,
             constants,
             sorted(self.options.items()),
             (variant.rows, variant.num_warps, variant.trips, self.case.is_model),
@@ -151,26 +129,61 @@ class Form:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def compile_row(name: str, target: str) -> Row:
-    """Compile one case for one target.
+def compile_case(name: str, targets: Sequence[str]) -> list[Row]:
+    """Compile one case for some targets.
 
     Raises: RuntimeError when Triton is interpreting; KeyError for an unknown case.
     """
+    rows: list[Row] = []
+    done: list[tuple[Form, str]] = []
+    for target in targets:
+        form = Form({c.name: c for c in all_cases(_capability(target))}[name], target)
+        ttgir = next((retargeted(text, form) for f, text in done if has_same_ttgir(f, form)), None)
+        row, code = _row_and_code(form, ttgir)
+        rows.append(row)
+        if ttgir is None and "ttgir" in code:
+            done.append((form, code["ttgir"]))
+    return rows
+
+
+def _row_and_code(form: Form, ttgir: str | None) -> tuple[Row, Mapping[str, Any]]:
     from triton.compiler import CompilationError
     from triton.runtime.errors import PTXASError
 
-    form = Form({c.name: c for c in all_cases(_capability(target))}[name], target)
-    variant = form.case.variant
-    row = {"case": name, "target": target, "is_model": form.case.is_model, "digest": form.digest()}
+    case, target, variant = form.case, form.target, form.case.variant
+    row = {"case": case.name, "target": target, "is_model": case.is_model, "digest": form.digest()}
     try:
-        kernel = compile_form(form)
+        code = (compile_form(form) if ttgir is None else compile_ttgir(ttgir, form)).asm
     except (CompilationError, PTXASError, RuntimeError) as error:
-        return Row(**row, error=str(error).strip().splitlines()[-1])
+        return Row(**row, error=str(error).strip().splitlines()[-1]), {}
     if target.startswith("gfx"):
-        return Row(**row, **_amd_resources(kernel.asm["amdgcn"]))
-    if int(target) < 80 and (broken := _VOLTA_HAS_NO.search(kernel.asm["ptx"])):
-        return Row(**row, error=f"uses {broken.group(0)}, which GPUs before sm_80 do not have")
-    return Row(**row, **_nvidia_resources(kernel, target, variant))
+        return Row(**row, **_amd_resources(code["amdgcn"])), code
+    if int(target) < 80 and (broken := _VOLTA_HAS_NO.search(code["ptx"])):
+        error = f"uses {broken.group(0)}, which GPUs before sm_80 do not have"
+        return Row(**row, error=error), code
+    return Row(**row, **_nvidia_resources(code, target, variant)), code
+
+
+def has_same_ttgir(form: Form, other: Form) -> bool:
+    """Whether Triton's passes make the same of two forms of a case, but for the target."""
+    is_alike = any(form.target in group and other.target in group for group in SAME_TTGIR)
+    return is_alike and form.case.variant == other.case.variant
+
+
+def retargeted(ttgir: str, form: Form) -> str:
+    """The code for the target of a form."""
+    return re.sub(r'"cuda:\d+"', f'"cuda:{form.target}"', ttgir)
+
+
+def compile_ttgir(ttgir: str, form: Form) -> Any:
+    """What Triton makes of a form from this code on; raises its errors."""
+    from triton.compiler import compile as triton_compile
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ttgir"
+        source.write_text(ttgir)
+        target = _gpu_target(form.target)
+        return triton_compile(str(source), target=target, options=form.options)
 
 
 def compile_form(form: Form) -> Any:
@@ -232,20 +245,20 @@ def _amd_resources(assembly: str) -> dict[str, Any]:
     }
 
 
-def _nvidia_resources(kernel: Any, target: str, variant: Any) -> dict[str, Any]:
+def _nvidia_resources(code: Mapping[str, Any], target: str, variant: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(code["cubin"])
         file.flush()
         usage = tool("cuobjdump", "-res-usage", file.name)
-        code = "" if target == "70" else tool("nvdisasm", "-c", file.name)
+        text = "" if target == "70" else tool("nvdisasm", "-c", file.name)
     resources = re.search(r"REG:(\d+) STACK:\d+ SHARED:(\d+) LOCAL:(\d+)", usage)
     if resources is None:
         raise RuntimeError(f"cuobjdump did not tell the resources: {usage.strip()[-200:]}")
     registers, shared, _ = map(int, resources.groups())
     row: dict[str, Any] = {"registers": registers, "shared": shared}
-    if not code:
-        return row | {"spills": _spilled_bytes(kernel.asm["ptx"], target)}
-    listing = Listing.parse(code)
+    if not text:
+        return row | {"spills": _spilled_bytes(code["ptx"], target)}
+    listing = Listing.parse(text)
     rows_per_warp = variant.rows / variant.num_warps
     return row | {
         "spills": listing.spilled_bytes(),
@@ -267,83 +280,6 @@ def _spilled_bytes(ptx: str, target: str) -> int:
     return int(stores) + int(loads)
 
 
-def tool(name: str, *arguments: str) -> str:
-    """Output of one of the CUDA tools that Triton ships."""
-    import triton
-
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    done = subprocess.run([str(folder / name), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout + done.stderr
-
-
-@dataclass
-class Listing:
-    """A disassembly.
-
-    Attributes:
-        instructions: opcode and operands, in order.
-        loops: first and last instruction of every loop body.
-        jumps: first and last instruction that every conditional jump forward goes over.
-    """
-
-    instructions: list[str]
-    loops: list[tuple[int, int]]
-    jumps: list[tuple[int, int]]
-
-    @classmethod
-    def parse(cls, code: str) -> Listing:
-        instructions: list[str] = []
-        labels: dict[str, int] = {}
-        for line in code.splitlines():
-            if label := re.match(r"\s*(\.L_\w+):", line):
-                labels[label.group(1)] = len(instructions)
-            elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
-                instructions.append(found.group(1))
-        while instructions and instructions[-1].split()[0] == "NOP":
-            instructions.pop()
-        loops, jumps = [], []
-        for index, text in enumerate(instructions):
-            target = re.search(r"\bBRA\b.*\(?(\.L_\w+)", text)
-            # a branch to itself is the padding behind the code
-            to = labels.get(target.group(1), index) if target else index
-            if to < index:
-                loops.append((to, index))
-            elif to > index and text.startswith("@"):
-                jumps.append((index + 1, to - 1))
-        return cls(instructions, loops, jumps)
-
-    def executed(self, trips: int, taken: float = 1.0) -> float:
-        """Instructions of one warp, every loop run `trips` times.
-
-        Args:
-            taken: share of the trips that do not take the longest jump within a loop.
-        """
-        times = [1.0] * len(self.instructions)
-        for first, last in self.loops:
-            for index in range(first, last + 1):
-                times[index] *= trips
-            inside = [jump for jump in self.jumps if first <= jump[0] and jump[1] <= last]
-            start, end = max(inside, key=lambda jump: jump[1] - jump[0], default=(0, -1))
-            for index in range(start, end + 1):
-                times[index] *= taken
-        return sum(times)
-
-    def spilled_bytes(self) -> int:
-        """Bytes that a thread moves to and from local memory, by the code."""
-        widths = {"64": 8, "128": 16}
-        return sum(
-            number * widths.get(opcode.split(".")[-1], 4)
-            for opcode, number in self.count(r"STL|LDL").items()
-        )
-
-    def count(self, pattern: str) -> dict[str, int]:
-        """Static opcodes that start with the pattern, with their modifiers."""
-        opcodes = (re.sub(r"@!?U?P\w+\s+", "", text).split()[0] for text in self.instructions)
-        return dict(sorted(Counter(o for o in opcodes if re.match(pattern, o)).items()))
-
-
 def forms(targets: Sequence[str], only: str = "", model_only: bool = False) -> list[Form]:
     """All cases whose name contains `only`, on every target that they are compiled for."""
     return [
@@ -356,10 +292,13 @@ def forms(targets: Sequence[str], only: str = "", model_only: bool = False) -> l
 
 def compile_all(forms: Sequence[Form], processes: int | None = None) -> Iterator[Row]:
     """Their rows, as they are done; whoever stops early waits for no more than what has begun."""
+    targets: dict[str, list[str]] = {}
+    for form in forms:
+        targets.setdefault(form.case.name, []).append(form.target)
     pool = ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn"))
     try:
-        for done in [pool.submit(compile_row, form.case.name, form.target) for form in forms]:
-            yield done.result()
+        for done in [pool.submit(compile_case, *case) for case in targets.items()]:
+            yield from done.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -6,7 +6,7 @@
 
 Tuned where a step spends its time, in float32 and bfloat16 together (sum of both): the encoder
 layer of 480x768 frames with the samples of a trained model, and the matched queries of six decoder
-layers. Entries of other GPU families stay.
+layers. Entries of other compute capabilities stay.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Subject:
         return Path(self.module.__file__)
 
 
-def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tiles.Tile]:
+def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tiles.LaunchConfig]:
     channels = (4, 8, 16, 32) if direction == "forward" else (4, 8, 16)
     for num_warps, max_registers, count in product(WARPS, (None, 96, 128), channels):
-        yield attention_tiles.Tile(
+        yield attention_tiles.LaunchConfig(
             num_warps=num_warps,
             channels_per_lane=count,
             max_registers=max_registers,
@@ -75,11 +75,11 @@ def msda_candidates(direction: Pass, capability: int) -> Iterator[attention_tile
         )
 
 
-def merged_candidates(capability: int) -> Iterator[attention_tiles.MergedTile | None]:
+def merged_candidates(capability: int) -> Iterator[attention_tiles.MergedConfig | None]:
     """None: adds are not merged. Runs that bring neighbouring streams to different banks of L1."""
     yield None
     for vector, channels, run, max_registers in product((2, 4), (4, 8), (34, 66, 130), (None, 96)):
-        yield attention_tiles.MergedTile(
+        yield attention_tiles.MergedConfig(
             num_warps=1,
             channels_per_lane=channels,
             vector=vector,
@@ -206,7 +206,7 @@ def rewrite(text: str, table: str, key: int, tile: Any) -> str:
     head, block, tail = parts if len(parts) == 3 else (text, "", "")
     changed, count = re.subn(rf"(?m)^    {key}: (?:None|\w+\(.*\)),$", entry, block)
     if count != 1:
-        raise ValueError(f"{table} has no entry of its own for family {key}")
+        raise ValueError(f"{table} has no entry of its own for compute capability {key}")
     return head + changed + tail
 
 

@@ -1,6 +1,6 @@
 """What every Triton launcher of this package shares: options, launching, and offline variants.
 
-A `Variant` is one form in which a kernel is compiled: types of its arguments, constants, warps.
+A `KernelVariant` is one form in which a kernel is compiled: argument types, constants, warps.
 `python -m bench.compile` compiles variants for GPUs that are not there. A launcher makes a `Launch`
 of each, keeps it under a key that says all that the variant depends on, and from then on only hands
 it arguments.
@@ -28,12 +28,12 @@ ALIGNMENT = 16
 """Bytes that a vector load takes at most. Triton compiles a kernel anew for a pointer that does not
 lie on a multiple, unless the kernel says that it loads no vectors through it."""
 
-FAMILIES = (70, 75, 80, 90, 120)
+TABLE_CAPABILITIES = (70, 75, 80, 90, 120)
 """Compute capabilities that launch tables are written for; others use the nearest one below."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class KernelVariant:
     """One compiled form of a kernel.
 
     Attributes:
@@ -84,7 +84,7 @@ class Launch:
 
     __slots__ = ("_compiled", "_constants", "_numbers", "_pointers", "variant")
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: KernelVariant) -> None:
         kernel = variant.kernel
         names = [name for name in kernel.arg_names if name not in variant.constants]
         constants = kernel.arg_names[len(names) :]
@@ -179,7 +179,7 @@ _launches: dict[Any, Launch] = device_cache()
 def launch_of(
     kernel: Any,
     form: Hashable,
-    make: Callable[[dict[str, Any]], Variant],
+    make: Callable[[dict[str, Any]], KernelVariant],
     tensors: Sequence[Tensor],
     others: Sequence[Any],
 ) -> Launch:
@@ -215,14 +215,14 @@ class Case:
     """
 
     name: str
-    variant: Variant
+    variant: KernelVariant
     is_model: bool = field(default=True)
 
 
 @lru_cache(maxsize=64)
-def family(capability: int) -> int:
-    """The launch-table family of a compute capability (80 for 86 and 89)."""
-    return max((f for f in FAMILIES if f <= capability), default=FAMILIES[0])
+def table_capability(capability: int) -> int:
+    """Whose entry of a launch table a compute capability uses: 80 for 86 and 89."""
+    return max((f for f in TABLE_CAPABILITIES if f <= capability), default=TABLE_CAPABILITIES[0])
 
 
 _Config = TypeVar("_Config")

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from seqformer.files import WriteError
+from seqformer.files import WriteError, leave_locks
 
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 70
 """Exit codes: Ctrl-C; SIGTERM, SIGHUP or SIGUSR1; a fault of the program."""
@@ -38,6 +38,11 @@ _LONGEST = 600
 _TIDYING_SECONDS = 20
 """After a request to end another one is not heard for so long."""
 _POLL_SECONDS = 0.05
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")
+ENDING_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+"""Those that ask a command to end."""
+_running: list[Command] = []
+"""The commands that run now, the innermost last."""
 _asked: list[signal.Signals] = []
 """The requests to end, as a library may catch the exceptions that they became."""
 _delayed: list[signal.Signals] = []
@@ -67,6 +72,7 @@ class Command:
         self.name, self.hint = name, hint
         self.folder: Path | None = None
         self._error_code = error_code
+        self._expected: Callable[[], tuple[type[BaseException], ...]] = tuple
 
     def run(
         self,
@@ -79,6 +85,14 @@ class Command:
             action: gives the exit code; None is 0.
             expected: more types of errors that the user can mend; asked for when there is one.
         """
+        self._expected = expected
+        _running.append(self)
+        try:
+            return self._run(action)
+        finally:
+            _running.remove(self)
+
+    def _run(self, action: Callable[[], int | None]) -> int:
         try:
             with _end_by_exception():
                 code = action() or 0
@@ -97,7 +111,7 @@ class Command:
                     return CLOSED_OUTPUT
                 reason = error.strerror or error
                 return self._end(f"standard output cannot be written ({reason})", self._error_code)
-            code, sentence = self.explain(error, expected())
+            code, sentence = self.explain(error, self._expected())
             return self._end(sentence, code, at_once=getattr(error, "ends_at_once", False))
 
     def explain(
@@ -176,6 +190,32 @@ def exit_with(name: str, main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
+def end_as_asked(number: signal.Signals) -> NoReturn:
+    """The exception that a request to end becomes, for one that was only remembered."""
+    _asked.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Terminated(number.name)
+
+
+def end_at_once(why: BaseException | signal.Signals) -> NoReturn:
+    """End this process from any of its threads, while the main one waits inside a library and
+    hears no exception: with the sentence and the exit code that the running command has for it.
+
+    Args:
+        why: an error, or a request to end.
+    """
+    command = _running[-1] if _running else Command(Path(sys.argv[0]).name)
+    leave_locks()
+    if isinstance(why, signal.Signals):
+        _asked.append(why)
+        code = command._end_as_asked()
+    else:
+        code, sentence = command.explain(why, (*command._expected(), type(why)))
+        command._end(sentence, code, at_once=True)
+    os._exit(code)
+
+
 def write_traceback(name: str, error: BaseException, folder: Path | None = None) -> Path | None:
     """Keep a traceback in a new file of `folder`, or of the system's folder for temporary files.
 
@@ -233,7 +273,6 @@ def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up; not while a module is imported, which some libraries do not survive, but right after.
     Signals that are ignored (nohup) or handled already, by a command around, stay so."""
-
     ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -261,8 +300,7 @@ def _end_by_exception() -> Iterator[None]:
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = (signal.SIG_DFL, signal.default_int_handler)
-        names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")  # Windows lacks two of them
-        for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
+        for number in ENDING_SIGNALS:
             if signal.getsignal(number) in usual:
                 before[number] = signal.signal(number, end)
     if before:
@@ -299,7 +337,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _rank() -> str:
-    """ "rank 3: " among several processes, else nothing."""
+    """Among several processes, "rank 3: "; else nothing."""
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     return f"rank {os.environ.get('RANK', '0')}: " if several else ""
 

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -236,6 +237,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
 _held: dict[str, int] = {}
 
 
+def leave_locks() -> None:
+    """Before this process ends without leaving its blocks: the names of its locks are removed."""
+    for path in list(_held):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _release_in_child() -> None:
     """A forked child shares its parent's lock while it has the handle open."""
     for handle in _held.values():
@@ -282,3 +290,10 @@ def _take(path: Path, what: str) -> int | None:
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return handle
+
+
+def natural_key(name: str) -> list[str | int]:
+    """Numbers inside names count as numbers: frame2 before frame10."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text, digits, text, ...
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts

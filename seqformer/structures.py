@@ -131,7 +131,7 @@ class ClassMap:
 
     @property
     def index_of(self) -> dict[int, int]:
-        """category id -> output index."""
+        """Category id -> output index."""
         return {category: index for index, category in enumerate(self.ids) if category >= 0}
 
     @classmethod

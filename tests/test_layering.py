@@ -15,7 +15,9 @@ ALLOWED = {
     "kernels": set(),
     "seqformer/boxes.py": set(),
     "seqformer/command.py": {"files"},
-    "seqformer/distributed.py": set(),
+    "seqformer/distributed": {"command", "devices"},
+    "seqformer/distributed/environment.py": set(),
+    "seqformer/distributed/presence.py": {"distributed.environment"},
     "seqformer/files.py": set(),
     "seqformer/processes.py": {"command"},
     "seqformer/config": set(),
@@ -23,7 +25,7 @@ ALLOWED = {
     "seqformer/devices.py": set(),
     "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
-    "seqformer/annotations": {"safe_files", "files"},
+    "seqformer/annotations": {"safe_files", "files", "processes"},
     "seqformer/evaluation": {"annotations", "config", "safe_files"},
     "seqformer/data": {
         "structures",
@@ -48,12 +50,19 @@ ALLOWED = {
         "devices",
         "evaluation",
         "report",
+        "visualization",
         "annotations",
         "safe_files",
         "command",
         "distributed",
         "files",
         "processes",
+    },
+    "seqformer/visualization": {
+        "annotations",
+        "data.video_sources",
+        "evaluation.track_iou",
+        "files",
     },
     "seqformer/tools": {
         "data",
@@ -77,6 +86,7 @@ ALLOWED = {
         "report",
         "tools",
         "trainer",
+        "visualization",
     },
 }
 """Folder or file -> what of `seqformer` it may import (its own folder is always allowed)."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kernels.deformable_attention import launch, launch_merged, tiles
-from kernels.launch import Case, family
+from kernels.launch import Case, table_capability
 
 OTHER_SIZES = (
     (16, 4, 4),
@@ -37,8 +37,8 @@ def attention_cases(capability: int) -> list[Case]:
 def merged_cases(capability: int) -> list[Case]:
     """Of the backward of an encoder layer, where its adds are merged."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    tile = tiles.merged_tile(capability)
-    if tile is None:
+    config = tiles.merged_config(capability)
+    if config is None:
         return []
 
     def cases(numbers: int | None, D: int, L: int, P: int) -> list[Case]:
@@ -52,7 +52,7 @@ def merged_cases(capability: int) -> list[Case]:
         made = [
             Case(
                 name=f"msda merged {kind} float32 {name}",
-                variant=make(arguments, sizes, tile),
+                variant=make(arguments, sizes, config),
                 is_model=is_model,
             )
             for kind, make in (
@@ -66,12 +66,12 @@ def merged_cases(capability: int) -> list[Case]:
             made.append(
                 Case(
                     name=f"msda merged adds {str(dtype).removeprefix('torch.')} {name}",
-                    variant=launch_merged.merge_variant(given, sizes, tile),
+                    variant=launch_merged.merge_variant(given, sizes, config),
                     is_model=is_model,
                 )
             )
         if numbers is not None:
-            variant = launch_merged.softmax_variant(arguments | {"rows": 1}, sizes, tile)
+            variant = launch_merged.softmax_variant(arguments | {"rows": 1}, sizes, config)
             case = Case(name=f"msda merged softmax float32 {name}", variant=variant)
             made.append(case)
         return made
@@ -92,7 +92,7 @@ def _model_cases(capability: int) -> list[Case]:
     ]
     # The first decoder layer trains its reference points; the deterministic mode.
     cases.append(_case(capability, "backward", torch.float32, 2, needs_reference=True))
-    cases.append(_case(capability, "backward", torch.float32, 2, is_fixed=True))
+    cases.append(_case(capability, "backward", torch.float32, 2, is_deterministic=True))
     return cases
 
 
@@ -106,29 +106,31 @@ def _case(
     L: int = 4,
     P: int = 4,
     needs_reference: bool = False,
-    is_fixed: bool = False,
+    is_deterministic: bool = False,
 ) -> Case:
     """A layer's launch, offline."""
     name = f"msda {direction} {str(dtype).removeprefix('torch.')} "
     name += {None: "locations", 2: "points", 4: "boxes"}[numbers]
-    name += " reference" * needs_reference + " deterministic" * is_fixed
+    name += " reference" * needs_reference + " deterministic" * is_deterministic
     is_model = (D, L, P) == (32, 4, 4)
     if not is_model:
         name += f" D{D} L{L} P{P}"
     arguments, sizes = _arguments(dtype, L), _sizes(numbers, D, L, P)
     if direction == "forward":
-        tile = tiles.FORWARD[family(capability)]
+        config = tiles.FORWARD[table_capability(capability)]
         return Case(
             name=name,
-            variant=launch.forward_variant(arguments | {"output": dtype}, sizes, tile),
+            variant=launch.forward_variant(arguments | {"output": dtype}, sizes, config),
             is_model=is_model,
         )
     arguments |= {"grad_output": dtype, "fixed_scale": _REAL}
-    arguments |= {"grad_value": torch.int64 if is_fixed else _REAL}
+    arguments |= {"grad_value": torch.int64 if is_deterministic else _REAL}
     arguments |= dict.fromkeys(("grad_points", "grad_weights", "grad_reference"), _REAL)
     flags = {"NEEDS_VALUE": True, "NEEDS_SAMPLES": True, "NEEDS_REFERENCE": needs_reference}
-    tile = tiles.BACKWARD[80 if is_fixed and family(capability) > 80 else family(capability)]
-    variant = launch.backward_variant(arguments, sizes | flags | {"FIXED": is_fixed}, tile)
+    entry = table_capability(capability)
+    config = tiles.BACKWARD[min(entry, 80) if is_deterministic else entry]
+    sizes = sizes | flags | {"DETERMINISTIC": is_deterministic}
+    variant = launch.backward_variant(arguments, sizes, config)
     return Case(name=name, variant=variant, is_model=is_model)
 
 

@@ -21,7 +21,7 @@ from bench.suite.model_inputs import ModelSize, model_of, padding_and_targets
 from seqformer.config import LossConfig
 from seqformer.criterion import HungarianMatcher, SetCriterion
 from seqformer.model import SeqFormer, TemporalPool
-from seqformer.model.position import encoder_reference_points
+from seqformer.model.position_encoding import encoder_reference_points
 from seqformer.model.resnet import ResNet
 from seqformer.structures import ClipOutput
 

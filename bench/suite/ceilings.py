@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from bench.suite import timing
-from kernels.launch import Variant, pointer_type
+from kernels.launch import KernelVariant, pointer_type
 
 ROWS, ROUNDS, CHANNELS = 64, 64, 32
 
@@ -66,7 +66,7 @@ def _measure(kernel: Any, kib: int, device: torch.device, programs: int) -> floa
     cells = kib * 1024 // (4 * CHANNELS)
     table = torch.zeros(cells, CHANNELS, device=device)
     arguments = {"table": table, "output": output, "cells": cells}
-    variant = Variant(
+    variant = KernelVariant(
         kernel=kernel,
         types={n: "i32" if n == "cells" else pointer_type(t) for n, t in arguments.items()},
         constants={"ROUNDS": ROUNDS, "ROWS": ROWS, "C": CHANNELS},

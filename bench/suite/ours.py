@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seqformer.config import EvalConfig
 from seqformer.criterion import SetCriterion
-from seqformer.inference.chunking import MOST_FRAMES
+from seqformer.inference.chunk_size import MOST_FRAMES
 from seqformer.model import SeqFormer, TemporalPool, mask_reference, render_masks
 from seqformer.structures import ClipTargets
 from seqformer.trainer.precision import Precision
@@ -47,7 +47,7 @@ def our_inference(
     num_queries: int = NUM_OUTPUT_QUERIES,
     chunk_frames: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Predictor` asks of the network: frames in portions, masks of the best queries only.
+    """What `Predictor` asks of the network: frames in chunks, masks of the best queries only.
 
     Args:
         model: `inference_copy` of one, or one in evaluation mode.
@@ -62,7 +62,7 @@ def our_inference(
     device = images.device
     pool, kept = None, []
     for part in images.split(chunk_frames or MOST_FRAMES[device.type], dim=1):
-        found, of_masks = _portion(model, part)
+        found, of_masks = _chunk(model, part)
         pool = found if pool is None else pool.merge(found)
         kept.append(of_masks)
     assert pool is not None
@@ -85,9 +85,7 @@ def our_inference(
     return class_logits, boxes, torch.cat(masks, dim=1), queries
 
 
-def _portion(
-    model: SeqFormer, images: Tensor
-) -> tuple[TemporalPool, tuple[Tensor, Tensor, Tensor]]:
+def _chunk(model: SeqFormer, images: Tensor) -> tuple[TemporalPool, tuple[Tensor, Tensor, Tensor]]:
     """Of t frames [1, t, 3, H, W] what is kept: their pool; mask features [1, t, 8, h, w],
     references [t or 1, Q, 2] and boxes [t, Q, 4]."""
     states, features = model.box_stream(images)

@@ -15,9 +15,16 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, aligned, argument_type, family, launch_of, sum_of_shared
+from ..launch import (
+    KernelVariant,
+    aligned,
+    argument_type,
+    launch_of,
+    sum_of_shared,
+    table_capability,
+)
 from . import launch_merged, tiles
-from .tiles import Tile
+from .tiles import LaunchConfig
 from .triton_backward import backward_kernel
 from .triton_forward import BOXES, LOCATIONS, POINTS, forward_kernel
 
@@ -42,12 +49,12 @@ def forward(
         return value.new_zeros(B, Q, M * D)
     output = value.new_empty((B, Q, M * D))
     levels = _levels(shapes, S * M * D)
-    tile = _tile(tiles.FORWARD, value, points)
+    config = _config(tiles.FORWARD, value, points)
     form = _form(value, points, reference, valid, levels)
     _run(
         forward_kernel,
-        (form, tile),
-        lambda arguments: forward_variant(arguments, _sizes(form), tile),
+        (form, config),
+        lambda arguments: forward_variant(arguments, _sizes(form), config),
         (*_tensors(value, points, weights, reference, valid), output),
         levels.codes,
     )
@@ -83,13 +90,13 @@ def backward(
             torch.zeros_like(x, memory_format=torch.contiguous_format) if want else None
             for x, want in zip(inputs, wanted, strict=True)
         )
-    is_fixed = needs_value and torch.are_deterministic_algorithms_enabled()
+    is_deterministic = needs_value and torch.are_deterministic_algorithms_enabled()
     needs_rows = needs_samples or needs_reference
     tensors = _tensors(value, points, weights, reference, valid)
     levels = _levels(shapes, value.shape[1] * M * value.shape[3])
     form = _form(value, points, reference, valid, levels)
-    if needs_value and needs_samples and not (needs_reference or is_fixed):
-        merged = launch_merged.tile_of(value, points, levels.is_large)
+    if needs_value and needs_samples and not (needs_reference or is_deterministic):
+        merged = launch_merged.config_of(value, points, levels.is_large)
         if merged is not None:
             shares = tuple(_share(B, shared) for shared in (tensors[1], *tensors[3:]))
             grads = launch_merged.backward(
@@ -98,12 +105,12 @@ def backward(
             return grads[0].to(value.dtype), *map(sum_of_shared, grads[1:], tensors[1:3]), None
     unused = tensors[1]
     scale, inverse = unused, None
-    if is_fixed:
+    if is_deterministic:
         given_weights = weights if reference is None else None
         scale, inverse = _fixed_scale(grad_output, given_weights, Q, L * P)
     grad_value = grad_points = grad_weights = grad_reference = unused
     if needs_value:
-        total_dtype = torch.int64 if is_fixed else torch.float32
+        total_dtype = torch.int64 if is_deterministic else torch.float32
         grad_value = value.new_zeros(value.shape, dtype=total_dtype)
     if needs_rows:
         grad_points = value.new_empty((B, Q, M, L, P, 2), dtype=torch.float32)
@@ -114,18 +121,18 @@ def backward(
     grads = (grad_value, grad_points, grad_weights, grad_reference)
 
     # Whole numbers are added one by one on every GPU.
-    tile = _tile(tiles.BACKWARD, value, points, is_scalar=is_fixed)
-    flags = (needs_value, needs_rows, needs_reference, is_fixed)
+    config = _config(tiles.BACKWARD, value, points, is_scalar=is_deterministic)
+    flags = (needs_value, needs_rows, needs_reference, is_deterministic)
     _run(
         backward_kernel,
-        (form, tile, flags),
+        (form, config, flags),
         lambda arguments: backward_variant(
-            arguments, _sizes(form) | dict(zip(_FLAGS, flags, strict=True)), tile
+            arguments, _sizes(form) | dict(zip(_FLAGS, flags, strict=True)), config
         ),
         (*tensors, aligned(grad_output), scale, *grads),
         levels.codes,
     )
-    if is_fixed:
+    if is_deterministic:
         grad_value = grad_value.to(torch.float32).mul_(inverse)
     return (
         grad_value.to(value.dtype) if needs_value else None,
@@ -135,10 +142,12 @@ def backward(
     )
 
 
-_FLAGS = ("NEEDS_VALUE", "NEEDS_SAMPLES", "NEEDS_REFERENCE", "FIXED")
+_FLAGS = ("NEEDS_VALUE", "NEEDS_SAMPLES", "NEEDS_REFERENCE", "DETERMINISTIC")
 
 
-def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile) -> Variant:
+def forward_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: LaunchConfig
+) -> KernelVariant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
     dtype = _dtype(arguments["value"])
     D = sizes["D"]
@@ -146,42 +155,44 @@ def forward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile
     unit = 2 if is_paired else 1
     vec = 16 // (4 if is_paired else dtype.itemsize)
     heads = _heads(sizes["M"], D * dtype.itemsize)
-    layout = _layout(D // unit, tile.num_warps, tile.channels_per_lane // unit, vec, heads)
+    layout = _layout(D // unit, config.num_warps, config.channels_per_lane // unit, vec, heads)
     return _variant(
-        forward_kernel, arguments, sizes | layout | {"D": D // unit, "PAIRED": is_paired}, tile
+        forward_kernel, arguments, sizes | layout | {"D": D // unit, "PAIRED": is_paired}, config
     )
 
 
-def backward_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Tile) -> Variant:
+def backward_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: LaunchConfig
+) -> KernelVariant:
     """How the backward kernel is compiled for these arguments (tensors or dtypes)."""
     # Four floats are what one reduction instruction adds at most.
-    vec = 1 if tile.scalar else 4
+    vec = 1 if config.scalar else 4
     heads = _heads(sizes["M"], sizes["D"] * _dtype(arguments["value"]).itemsize)
-    layout = _layout(sizes["D"], tile.num_warps, tile.channels_per_lane, vec, heads)
+    layout = _layout(sizes["D"], config.num_warps, config.channels_per_lane, vec, heads)
     # The lanes of a row read all of it, four channels each.
-    layout["SPLIT"] = vec == 1 and layout["NA"] == 4 and layout["LANES"] * 4 == sizes["D"]
-    if sizes["NEEDS_REFERENCE"] or sizes["FIXED"]:
-        tile = replace(tile, max_registers=tile.max_registers or tiles.MORE_REGISTERS)
-    return _variant(backward_kernel, arguments, sizes | layout, tile)
+    layout["SPLIT"] = vec == 1 and layout["VECTORS"] == 4 and layout["LANES"] * 4 == sizes["D"]
+    if sizes["NEEDS_REFERENCE"] or sizes["DETERMINISTIC"]:
+        config = replace(config, max_registers=config.max_registers or tiles.MORE_REGISTERS)
+    return _variant(backward_kernel, arguments, sizes | layout, config)
 
 
 def _variant(
-    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], tile: Tile
-) -> Variant:
+    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], config: LaunchConfig
+) -> KernelVariant:
     types = {name: argument_type(value) for name, value in arguments.items()}
-    return Variant(
+    return KernelVariant(
         kernel=kernel,
         types=types,
         constants=constants,
-        num_warps=tile.num_warps,
-        max_registers=tile.max_registers,
+        num_warps=config.num_warps,
+        max_registers=config.max_registers,
         rows=constants["BQ"] * constants["HEADS"],
         trips=constants["L"],
     )
 
 
 def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int) -> dict[str, int]:
-    """The tile of a program: powers of two that cover D channels (see triton_forward).
+    """The layout of a program: powers of two that cover D channels (see triton_forward).
 
     Args:
         channels_per_lane: at most four vectors of vec of them, and at least one.
@@ -192,7 +203,7 @@ def _layout(D: int, num_warps: int, channels_per_lane: int, vec: int, heads: int
     vectors = min(max(channels_per_lane // vec, 1), padded // vec, 4)
     lanes = padded // (vec * vectors)
     rows = max(num_warps * 32 // lanes, heads)
-    return {"BQ": rows // heads, "HEADS": heads, "NA": vectors, "LANES": lanes, "VEC": vec}
+    return {"BQ": rows // heads, "HEADS": heads, "VECTORS": vectors, "LANES": lanes, "VEC": vec}
 
 
 def _heads(M: int, row_bytes: int) -> int:
@@ -200,20 +211,22 @@ def _heads(M: int, row_bytes: int) -> int:
     return math.gcd(M, 1 << max(128 // row_bytes, 1).bit_length() - 1)
 
 
-def _tile(table: dict[int, Tile], value: Tensor, points: Tensor, is_scalar: bool = False) -> Tile:
-    device = family(facts().capability(value.device))
-    tile = table[80 if is_scalar and not table[device].scalar else device]
+def _config(
+    table: dict[int, LaunchConfig], value: Tensor, points: Tensor, is_scalar: bool = False
+) -> LaunchConfig:
+    device = table_capability(facts().capability(value.device))
+    config = table[80 if is_scalar and not table[device].scalar else device]
     if facts().is_interpreted(value.device):
-        return replace(tile, num_warps=tiles.INTERPRETER_WARPS)
+        return replace(config, num_warps=tiles.INTERPRETER_WARPS)
     # Queries that are tokens are many, whatever the size of the images; another rule would compile
     # a second form when sizes change.
     S, Q = value.shape[1], points.shape[1]
-    return tile if Q == S or Q * value.shape[2] >= tiles.FEW_ROWS else _of_one_warp(tile)
+    return config if Q == S or Q * value.shape[2] >= tiles.FEW_ROWS else _of_one_warp(config)
 
 
 @lru_cache(maxsize=64)
-def _of_one_warp(tile: Tile) -> Tile:
-    return replace(tile, num_warps=1)
+def _of_one_warp(config: LaunchConfig) -> LaunchConfig:
+    return replace(config, num_warps=1)
 
 
 class _Levels(NamedTuple):
@@ -249,7 +262,7 @@ def _levels(shapes: Shapes, elements: int) -> _Levels:
 
 
 class _Form(NamedTuple):
-    """What both kernels are compiled for, besides dtypes and a tile.
+    """What both kernels are compiled for, besides dtypes and a config.
 
     Attributes:
         numbers: of a reference: 2 for points, 4 for boxes; None where there is none.
@@ -314,7 +327,7 @@ def _tensors(
 def _run(
     kernel: Any,
     form: Hashable,
-    make: Callable[[dict[str, Any]], Variant],
+    make: Callable[[dict[str, Any]], KernelVariant],
     tensors: tuple[Tensor, ...],
     codes: tuple[int, ...],
 ) -> None:

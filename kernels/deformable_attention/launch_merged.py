@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, argument_type, launch_of
+from ..launch import KernelVariant, argument_type, launch_of
 from . import tiles
-from .tiles import MergedTile
+from .tiles import MergedConfig
 from .triton_merged import merge_kernel
 from .triton_sort import count_kernel, offset_kernel, scatter_kernel, softmax_kernel
 
@@ -20,7 +20,7 @@ RECORD_BYTES = 16
 """Of a sample."""
 
 
-def tile_of(value: Tensor, points: Tensor, is_large: bool) -> MergedTile | None:
+def config_of(value: Tensor, points: Tensor, is_large: bool) -> MergedConfig | None:
     """How to launch, or None where adding one by one is better, or all that there is.
 
     Args:
@@ -28,21 +28,21 @@ def tile_of(value: Tensor, points: Tensor, is_large: bool) -> MergedTile | None:
     """
     _, S, M, D = value.shape
     _, Q, _, L, P, _ = points.shape
-    tile = tiles.merged_tile(facts().capability(value.device))
-    if tile is None:
+    config = tiles.merged_config(facts().capability(value.device))
+    if config is None:
         return None
-    fits = not is_large and D % tile.channels_per_lane == 0 and 32 * tile.channels_per_lane >= D
+    fits = not is_large and D % config.channels_per_lane == 0 and 32 * config.channels_per_lane >= D
     fits = fits and D & (D - 1) == 0 and Q * L * P * M < 2**28
     pays = Q * M >= tiles.MERGED_ROWS and Q * L * P >= tiles.MERGED_SAMPLES * S
     if not (fits and pays):
         return None
     if facts().is_interpreted(value.device):
-        return replace(tile, num_warps=tiles.INTERPRETER_WARPS, run=tiles.INTERPRETER_RUN)
-    return tile
+        return replace(config, num_warps=tiles.INTERPRETER_WARPS, run=tiles.INTERPRETER_RUN)
+    return config
 
 
 def backward(
-    form: tuple[Hashable, MergedTile],
+    form: tuple[Hashable, MergedConfig],
     sizes: dict[str, Any],
     codes: tuple[int, ...],
     shares: tuple[int, int, int],
@@ -53,7 +53,7 @@ def backward(
     [B, Q, M, L, P].
 
     Args:
-        form: what the sizes depend on, and the tile.
+        form: what the sizes depend on, and the config.
         sizes: the constants that all kernels of the operator share.
         codes: of the levels, as the kernels take them.
         shares: of points, reference and valid, for `triton_forward.shared`.
@@ -68,9 +68,9 @@ def backward(
     images = min(B, max(1, tiles.SCRATCH_BYTES // (Q * M * L * P * RECORD_BYTES)))
     records = value.new_empty((images, M, L, Q * P, 4), dtype=torch.int32)
     counts = value.new_zeros((images, M, S), dtype=torch.int32)
-    tile = form[1]
+    config = form[1]
     queries = -(-Q // grid_of_samples(P)["BQ"])
-    blocks = -(-Q * P // (32 * tile.num_warps * tile.channels_per_lane // D * tile.run))
+    blocks = -(-Q * P // (32 * config.num_warps * config.channels_per_lane // D * config.run))
     device = value.device
     sized: tuple[Any, ...]
     given: tuple[Tensor, ...]
@@ -81,23 +81,25 @@ def backward(
         sized = (codes, Q, S, *shares, first)
         given = (points, reference, valid, counts, grad_weights)
         grid = (queries, M, count)
-        _run(count_kernel, form, count_variant, sizes, tile, grid, device, given, sized)
+        _run(count_kernel, form, count_variant, sizes, config, grid, device, given, sized)
         grid = (count * M, L, 1)
-        _run(offset_kernel, form, offset_variant, sizes, tile, grid, device, (counts,), (codes, S))
+        _run(
+            offset_kernel, form, offset_variant, sizes, config, grid, device, (counts,), (codes, S)
+        )
         given = (points, weights, reference, valid, counts, grad_weights, records)
         grid = (queries, M, count)
-        _run(scatter_kernel, form, scatter_variant, sizes, tile, grid, device, given, sized)
+        _run(scatter_kernel, form, scatter_variant, sizes, config, grid, device, given, sized)
         given = (
             *(value, reference, valid, grad_output, records),
             *(grad_value, grad_points, grad_weights),
         )
         sized = (codes, Q, S, *shares[1:], first)
         grid = (blocks, M * L, count)
-        _run(merge_kernel, form, merge_variant, sizes, tile, grid, device, given, sized)
+        _run(merge_kernel, form, merge_variant, sizes, config, grid, device, given, sized)
     if sizes["KIND"] != 0:
         grid = (-(-Q * M // softmax_rows(sizes["SAMPLES"])), 1, B)
         given, sized = (weights, grad_weights), (Q * M, shares[0])
-        _run(softmax_kernel, form, softmax_variant, sizes, tile, grid, device, given, sized)
+        _run(softmax_kernel, form, softmax_variant, sizes, config, grid, device, given, sized)
     return grad_value, grad_points, grad_weights
 
 
@@ -106,13 +108,13 @@ def _run(
     form: Any,
     make: Any,
     sizes: dict[str, Any],
-    tile: MergedTile,
+    config: MergedConfig,
     grid: tuple[int, ...],
     device: torch.device,
     tensors: tuple[Tensor, ...],
     others: tuple[Any, ...],
 ) -> None:
-    launch = launch_of(kernel, form, lambda given: make(given, sizes, tile), tensors, others)
+    launch = launch_of(kernel, form, lambda given: make(given, sizes, config), tensors, others)
     launch.run(grid, device, *tensors, *others)
 
 
@@ -128,17 +130,17 @@ def grid_of_samples(P: int) -> dict[str, int]:
     return {"BQ": max(32 * _WARPS // lanes, 1), "LANES": lanes}
 
 
-def merge_layout(D: int, tile: MergedTile) -> dict[str, int]:
+def merge_layout(D: int, config: MergedConfig) -> dict[str, int]:
     """Streams of a program, and how their lanes share D channels."""
-    vec = min(tile.vector, tile.channels_per_lane)
-    lanes = D // tile.channels_per_lane
+    vec = min(config.vector, config.channels_per_lane)
+    lanes = D // config.channels_per_lane
     return {
-        "STREAMS": 32 * tile.num_warps // lanes,
-        "RUN": tile.run,
-        "NA": tile.channels_per_lane // vec,
+        "STREAMS": 32 * config.num_warps // lanes,
+        "RUN": config.run,
+        "VECTORS": config.channels_per_lane // vec,
         "LANES": lanes,
         "VEC": vec,
-        "SCALAR": tile.scalar,
+        "SCALAR": config.scalar,
     }
 
 
@@ -147,32 +149,42 @@ def softmax_rows(samples: int) -> int:
     return max(4 * 32 * _WARPS // samples, 1)
 
 
-def count_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: MergedTile) -> Variant:
+def count_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
+) -> KernelVariant:
     layout = grid_of_samples(sizes["P"])
     constants = {name: sizes[name] for name in _COMMON} | layout
     return _variant(count_kernel, arguments, constants, layout["BQ"], sizes["L"])
 
 
-def offset_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: MergedTile) -> Variant:
+def offset_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
+) -> KernelVariant:
     constants = {"L": sizes["L"], "BLOCK": 1024}
     return _variant(offset_kernel, arguments, constants, 1024, 1)
 
 
-def scatter_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: MergedTile) -> Variant:
+def scatter_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
+) -> KernelVariant:
     layout = grid_of_samples(sizes["P"])
     constants = {name: sizes[name] for name in (*_COMMON, "SAMPLES")} | layout
     return _variant(scatter_kernel, arguments, constants, layout["BQ"], sizes["L"])
 
 
-def merge_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: MergedTile) -> Variant:
-    layout = merge_layout(sizes["D"], tile)
+def merge_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
+) -> KernelVariant:
+    layout = merge_layout(sizes["D"], config)
     constants = {name: sizes[name] for name in (*_COMMON, "D")} | layout
-    rows = max(layout["STREAMS"] * tile.run // (sizes["L"] * sizes["P"]), 1)
-    made = _variant(merge_kernel, arguments, constants, rows, tile.run)
-    return replace(made, num_warps=tile.num_warps, max_registers=tile.max_registers)
+    rows = max(layout["STREAMS"] * config.run // (sizes["L"] * sizes["P"]), 1)
+    made = _variant(merge_kernel, arguments, constants, rows, config.run)
+    return replace(made, num_warps=config.num_warps, max_registers=config.max_registers)
 
 
-def softmax_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: MergedTile) -> Variant:
+def softmax_variant(
+    arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
+) -> KernelVariant:
     rows = softmax_rows(sizes["SAMPLES"])
     constants = {"LP": sizes["L"] * sizes["P"], "SAMPLES": sizes["SAMPLES"], "BLOCK": rows}
     return _variant(softmax_kernel, arguments, constants, rows, 1)
@@ -180,8 +192,8 @@ def softmax_variant(arguments: dict[str, Any], sizes: dict[str, Any], tile: Merg
 
 def _variant(
     kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], rows: int, trips: int
-) -> Variant:
-    return Variant(
+) -> KernelVariant:
+    return KernelVariant(
         kernel=kernel,
         types={name: argument_type(value) for name, value in arguments.items()},
         constants=constants,

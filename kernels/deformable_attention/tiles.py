@@ -1,8 +1,8 @@
-"""Launch table of the deformable attention kernels, one entry per GPU family and direction.
+"""Launch table of the deformable attention kernels, one entry per compute capability and direction.
 
 `python -m bench.tune` measures the candidates on the GPU at hand and rewrites this file; entries of
-families that it has not seen stay. The entries below come from counts of the compiled code run on
-an emulator (docs/kernels.md), not from times: the tile with the least load on what binds.
+other compute capabilities stay. The entries below come from counts of the compiled code run on an
+emulator (docs/kernels.md), not from times: the tile with the least load on what binds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
+class LaunchConfig:
     """How a program is laid out.
 
     Attributes:
@@ -30,7 +30,7 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergedTile:
+class MergedConfig:
     """How programs of the backward that merges adds walk over the sorted samples.
 
     Attributes:
@@ -51,31 +51,31 @@ class MergedTile:
 
 
 FORWARD = {
-    70: Tile(num_warps=4, channels_per_lane=4),
-    75: Tile(num_warps=4, channels_per_lane=4),
-    80: Tile(num_warps=4, channels_per_lane=4, max_registers=64),
-    90: Tile(num_warps=4, channels_per_lane=4),
-    120: Tile(num_warps=4, channels_per_lane=4),
+    70: LaunchConfig(num_warps=4, channels_per_lane=4),
+    75: LaunchConfig(num_warps=4, channels_per_lane=4),
+    80: LaunchConfig(num_warps=4, channels_per_lane=4, max_registers=64),
+    90: LaunchConfig(num_warps=4, channels_per_lane=4),
+    120: LaunchConfig(num_warps=4, channels_per_lane=4),
 }
 """More channels per lane save instructions and cost steps of L1, which binds. The bound on
 registers keeps ptxas from spilling a few bytes for occupancy on 8.6 and 8.9."""
 
 BACKWARD = {
-    70: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    75: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    80: Tile(num_warps=4, channels_per_lane=4, scalar=True),
-    90: Tile(num_warps=4, channels_per_lane=4),
-    120: Tile(num_warps=4, channels_per_lane=4),
+    70: LaunchConfig(num_warps=4, channels_per_lane=4, scalar=True),
+    75: LaunchConfig(num_warps=4, channels_per_lane=4, scalar=True),
+    80: LaunchConfig(num_warps=4, channels_per_lane=4, scalar=True),
+    90: LaunchConfig(num_warps=4, channels_per_lane=4),
+    120: LaunchConfig(num_warps=4, channels_per_lane=4),
 }
 """Adding four floats at once begins with 9.0."""
 
 MERGED = {
     70: None,
-    80: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    80: MergedConfig(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
     86: None,
-    89: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
-    90: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
-    120: MergedTile(num_warps=1, channels_per_lane=8, vector=4, run=66),
+    89: MergedConfig(num_warps=1, channels_per_lane=8, vector=4, run=66, scalar=True),
+    90: MergedConfig(num_warps=1, channels_per_lane=8, vector=4, run=66),
+    120: MergedConfig(num_warps=1, channels_per_lane=8, vector=4, run=66),
 }
 """Backward of many queries, whose adds are merged before they reach memory (`triton_merged.py`).
 None where they are not, since an L2 of a few megabytes does not hold what is scattered: V100, T4,
@@ -95,15 +95,16 @@ MORE_REGISTERS = 128
 """Bound of a thread where gradients of references or whole numbers are asked for, if its tile has
 none: left to itself, ptxas spills a few bytes there to gain a little occupancy."""
 
-FEW_ROWS = 8_192
-"""Below this many rows of an image (a decoder layer has 2,400), programs have one warp, to spread
-evenly; not where queries are tokens."""
+FEW_ROWS = 2_048
+"""Below this many rows of an image, programs have one warp, to spread evenly; not where queries are
+tokens. A decoder layer of 300 queries has 2,400: the sixteen rows of a program share the cells of
+coarse levels in L1, a fifth of what L2 would give otherwise."""
 
 INTERPRETER_WARPS, INTERPRETER_RUN = 16, 2
 """Triton's interpreter works through programs one by one in numpy, so there they are large, and
 loops short."""
 
 
-def merged_tile(capability: int) -> MergedTile | None:
+def merged_config(capability: int) -> MergedConfig | None:
     """The entry of MERGED for a compute capability."""
     return MERGED[max(key for key in MERGED if key <= capability)]

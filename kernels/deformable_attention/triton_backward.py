@@ -19,6 +19,10 @@ Adding to value is what binds on a GPU, and the layout follows it. Compute capab
 neighbouring floats of a lane in one instruction (VEC = 4). Earlier ones add one float per lane and
 instruction, so there neighbouring lanes take neighbouring channels (VEC = 1), and eight of them
 fill a 32-byte sector. Corners are read four neighbouring channels per lane all the same (SPLIT).
+
+Corners and vectors are loops that carry their address. LLVM unrolls them: the code is that of four
+copies. Triton's own passes see one copy, and do not walk over the kernel to find out where such an
+address comes from, so that the kernel compiles in a third of the time.
 """
 
 from __future__ import annotations
@@ -84,15 +88,15 @@ def _dot(
     pointer,
     channel,
     D: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     STEP: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
     """<gradient, corner> over the channels that a lane holds, [R, 1]."""
     products = a * read(pointer, channel, D, WHOLE).to(tl.float32)
-    if NA > 1:
+    if VECTORS > 1:
         products += b * read(pointer + STEP, channel + STEP, D, WHOLE).to(tl.float32)
-    if NA > 2:
+    if VECTORS > 2:
         products += c * read(pointer + 2 * STEP, channel + 2 * STEP, D, WHOLE).to(tl.float32)
         products += d * read(pointer + 3 * STEP, channel + 3 * STEP, D, WHOLE).to(tl.float32)
     return tl.sum(products, axis=1, keep_dims=True)
@@ -109,11 +113,18 @@ def _over_lanes(x, LANES: tl.constexpr):
 
 @triton.jit
 def _add(
-    pointer, share, grad, factor, channel, D: tl.constexpr, WHOLE: tl.constexpr, FIXED: tl.constexpr
+    pointer,
+    share,
+    grad,
+    factor,
+    channel,
+    D: tl.constexpr,
+    WHOLE: tl.constexpr,
+    DETERMINISTIC: tl.constexpr,
 ):
     """Add share * gradient to cells; nothing where the share is zero."""
     part = share * grad
-    if FIXED:
+    if DETERMINISTIC:
         # Whole numbers: their sum does not depend on the order.
         part = (part * factor).to(tl.int64)
     mask = share != 0.0 if WHOLE else (share != 0.0) & (channel < D)
@@ -132,18 +143,21 @@ def _scatter(
     factor,
     channel,
     D: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     STEP: tl.constexpr,
     WHOLE: tl.constexpr,
-    FIXED: tl.constexpr,
+    DETERMINISTIC: tl.constexpr,
 ):
     """Add share * gradient to a corner, vector by vector."""
-    _add(pointer, share, a, factor, channel, D, WHOLE, FIXED)
-    if NA > 1:
-        _add(pointer + STEP, share, b, factor, channel + STEP, D, WHOLE, FIXED)
-    if NA > 2:
-        _add(pointer + 2 * STEP, share, c, factor, channel + 2 * STEP, D, WHOLE, FIXED)
-        _add(pointer + 3 * STEP, share, d, factor, channel + 3 * STEP, D, WHOLE, FIXED)
+    if VECTORS == 1:
+        _add(pointer, share, a, factor, channel, D, WHOLE, DETERMINISTIC)
+    else:
+        for n in range(VECTORS):
+            grad = tl.where(n == 0, a, b)
+            if VECTORS > 2:
+                grad = tl.where(n < 2, grad, tl.where(n == 2, c, d))
+            _add(pointer, share, grad, factor, channel + n * STEP, D, WHOLE, DETERMINISTIC)
+            pointer += STEP
 
 
 @triton.jit(
@@ -157,8 +171,8 @@ def backward_kernel(
     reference,
     valid,
     grad_output,  # [B, Q, M, D]
-    fixed_scale,  # [1] float32, FIXED only
-    grad_value,  # [B, S, M, D] float32, or int64 if FIXED; zero on entry
+    fixed_scale,  # [1] float32, DETERMINISTIC only
+    grad_value,  # [B, S, M, D] float32, or int64 if DETERMINISTIC; zero on entry
     grad_points,  # [B, Q, M, L, P, 2] float32
     grad_weights,  # [B, Q, M, L, P] float32
     grad_reference,  # [B, Q, M, L, KIND] float32, the part of each head
@@ -181,10 +195,10 @@ def backward_kernel(
     NEEDS_VALUE: tl.constexpr,
     NEEDS_SAMPLES: tl.constexpr,
     NEEDS_REFERENCE: tl.constexpr,  # only with NEEDS_SAMPLES
-    FIXED: tl.constexpr,
+    DETERMINISTIC: tl.constexpr,
     BQ: tl.constexpr,
     HEADS: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
     SPLIT: tl.constexpr,  # lanes read four channels each, and add one channel at a time
@@ -210,30 +224,30 @@ def backward_kernel(
     grad_reference += own_row * (L * KIND)
     PAIR: tl.constexpr = 2 if F == 1 else 4  # numbers of points that one load takes
     STEP: tl.constexpr = LANES * VEC
-    WHOLE: tl.constexpr = NA * STEP == D
+    WHOLE: tl.constexpr = VECTORS * STEP == D
     WIDE: tl.constexpr = not (NARROW or HAS_VALID)
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
     cells = image.to(tl.int64) * S * (M * D) + head * D
     grad_output += own_row * D
     a = _grad(grad_output, channel, exists, D)
     b, c, d = a, a, a
-    if NA > 1:
+    if VECTORS > 1:
         b = _grad(grad_output, channel + STEP, exists, D)
-    if NA > 2:
+    if VECTORS > 2:
         c = _grad(grad_output, channel + 2 * STEP, exists, D)
         d = _grad(grad_output, channel + 3 * STEP, exists, D)
     # What is read: the same channels, shared out among the lanes of a row in another way.
-    RVEC: tl.constexpr = 4 if SPLIT else VEC
-    RNA: tl.constexpr = 1 if SPLIT else NA
-    RSTEP: tl.constexpr = LANES * RVEC
-    read_channel = lane * RVEC + tl.arange(0, RVEC)[None, :]
+    READ_VEC: tl.constexpr = 4 if SPLIT else VEC
+    READ_VECTORS: tl.constexpr = 1 if SPLIT else VECTORS
+    READ_STEP: tl.constexpr = LANES * READ_VEC
+    read_channel = lane * READ_VEC + tl.arange(0, READ_VEC)[None, :]
     ra, rb, rc, rd = a, b, c, d
     if SPLIT:
         ra = _grad(grad_output, read_channel, exists, D)
         rb, rc, rd = ra, ra, ra
     grad_cells = grad_value + (cells + channel)
     cells = value + (cells + read_channel)
-    factor = tl.load(fixed_scale) if FIXED else 1.0
+    factor = tl.load(fixed_scale) if DETERMINISTIC else 1.0
     owns = exists & (lane == 0)
 
     start = 0  # first token of the level
@@ -277,25 +291,37 @@ def backward_kernel(
             )
             cell = first + element(cell_x, cell_y, width, M * D, LARGE)
             if NEEDS_VALUE:
-                up, low = weight * north, weight * south
-                to = grad_cells + cell
-                _scatter(a, b, c, d, up * west, to, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                to_east = to + right
-                _scatter(a, b, c, d, up * east, to_east, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                to, to_east = to + down, to_east + down
-                _scatter(a, b, c, d, low * west, to, factor, channel, D, NA, STEP, WHOLE, FIXED)
-                _scatter(
-                    a, b, c, d, low * east, to_east, factor, channel, D, NA, STEP, WHOLE, FIXED
-                )
+                to_row = grad_cells + cell
+                for is_south in range(2):
+                    row_share = weight * tl.where(is_south == 0, north, south)
+                    to = to_row
+                    for is_east in range(2):
+                        share = row_share * tl.where(is_east == 0, west, east)
+                        _scatter(
+                            a, b, c, d, share, to, factor, channel,
+                            D, VECTORS, STEP, WHOLE, DETERMINISTIC,
+                        )  # fmt: skip
+                        to += right
+                    to_row += down
             if NEEDS_SAMPLES:
-                at = cells + cell
-                dot_nw = _dot(ra, rb, rc, rd, at, read_channel, D, RNA, RSTEP, WHOLE)
-                dot_ne = _dot(ra, rb, rc, rd, at + right, read_channel, D, RNA, RSTEP, WHOLE)
-                at += down
-                dot_sw = _dot(ra, rb, rc, rd, at, read_channel, D, RNA, RSTEP, WHOLE)
-                dot_se = _dot(ra, rb, rc, rd, at + right, read_channel, D, RNA, RSTEP, WHOLE)
-                at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
-                at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
+                at_row = cells + cell
+                at_west = tl.full(exists.shape, -0.0, tl.float32)
+                at_east, at_north, at_south = at_west, at_west, at_west
+                for is_south in range(2):
+                    along_y = tl.where(is_south == 0, north, south)
+                    at = at_row
+                    at_y = tl.full(exists.shape, -0.0, tl.float32)
+                    for is_east in range(2):
+                        dot = _dot(
+                            ra, rb, rc, rd, at, read_channel, D, READ_VECTORS, READ_STEP, WHOLE
+                        )
+                        at += right
+                        at_y += tl.where(is_east == 0, west, east) * dot
+                        at_west += tl.where(is_east == 0, along_y * dot, -0.0)
+                        at_east += tl.where(is_east == 0, -0.0, along_y * dot)
+                    at_row += down
+                    at_north += tl.where(is_south == 0, at_y, -0.0)
+                    at_south += tl.where(is_south == 0, -0.0, at_y)
                 d_weight = _over_lanes(west * at_west + east * at_east, LANES)
                 d_x = weight * _over_lanes(_along(from_west, at_west, at_east, step_x, WIDE), LANES)
                 d_y = weight * _over_lanes(

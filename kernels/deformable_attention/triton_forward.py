@@ -8,8 +8,8 @@ Letters
 Layout
     A program handles BQ queries and HEADS neighbouring heads of one image; the grid is (blocks of
     queries, groups of heads, images). LANES lanes share a row; each works out the row's samples
-    for itself, so nothing is exchanged, and holds NA vectors of VEC neighbouring channels:
-    channel = n * (LANES * VEC) + lane * VEC + v. NA is written out (at most 4).
+    for itself, so nothing is exchanged, and holds VECTORS vectors of VEC neighbouring channels:
+    channel = n * (LANES * VEC) + lane * VEC + v. VECTORS is written out (at most 4).
     Tensors are [R, VEC], R = BQ * HEADS * LANES, or [R, 1] for what belongs to a row, so that every
     version of Triton gives an entry of R to a lane; other shapes are at times moved through shared
     memory. What is worth exchanging is worked out once per row instead, as [R / LANES, SAMPLES]
@@ -222,7 +222,7 @@ def _blend(
     pointer,
     channel,
     D: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     STEP: tl.constexpr,
     WHOLE: tl.constexpr,
     PAIRED: tl.constexpr,
@@ -237,15 +237,15 @@ def _blend(
     if PAIRED:
         a += share * _even(first)
         c += share * _odd(first)
-        if NA > 1:
+        if VECTORS > 1:
             second = read(pointer + STEP, channel + STEP, D, WHOLE)
             b += share * _even(second)
             d += share * _odd(second)
     else:
         a += share * first.to(tl.float32)
-        if NA > 1:
+        if VECTORS > 1:
             b += share * read(pointer + STEP, channel + STEP, D, WHOLE).to(tl.float32)
-        if NA > 2:
+        if VECTORS > 2:
             c += share * read(pointer + 2 * STEP, channel + 2 * STEP, D, WHOLE).to(tl.float32)
             d += share * read(pointer + 3 * STEP, channel + 3 * STEP, D, WHOLE).to(tl.float32)
     return a, b, c, d
@@ -295,7 +295,7 @@ def forward_kernel(
     PAIRED: tl.constexpr,  # value is bf16 and read as pairs; D and VEC count pairs
     BQ: tl.constexpr,
     HEADS: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
@@ -313,7 +313,7 @@ def forward_kernel(
         valid += shared(image, share_valid) * (L * 2)
     PAIR: tl.constexpr = 2 if F == 1 else 4  # numbers of points that one load takes
     STEP: tl.constexpr = LANES * VEC
-    WHOLE: tl.constexpr = NA * STEP == D
+    WHOLE: tl.constexpr = VECTORS * STEP == D
     WIDE: tl.constexpr = not (NARROW or HAS_VALID)  # a cell of a level always has a neighbour
     channel = lane * VEC + tl.arange(0, VEC)[None, :]
     if PAIRED:
@@ -356,13 +356,17 @@ def forward_kernel(
             north, south = weight * hat(from_north), weight * hat(from_south)
             nw = level_cells + element(cell_x, cell_y, width, M * D, LARGE)
             sw = nw + down
-            a, b, c, d = _blend(a, b, c, d, north * west, nw, channel, D, NA, STEP, WHOLE, PAIRED)
             a, b, c, d = _blend(
-                a, b, c, d, north * east, nw + right, channel, D, NA, STEP, WHOLE, PAIRED
+                a, b, c, d, north * west, nw, channel, D, VECTORS, STEP, WHOLE, PAIRED
             )
-            a, b, c, d = _blend(a, b, c, d, south * west, sw, channel, D, NA, STEP, WHOLE, PAIRED)
             a, b, c, d = _blend(
-                a, b, c, d, south * east, sw + right, channel, D, NA, STEP, WHOLE, PAIRED
+                a, b, c, d, north * east, nw + right, channel, D, VECTORS, STEP, WHOLE, PAIRED
+            )
+            a, b, c, d = _blend(
+                a, b, c, d, south * west, sw, channel, D, VECTORS, STEP, WHOLE, PAIRED
+            )
+            a, b, c, d = _blend(
+                a, b, c, d, south * east, sw + right, channel, D, VECTORS, STEP, WHOLE, PAIRED
             )
         start += height * width
     if KIND != LOCATIONS:
@@ -372,12 +376,12 @@ def forward_kernel(
     output += (image.to(tl.int64) * Q * M + (q * M + head)) * (2 * D if PAIRED else D)
     if PAIRED:
         _store_pairs(output, a, c, lane * VEC, exists, D, VEC)
-        if NA > 1:
+        if VECTORS > 1:
             _store_pairs(output, b, d, lane * VEC + STEP, exists, D, VEC)
     else:
         _store(output, a, channel, exists, D)
-        if NA > 1:
+        if VECTORS > 1:
             _store(output, b, channel + STEP, exists, D)
-        if NA > 2:
+        if VECTORS > 2:
             _store(output, c, channel + 2 * STEP, exists, D)
             _store(output, d, channel + 3 * STEP, exists, D)

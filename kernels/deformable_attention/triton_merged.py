@@ -23,7 +23,7 @@ head, level), has Q * P records, and nothing but the offsets within a segment de
 I counts the images of a launch, which begin at `first_image`.
 
 A *stream* of LANES lanes walks over RUN records in a row. It adds to memory where the cell changes
-and at its end. Lanes hold NA vectors of VEC channels; neighbouring streams take the vectors in
+and at its end. Lanes hold VECTORS vectors of VEC channels; neighbouring streams take the vectors in
 another order (`_channel`), so that eight lanes ask for different quarters of their lines.
 
 Weights of zero are multiplied here, too: a gradient of the output that is no number reaches all
@@ -58,16 +58,16 @@ def _column(record, k: tl.constexpr):
 
 
 @triton.jit
-def _channel(number, lane, k, NA: tl.constexpr, LANES: tl.constexpr, VEC: tl.constexpr):
+def _channel(number, lane, k, VECTORS: tl.constexpr, LANES: tl.constexpr, VEC: tl.constexpr):
     """First channel of vector k. Streams with neighbouring numbers begin with different ones."""
-    return ((k ^ (number % NA)) * LANES + lane) * VEC
+    return ((k ^ (number % VECTORS)) * LANES + lane) * VEC
 
 
 @triton.jit
-def _read(pointers, offset, NA: tl.constexpr):
+def _read(pointers, offset, VECTORS: tl.constexpr):
     """Vectors [R, VEC], as float32."""
     vectors = (tl.load(pointers[0] + offset).to(tl.float32),)
-    for k in tl.static_range(1, NA):
+    for k in tl.static_range(1, VECTORS):
         vectors += (tl.load(pointers[k] + offset).to(tl.float32),)
     return vectors
 
@@ -81,26 +81,26 @@ def _renew(pointer, mask, old):
 
 
 @triton.jit
-def _renewed(pointers, offset, mask, old, NA: tl.constexpr):
+def _renewed(pointers, offset, mask, old, VECTORS: tl.constexpr):
     vectors = (_renew(pointers[0] + offset, mask, old[0]),)
-    for k in tl.static_range(1, NA):
+    for k in tl.static_range(1, VECTORS):
         vectors += (_renew(pointers[k] + offset, mask, old[k]),)
     return vectors
 
 
 @triton.jit
-def _grow(sums, share, grads, NA: tl.constexpr):
+def _grow(sums, share, grads, VECTORS: tl.constexpr):
     """sums + share * gradient."""
     vectors = (sums[0] + share * grads[0],)
-    for k in tl.static_range(1, NA):
+    for k in tl.static_range(1, VECTORS):
         vectors += (sums[k] + share * grads[k],)
     return vectors
 
 
 @triton.jit
-def _clear(mask, sums, NA: tl.constexpr):
+def _clear(mask, sums, VECTORS: tl.constexpr):
     vectors = (tl.where(mask, 0.0, sums[0]),)
-    for k in tl.static_range(1, NA):
+    for k in tl.static_range(1, VECTORS):
         vectors += (tl.where(mask, 0.0, sums[k]),)
     return vectors
 
@@ -115,19 +115,21 @@ def _along(from_low, at_low, at_high, step, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _dot(grads, corner, NA: tl.constexpr):
+def _dot(grads, corner, VECTORS: tl.constexpr):
     """<gradient, corner> over the channels that a lane holds, [R, 1]."""
     products = grads[0] * corner[0]
-    for k in tl.static_range(1, NA):
+    for k in tl.static_range(1, VECTORS):
         products += grads[k] * corner[k]
     return tl.sum(products, axis=1, keep_dims=True)
 
 
 @triton.jit
-def _add(pointers, offset, sums, mask, NA: tl.constexpr, VEC: tl.constexpr, SCALAR: tl.constexpr):
+def _add(
+    pointers, offset, sums, mask, VECTORS: tl.constexpr, VEC: tl.constexpr, SCALAR: tl.constexpr
+):
     """Add vectors to memory, or number by number: left to itself, the compiler would give them to
     other lanes first."""
-    for k in tl.static_range(NA):
+    for k in tl.static_range(VECTORS):
         pointer = pointers[k] + offset
         if SCALAR:
             for v in tl.static_range(VEC):
@@ -165,7 +167,7 @@ def merge_kernel(
     NARROW: tl.constexpr,
     STREAMS: tl.constexpr,
     RUN: tl.constexpr,
-    NA: tl.constexpr,
+    VECTORS: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
     SCALAR: tl.constexpr,  # add number by number
@@ -192,14 +194,14 @@ def merge_kernel(
     column = tl.arange(0, VEC)[None, :]
     first_cell = (image * S + start) * (M * D) + head * D
     first_row = image * Q * (M * D) + head * D
-    channel = _channel(stream, lane, 0, NA, LANES, VEC)
+    channel = _channel(stream, lane, 0, VECTORS, LANES, VEC)
     cells = (value + (first_cell + channel) + column,)
     sums = (grad_value + (first_cell + channel),)
     rows = (grad_output + (first_row + channel) + column,)
     zeros = tl.zeros([STREAMS * LANES, VEC], tl.float32)
     none = (zeros,)
-    for k in tl.static_range(1, NA):
-        channel = _channel(stream, lane, k, NA, LANES, VEC)
+    for k in tl.static_range(1, VECTORS):
+        channel = _channel(stream, lane, k, VECTORS, LANES, VEC)
         cells += (value + (first_cell + channel) + column,)
         sums += (grad_value + (first_cell + channel),)
         rows += (grad_output + (first_row + channel) + column,)
@@ -224,7 +226,7 @@ def merge_kernel(
         y = _column(record, 2).to(tl.float32, bitcast=True)
         weight = tl.where(exists, _column(record, 3).to(tl.float32, bitcast=True), 0.0)
         q = (index // P).to(tl.int32)
-        grads = _read(rows, q * (M * D), NA)
+        grads = _read(rows, q * (M * D), VECTORS)
         cell_x, from_west, from_east = corners(x, last_x, step_x)
         cell_y, from_north, from_south = corners(y, last_y, step_y)
         cell = cell_y * wide + cell_x
@@ -232,28 +234,28 @@ def merge_kernel(
         if tl.max(changed.to(tl.int32)) != 0:
             at = current.to(tl.int32) * (M * D)
             mask = changed & (current >= 0.0)
-            _add(sums, at, g_nw, mask, NA, VEC, SCALAR)
-            _add(sums, at + right, g_ne, mask, NA, VEC, SCALAR)
-            _add(sums, at + down, g_sw, mask, NA, VEC, SCALAR)
-            _add(sums, at + (right + down), g_se, mask, NA, VEC, SCALAR)
-            g_nw = _clear(changed, g_nw, NA)
-            g_ne = _clear(changed, g_ne, NA)
-            g_sw = _clear(changed, g_sw, NA)
-            g_se = _clear(changed, g_se, NA)
+            _add(sums, at, g_nw, mask, VECTORS, VEC, SCALAR)
+            _add(sums, at + right, g_ne, mask, VECTORS, VEC, SCALAR)
+            _add(sums, at + down, g_sw, mask, VECTORS, VEC, SCALAR)
+            _add(sums, at + (right + down), g_se, mask, VECTORS, VEC, SCALAR)
+            g_nw = _clear(changed, g_nw, VECTORS)
+            g_ne = _clear(changed, g_ne, VECTORS)
+            g_sw = _clear(changed, g_sw, VECTORS)
+            g_se = _clear(changed, g_se, VECTORS)
             at = cell.to(tl.int32) * (M * D)
-            v_nw = _renewed(cells, at, changed, v_nw, NA)
-            v_ne = _renewed(cells, at + right, changed, v_ne, NA)
-            v_sw = _renewed(cells, at + down, changed, v_sw, NA)
-            v_se = _renewed(cells, at + (right + down), changed, v_se, NA)
+            v_nw = _renewed(cells, at, changed, v_nw, VECTORS)
+            v_ne = _renewed(cells, at + right, changed, v_ne, VECTORS)
+            v_sw = _renewed(cells, at + down, changed, v_sw, VECTORS)
+            v_se = _renewed(cells, at + (right + down), changed, v_se, VECTORS)
             current = tl.where(changed, cell, current)
         west, east, north, south = hat(from_west), hat(from_east), hat(from_north), hat(from_south)
         up, low = weight * north, weight * south
-        g_nw = _grow(g_nw, up * west, grads, NA)
-        g_ne = _grow(g_ne, up * east, grads, NA)
-        g_sw = _grow(g_sw, low * west, grads, NA)
-        g_se = _grow(g_se, low * east, grads, NA)
-        dot_nw, dot_ne = _dot(grads, v_nw, NA), _dot(grads, v_ne, NA)
-        dot_sw, dot_se = _dot(grads, v_sw, NA), _dot(grads, v_se, NA)
+        g_nw = _grow(g_nw, up * west, grads, VECTORS)
+        g_ne = _grow(g_ne, up * east, grads, VECTORS)
+        g_sw = _grow(g_sw, low * west, grads, VECTORS)
+        g_se = _grow(g_se, low * east, grads, VECTORS)
+        dot_nw, dot_ne = _dot(grads, v_nw, VECTORS), _dot(grads, v_ne, VECTORS)
+        dot_sw, dot_se = _dot(grads, v_sw, VECTORS), _dot(grads, v_se, VECTORS)
         at_west, at_east = north * dot_nw + south * dot_sw, north * dot_ne + south * dot_se
         at_north, at_south = west * dot_nw + east * dot_ne, west * dot_sw + east * dot_se
         d_weight = _over_lanes(west * at_west + east * at_east, LANES)
@@ -272,7 +274,7 @@ def merge_kernel(
         tl.store(grad_weights + sample, d_weight, mask=owns)
     mask = current >= 0.0
     at = current.to(tl.int32) * (M * D)
-    _add(sums, at, g_nw, mask, NA, VEC, SCALAR)
-    _add(sums, at + right, g_ne, mask, NA, VEC, SCALAR)
-    _add(sums, at + down, g_sw, mask, NA, VEC, SCALAR)
-    _add(sums, at + (right + down), g_se, mask, NA, VEC, SCALAR)
+    _add(sums, at, g_nw, mask, VECTORS, VEC, SCALAR)
+    _add(sums, at + right, g_ne, mask, VECTORS, VEC, SCALAR)
+    _add(sums, at + down, g_sw, mask, VECTORS, VEC, SCALAR)
+    _add(sums, at + (right + down), g_se, mask, VECTORS, VEC, SCALAR)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..launch import Variant, launch_of, pointer_type
+from ..launch import KernelVariant, launch_of, pointer_type
 from .triton_forward import BYTES, COLUMNS, threshold_kernel
 
 
@@ -31,11 +31,11 @@ def forward(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
     return masks
 
 
-def forward_variant(dtype: torch.dtype, packed: bool) -> Variant:
+def forward_variant(dtype: torch.dtype, packed: bool) -> KernelVariant:
     """How the kernel is compiled."""
     types = {"logits": pointer_type(dtype), "masks": pointer_type(torch.uint8)}
     types |= dict.fromkeys(("h", "w", "H", "W", "rows", "tiles"), "i32")
     constants = {"PACKED": packed, "BX": COLUMNS, "BY": BYTES}
-    return Variant(
+    return KernelVariant(
         kernel=threshold_kernel, types=types, constants=constants, num_warps=4, rows=COLUMNS * BYTES
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, argument_type, entry_for, launch_of
+from ..launch import KernelVariant, argument_type, entry_for, launch_of
 from . import tiles
 from .inputs import MaskHeadConfig, MaskHeadInputs
 from .tiles import BackwardConfig, LaunchConfig
@@ -94,7 +94,7 @@ def backward(
 def run_kernel(
     kernel: Any,
     form: Hashable,
-    make: Callable[[dict[str, Any]], Variant],
+    make: Callable[[dict[str, Any]], KernelVariant],
     programs: int,
     tensors: tuple[Tensor, ...],
     numbers: tuple[int, ...],
@@ -106,7 +106,7 @@ def run_kernel(
 
 def forward_variant(
     arguments: dict[str, Any], head: MaskHeadConfig, config: LaunchConfig
-) -> Variant:
+) -> KernelVariant:
     """How the forward kernel is compiled for these arguments (tensors or dtypes)."""
     constants = network_constants(head) | {"F": head.upsample, "CELLS": config.cells}
     constants |= {"BP": 32 * config.num_warps}
@@ -115,14 +115,14 @@ def forward_variant(
 
 def gradient_variant(
     arguments: dict[str, Any], head: MaskHeadConfig, config: BackwardConfig
-) -> Variant:
+) -> KernelVariant:
     """How the kernel for gradients of features and partial sums of parameters is compiled."""
     constants = network_constants(head) | {"F": head.upsample, "UNITS": _units(head, config)}
     constants |= {"PARAMETER_E": config.parameter_cells, "FEATURE_E": config.feature_cells}
     return variant_of(gradient_kernel, arguments, constants | {"BP": 32 * config.num_warps}, config)
 
 
-def sum_variant(arguments: dict[str, Any], head: MaskHeadConfig) -> Variant:
+def sum_variant(arguments: dict[str, Any], head: MaskHeadConfig) -> KernelVariant:
     """How the kernel that adds up partial sums is compiled."""
     constants = network_constants(head) | {"BG": 1 << (head.num_params - 1).bit_length()}
     return variant_of(sum_kernel, arguments, constants, tiles.SUM)
@@ -133,9 +133,9 @@ def variant_of(
     arguments: dict[str, Any],
     constants: dict[str, Any],
     config: LaunchConfig | BackwardConfig,
-) -> Variant:
+) -> KernelVariant:
     types = {name: argument_type(value) for name, value in arguments.items()}
-    return Variant(
+    return KernelVariant(
         kernel=kernel,
         types=types,
         constants=constants,

@@ -1,7 +1,7 @@
-"""Launch tables of the dynamic mask head's kernels, one entry per GPU family.
+"""Launch tables of the dynamic mask head's kernels, one entry per compute capability.
 
 `python -m bench.tune --only mask` measures the candidates on the GPU at hand and rewrites this
-file; entries of families that it has not seen stay. The entries below come from compiled resource
+file; entries of other compute capabilities stay. The entries below come from compiled resource
 usage (`python -m bench.compile --only mask`), not from a measurement.
 """
 

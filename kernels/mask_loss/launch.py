@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import Variant, entry_for
+from ..launch import KernelVariant, entry_for
 from ..mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from ..mask_head.launch import backward as backward_of_head
 from ..mask_head.launch import contiguous, network_constants, row_tiles, run_kernel, variant_of
@@ -92,7 +92,7 @@ def loss_variant(
     config: LaunchConfig,
     alpha: float,
     gamma: float,
-) -> Variant:
+) -> KernelVariant:
     """How the kernel for the losses is compiled."""
     constants = network_constants(head) | {"F": head.upsample, "CELLS": config.cells}
     constants |= {"BP": 32 * config.num_warps, "ALPHA": alpha, "GAMMA": gamma}
@@ -105,7 +105,7 @@ def loss_gradient_variant(
     config: LaunchConfig,
     alpha: float,
     gamma: float,
-) -> Variant:
+) -> KernelVariant:
     """How the kernel for the gradient of the losses by the cells' logits is compiled."""
     constants = loss_variant(arguments, head, config, alpha, gamma).constants
     return variant_of(loss_gradient_kernel, arguments, dict(constants), config)

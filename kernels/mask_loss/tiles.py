@@ -1,4 +1,4 @@
-"""Launch table of the mask losses' kernels, one entry per GPU family.
+"""Launch table of the mask losses' kernels, one entry per compute capability.
 
 As `mask_head/tiles.py`: `python -m bench.tune --only losses` rewrites it.
 """

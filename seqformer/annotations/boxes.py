@@ -60,8 +60,8 @@ def resolve(entries: Entries, notes: Notes, describe: list[str]) -> np.ndarray:
     tell("boxes without a mask, which are left out", is_usable & ~has_mask)
     is_misread = np.zeros(len(listed), bool)
     for name, other in readings(entries):
-        found = _read_better(listed, other, of_masks, has_mask & is_usable, entries.starts)
-        new = found[instance] & ~is_misread & has_mask
+        better = _read_better(listed, other, of_masks, has_mask & is_usable, entries.starts)
+        new = better[instance] & ~is_misread & has_mask
         tell(f"boxes that are {name}, as the masks show; they are made from the masks", new)
         is_misread |= new
     chosen = np.where((is_usable & ~is_misread)[:, None], listed, of_masks)
@@ -103,8 +103,8 @@ def to_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def has_area(corners: np.ndarray) -> np.ndarray:
-    """[E] bool."""
-    return np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    """Boxes [..., 4] -> [...] bool."""
+    return np.all(corners[..., 2:] > corners[..., :2], axis=-1)
 
 
 def _read_better(

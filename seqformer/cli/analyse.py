@@ -41,7 +41,7 @@ def act(options: Options) -> None:
     from seqformer.evaluation.analysis_table import format_analysis
     from seqformer.tools.annotation_json import write_content
 
-    found = analyse(
+    analysis = analyse(
         options.annotations,
         options.results,
         iou_threshold=options.iou_threshold,
@@ -49,9 +49,9 @@ def act(options: Options) -> None:
         resamples=options.resamples,
         seed=options.seed,
     )
-    sys.stdout.write(format_analysis(found) + "\n")
+    sys.stdout.write(format_analysis(analysis) + "\n")
     if options.output is not None:
-        write_content(options.output, found.to_dict())
+        write_content(options.output, analysis.to_dict())
 
 
 def main(arguments: Sequence[str], program: str = "seqformer analyse") -> int:

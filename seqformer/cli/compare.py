@@ -49,10 +49,10 @@ def act(options: Options) -> None:
     first, second = (
         analyse(annotations, results, resamples=1) for results in (options.first, options.second)
     )
-    found = compare(first, second, resamples=options.resamples, seed=options.seed)
-    sys.stdout.write(format_comparison(found, first.truth.categories, options.videos) + "\n")
+    comparison = compare(first, second, resamples=options.resamples, seed=options.seed)
+    sys.stdout.write(format_comparison(comparison, first.truth.categories, options.videos) + "\n")
     if options.output is not None:
-        write_content(options.output, found.to_dict())
+        write_content(options.output, comparison.to_dict())
 
 
 def main(arguments: Sequence[str], program: str = "seqformer compare") -> int:

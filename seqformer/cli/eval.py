@@ -51,7 +51,7 @@ def _expected() -> tuple[type[BaseException], ...]:
     where it is."""
     if "torch" not in sys.modules:
         return ()
-    from seqformer.distributed import LostProcessError
+    from seqformer.distributed.errors import LostProcessError
 
     return (LostProcessError,)
 
@@ -106,7 +106,7 @@ def check_options(options: EvalOptions) -> None:
     if options.visualize_truth and options.annotations is None:
         raise ValueError("--visualize-truth needs --annotations with ground truth")
     if options.visualize_fps is not None:
-        from seqformer.inference.video_writer import check_fps  # loads codecs
+        from seqformer.visualization.video_writer import check_fps  # loads codecs
 
         check_fps(options.visualize_fps, "--visualize-fps")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):

@@ -6,8 +6,11 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from seqformer.command import exit_with
+from seqformer.distributed.environment import launch
+from seqformer.distributed.presence import announced
 
 PROGRAM = "seqformer"
 
@@ -29,6 +32,7 @@ COMMANDS = {
     "kernels package": "The operators as a folder that the Hugging Face kernel hub loads",
 }
 """The words of a command, which are also the name of its module, and what it does."""
+_ON_SEVERAL_PROCESSES = ("train", "eval")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,8 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in COMMANDS and words[:1] != ["data"]:
         name = "".join(words[:1])
     if name in COMMANDS:
-        module = importlib.import_module(f"seqformer.cli.{module_name(name)}")
-        return module.main(words[len(name.split()) :], f"{PROGRAM} {name}")
+        return run_command(name, words[len(name.split()) :], f"{PROGRAM} {name}")
     asked = [word for word in words if word not in ("-h", "--help")]
     if asked in ([], ["data"]):
         sys.stdout.write(overview(" ".join(asked)))
@@ -59,6 +62,22 @@ def main(arguments: Sequence[str]) -> int:
     hint = f"; did you mean {PROGRAM} {close[0]}?" if close else f"; {PROGRAM} --help lists them"
     sys.stderr.write(f"{PROGRAM}: error: there is no command {name!r}{hint}\n")
     return 2
+
+
+def run_command(name: str, arguments: Sequence[str], program: str) -> int:
+    """Import a command and act.
+
+    Args:
+        name: one of `COMMANDS`.
+        arguments: the words after it.
+        program: the command as it was typed.
+
+    Returns: the exit code.
+    """
+    # Before anything that takes time, the other processes of the run learn that this one is there.
+    with announced(launch()) if name in _ON_SEVERAL_PROCESSES else nullcontext():
+        module = importlib.import_module(f"seqformer.cli.{module_name(name)}")
+        return module.main(arguments, program)
 
 
 def module_name(command: str) -> str:

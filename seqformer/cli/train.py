@@ -25,6 +25,7 @@ from seqformer.config import (
     TrainConfig,
     presets,
 )
+from seqformer.distributed.environment import launch
 
 _PLAIN = tyro.conf.arg(name="")
 
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
 
 def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-    from seqformer.trainer.parallel import rank_from_environment
-    from seqformer.trainer.progress import setup_logging
+
+    from seqformer.trainer.terminal import setup_logging
     from seqformer.trainer.trainer import train
 
     end_if_asked()
-    setup_logging(is_main=rank_from_environment() == 0)
+    setup_logging(is_main=launch().rank == 0)
     if isinstance(config, DemoConfig):
         from seqformer.trainer.demo import run_demo
 
@@ -76,9 +77,9 @@ def _train(config: TrainConfig) -> None:
 
 def _expected() -> tuple[type[BaseException], ...]:
     """Errors whose message is written for the user."""
-    from seqformer.distributed import LostProcessError
-    from seqformer.trainer.bad_steps import NonFiniteLossError
+    from seqformer.distributed.errors import LostProcessError
     from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
+    from seqformer.trainer.nonfinite_steps import NonFiniteLossError
 
     return SetupError, NonFiniteLossError, DataError, MemoryShortageError, LostProcessError
 

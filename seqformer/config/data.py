@@ -30,7 +30,7 @@ class AugmentConfig:
     crop_max: int = 600
     """Largest crop side in pixels."""
 
-    def without_colours(self) -> AugmentConfig:
+    def without_photometric(self) -> AugmentConfig:
         """The same geometry alone."""
         return replace(self, photometric=False)
 

@@ -16,7 +16,7 @@ from ..model.masks import mask_loss_sums
 from ..structures import ClipOutput, ClipTargets
 from .losses import at_least_float32, dice, scatter_one_hot, sigmoid_focal
 from .matcher import HungarianMatcher, Matches
-from .wanted import Wanted, check_targets
+from .targets import BatchTargets, check_targets
 
 
 class SetCriterion:
@@ -55,18 +55,18 @@ class SetCriterion:
             num_instances = max(sum(len(t["labels"]) for t in targets), 1)
         assignment = self.matcher.begin(output.class_logits, output.boxes, targets)
         # While the costs travel, the device gets what does not depend on the assignment.
-        wanted = Wanted.of(output, targets)
-        cardinality = _cardinality_error(output, wanted)
+        expected = BatchTargets.of(output, targets)
+        cardinality = _cardinality_error(output, expected)
         matches = assignment.finish()
         per_layer = {
-            "loss_ce": self._class_loss(output, wanted, matches),
-            **self._box_losses(output, wanted, matches),
-            **self._mask_losses(output, wanted, matches),
+            "loss_ce": self._class_loss(output, expected, matches),
+            **self._box_losses(output, expected, matches),
+            **self._mask_losses(output, expected, matches),
         }
         losses: dict[str, Tensor] = {}
         for name, value in per_layer.items():
             losses |= _named_by_layer(name, value / num_instances)
-        losses["class_error"] = _class_error(output, wanted, matches)
+        losses["class_error"] = _class_error(output, expected, matches)
         return losses | _named_by_layer("cardinality_error", cardinality)
 
     def names(self, num_layers: int) -> list[str]:
@@ -90,30 +90,30 @@ class SetCriterion:
         factors = [weights["_".join(name.split("_")[:2])] for name in terms]
         return torch.stack(torch._foreach_mul(list(terms.values()), factors)).sum()
 
-    def _class_loss(self, output: ClipOutput, wanted: Wanted, matches: Matches) -> Tensor:
+    def _class_loss(self, output: ClipOutput, expected: BatchTargets, matches: Matches) -> Tensor:
         logits = at_least_float32(output.class_logits)
-        labels = wanted.labels[matches.target]
+        labels = expected.labels[matches.target]
         index = (matches.layer, matches.clip, matches.query, labels)
         one_hot = scatter_one_hot(logits.shape, index, logits)
         loss = sigmoid_focal(logits, one_hot, self.config.focal_alpha, self.config.focal_gamma)
         return loss.flatten(1).sum(1)
 
     def _box_losses(
-        self, output: ClipOutput, wanted: Wanted, matches: Matches
+        self, output: ClipOutput, expected: BatchTargets, matches: Matches
     ) -> dict[str, Tensor]:
         boxes = rearrange(at_least_float32(output.boxes), "d b t q xywh -> d b q t xywh")
         matched = boxes[matches.layer, matches.clip, matches.query]  # [N, T, 4]
-        boxes_wanted = wanted.boxes[matches.target]
+        target_boxes = expected.boxes[matches.target]
         # parity: frames in which an instance is absent count too, with their 1e-6 boxes.
-        distance = (matched - boxes_wanted).abs().sum(-1).mean(-1)
-        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(boxes_wanted))
+        distance = (matched - target_boxes).abs().sum(-1).mean(-1)
+        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(target_boxes))
         return {
             "loss_bbox": _sum_by_layer(distance, matches, output),
             "loss_giou": _sum_by_layer((1 - giou).mean(-1), matches, output),
         }
 
     def _mask_losses(
-        self, output: ClipOutput, wanted: Wanted, matches: Matches
+        self, output: ClipOutput, expected: BatchTargets, matches: Matches
     ) -> dict[str, Tensor]:
         params = output.mask_params[matches.layer, matches.clip, matches.query]
         references = rearrange(output.reference_points, "d b t q xy -> d b q t xy")
@@ -122,37 +122,37 @@ class SetCriterion:
             output.mask_features,
             params,
             # parity: in training the reference is scaled by the clip's own size, before padding.
-            references * wanted.sizes[matches.clip][:, None],
+            references * expected.sizes[matches.clip][:, None],
             matches.clip,
             output.mask_stride,
-            wanted.masks,
+            expected.masks,
             matches.target,
             self.config.focal_alpha,
             self.config.focal_gamma,
         )
         # parity: padded area counts as background in both losses.
         return {
-            "loss_mask": _sum_by_layer(focal / wanted.masks.shape[1:].numel(), matches, output),
+            "loss_mask": _sum_by_layer(focal / expected.masks.shape[1:].numel(), matches, output),
             "loss_dice": _sum_by_layer(dice(overlap, area, target_area), matches, output),
         }
 
 
 @torch.no_grad()
-def _cardinality_error(output: ClipOutput, wanted: Wanted) -> Tensor:
+def _cardinality_error(output: ClipOutput, expected: BatchTargets) -> Tensor:
     """[D]. parity: the published count takes the last class for "no object", although it is not."""
     logits = output.class_logits
     counted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(2).float()  # [D, B]
-    return (counted - wanted.counts).abs().mean(1)
+    return (counted - expected.counts).abs().mean(1)
 
 
 @torch.no_grad()
-def _class_error(output: ClipOutput, wanted: Wanted, matches: Matches) -> Tensor:
+def _class_error(output: ClipOutput, expected: BatchTargets, matches: Matches) -> Tensor:
     """Percentage of the last layer's matched queries whose best class is wrong."""
     pairs = sum(len(query) for query, _ in matches.host_indices[-1])
     clip, query, target = (
         index[index.shape[0] - pairs :] for index in (matches.clip, matches.query, matches.target)
     )
-    correct = output.class_logits[-1, clip, query].argmax(-1) == wanted.labels[target]
+    correct = output.class_logits[-1, clip, query].argmax(-1) == expected.labels[target]
     return 100 - 100 * correct.float().sum() / max(pairs, 1)
 
 

@@ -1,4 +1,4 @@
-"""Sets of training clips: videos, still images made into pseudo-videos, and several sets together.
+"""Sets of training clips: videos, and still images made into pseudo-videos.
 
 Whatever a clip draws comes from one generator seeded by (seed, epoch, item), so that its content
 depends neither on the process that makes it nor on what was made before.
@@ -9,40 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from seqformer.annotations.boxes import has_area
+from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.config import DataConfig
+from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
-from seqformer.data.masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import ItemKey, item_generator, sample_frames
-from seqformer.data.transforms import Clip, augment, to_tensors
-from seqformer.data.ytvis import AnnotationSet
+from seqformer.data.sampling import sample_frames
+from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
-from seqformer.structures import ClassMap, ClipTargets
+from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 
-MAX_TRIES = 100
-"""Items drawn in the place of one that shows no instance or is broken, before giving up."""
 MAX_PSEUDO_INSTANCES = 25
 """Pseudo-videos with more instances than this are not trained on, as published."""
-
-
-class Sample(NamedTuple):
-    """One clip, ready to be collated."""
-
-    images: Tensor
-    """[T, 3, H, W] float32, normalised."""
-    targets: ClipTargets
-    id: str
-    """Readable origin: "video 12, frames 3 5 9"."""
-    broken: tuple[str, ...] = ()
-    """What was wrong with the items drawn before this one."""
 
 
 class ClipSet(Protocol):
@@ -50,12 +35,13 @@ class ClipSet(Protocol):
 
     source: Path
     """Annotation file, for messages."""
+    annotations: AnnotationSet
 
     def __len__(self) -> int:
         """Number of items."""
         ...
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """An augmented clip and its name; None where no instance is left to train on.
 
         Raises: FileNotFoundError, OSError or ValueError naming a broken file or annotation.
@@ -72,23 +58,23 @@ class VideoClips:
         """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
         self.source, self.images, self.config = annotations.path, images, config
         self.annotations = annotations
-        self.arrays = annotations.arena.arrays
+        self.columns = annotations.packed.columns
         self.labels = _labels(annotations, classes)
-        if self.arrays.is_crowd.all():
+        if self.columns.is_crowd.all():
             raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
         _check_images(annotations, images, config.allow_outside)
         self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Number of frames of all videos."""
-        return int(self.arrays.frame_starts[-1])
+        return int(self.columns.frame_starts[-1])
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The clip around one frame. See `ClipSet`."""
-        number = int(np.searchsorted(self.arrays.frame_starts, item, "right")) - 1
+        number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
         frames = sample_frames(
-            item - int(self.arrays.frame_starts[number]),
+            item - int(self.columns.frame_starts[number]),
             video.length,
             self.config.num_frames,
             self.config.frame_range,
@@ -96,7 +82,7 @@ class VideoClips:
         )
         instances = self._trained(number)
         boxes = self._boxes(instances, frames)
-        if not (boxes[..., 2:] > boxes[..., :2]).all(axis=-1).any():
+        if not has_area(boxes).any():
             return None  # augmentation would leave nothing
         masks, images = self._pixels(number, instances, frames)
         clip = Clip(
@@ -111,13 +97,13 @@ class VideoClips:
 
     def _trained(self, number: int) -> np.ndarray:
         """Instances of a video that are no crowds."""
-        instances = np.arange(*self.arrays.instance_starts[number : number + 2])
-        return instances[~self.arrays.is_crowd[instances]]
+        instances = np.arange(*self.columns.instance_starts[number : number + 2])
+        return instances[~self.columns.is_crowd[instances]]
 
     def _boxes(self, instances: np.ndarray, frames: Sequence[int]) -> np.ndarray:
-        """[N, T, 4]"""
-        entries = self.arrays.entry_starts[instances][:, None] + np.array(frames)
-        return self.arrays.boxes_xyxy[entries]
+        """[N, T, 4], corners in pixels."""
+        entries = self.columns.entry_starts[instances][:, None] + np.array(frames)
+        return self.columns.boxes_xyxy[entries]
 
     def _pixels(
         self, number: int, instances: np.ndarray, frames: Sequence[int]
@@ -162,21 +148,21 @@ class StillClips:
         """Raises: FileNotFoundError or ValueError where nothing could be trained on."""
         self.source, self.images, self.config = annotations.path, images, config
         self.annotations = annotations
-        self.arrays = annotations.arena.arrays
+        self.columns = annotations.packed.columns
         self.labels = _labels(annotations, classes)
         self.num_frames = config.num_frames
         # Colours have been changed already.
-        self.augment = config.augment.without_colours()
+        self.augment = config.augment.without_photometric()
         _check_images(annotations, images, config.allow_outside, most=100)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.arrays.video_ids)
+        return len(self.columns.video_ids)
 
-    def make(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
         """The pseudo-video of one image. See `ClipSet`."""
         image = self.annotations.videos[item]
-        instances = np.arange(*self.arrays.instance_starts[item : item + 2])
+        instances = np.arange(*self.columns.instance_starts[item : item + 2])
         packed = packed_masks(self.annotations, instances, [0], image.height, image.width)
         frames, boxes, masks = pseudo_video(
             read_video_frame(
@@ -196,49 +182,6 @@ class StillClips:
         return (clip, f"image {image.id}") if is_kept else None
 
 
-class JointClips(Dataset[Sample]):
-    """Items of one or more sets, counted through in the order of the sets.
-
-    An item that shows no instance, or whose file is broken, gives way to another one of its set.
-    """
-
-    def __init__(self, sets: Sequence[ClipSet], seed: int) -> None:
-        self.sets, self.seed = sets, seed
-        self.starts = np.cumsum([0, *map(len, sets)])
-
-    def __len__(self) -> int:
-        """Number of items of all sets."""
-        return int(self.starts[-1])
-
-    def __getitem__(self, key: ItemKey) -> Sample:
-        """One clip with at least one instance.
-
-        Raises: ValueError when there is none to be found.
-        """
-        rng = item_generator(self.seed, *key)
-        number = int(np.searchsorted(self.starts, key.item, "right")) - 1
-        clips, item = self.sets[number], key.item - int(self.starts[number])
-        broken: list[str] = []
-        for _ in range(MAX_TRIES):
-            try:
-                made = clips.make(item, rng)
-                if made is not None:
-                    clip, name = made
-                    return Sample(*to_tensors(clip), name, tuple(broken))
-            except (ValueError, OSError) as error:
-                broken.append(str(error))
-            item = int(rng.integers(len(clips)))
-        if broken:
-            raise ValueError(
-                f"{clips.source}: {len(broken)} of {MAX_TRIES} items in a row are broken; "
-                f"the last one: {broken[-1]}"
-            )
-        raise ValueError(
-            f"{clips.source}: {MAX_TRIES} clips in a row showed no instance; annotate more frames "
-            "or make the crops of data.augment larger"
-        )
-
-
 def packed_masks(
     annotations: AnnotationSet,
     instances: np.ndarray,
@@ -247,23 +190,23 @@ def packed_masks(
     width: int,
 ) -> PackedMasks:
     """The masks of some instances of one video in some of its frames."""
-    arena = annotations.arena
-    first = arena.arrays.entry_starts[instances].tolist()
+    packed = annotations.packed
+    first = packed.columns.entry_starts[instances].tolist()
 
     def describe(n: int, t: int) -> str:
-        annotation = arena.arrays.annotation_ids[instances[n]]
+        annotation = packed.columns.annotation_ids[instances[n]]
         return f"{annotations.path}: annotation {annotation}, frame {frames[t]}"
 
     return PackedMasks(
         (len(instances), len(frames), height, width),
-        lambda n, t: arena.segmentation(first[n] + frames[t]),
+        lambda n, t: packed.segmentation(first[n] + frames[t]),
         describe,
     )
 
 
 def _labels(annotations: AnnotationSet, classes: ClassMap) -> np.ndarray:
     """[A] output index of each instance. Raises: ValueError for a category without an output."""
-    ids, inverse = np.unique(annotations.arena.arrays.category_ids, return_inverse=True)
+    ids, inverse = np.unique(annotations.packed.columns.category_ids, return_inverse=True)
     index_of = classes.index_of
     unknown = [int(i) for i in ids if int(i) not in index_of]
     if unknown:
@@ -303,9 +246,9 @@ def _check_images(
 
 def _check_names(annotations: AnnotationSet, images: Path) -> None:
     """Raises: ValueError for a file name that leads out of the folder."""
-    arrays = annotations.arena.arrays
-    starts = arrays.name_starts[:-1][np.diff(arrays.name_starts) > 0]
-    if b".." not in arrays.names.tobytes() and not (arrays.names[starts] == ord("/")).any():
+    columns = annotations.packed.columns
+    starts = columns.name_starts[:-1][np.diff(columns.name_starts) > 0]
+    if b".." not in columns.names.tobytes() and not (columns.names[starts] == ord("/")).any():
         return
     for video in annotations.videos:
         for name in video.file_names:

@@ -7,7 +7,7 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,9 +45,11 @@ _DECODER_ERRORS = (
     cv2.error,
 )
 """What Pillow and OpenCV raise for damaged files of one kind or another."""
-_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits of whole numbers that cameras and programs write into wider ones."""
-_MOST_BITS = 32
+_IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 0x0100, 0x0101, 0x0102
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+"""Orientations of pictures that change height and width when they are turned upright."""
+_INVERSE = {6: 8, 8: 6}
+"""What undoes an orientation that does not undo itself."""
 _told: set[Path] = set()
 
 
@@ -107,33 +109,72 @@ def has_end(data: bytes) -> bool:
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if kind == 0xDA:  # a scan goes up to the next marker
-            found = _JPEG_MARKER.search(data, place)
-            place = found.start() if found else -1
+            marker = _JPEG_MARKER.search(data, place)
+            place = marker.start() if marker else -1
     return place >= 0 and data[place : place + 2] == _JPEG_END
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels of a picture, uint8 [H, W, 3]; grey becomes RGB, alpha is dropped.
+def is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether an opened picture has more than 8 bits, or real numbers, for a colour or grey."""
+    return image.mode.startswith("I") or image.mode == "F" or _has_deep_colours(image, data)
 
-    Numbers of more than 8 bits are scaled by their range: that of the smallest usual depth (10, 12,
-    14 or 16 bits, from there on any) that holds the picture's largest one; real numbers by 1 where
-    none is larger, else likewise.
-    Raises: ValueError for negative and non-finite numbers.
+
+def deep_values(image: Image.Image, data: bytes) -> np.ndarray:
+    """The numbers of a picture that `is_deep`: [H, W], or RGB [H, W, 3], without alpha.
+
+    Raises: ValueError for colours in a format whose deep ones are not read.
     """
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image)
-        return _to_bytes(grey)[..., None].repeat(3, axis=2)
-    return np.array(image.convert("RGB"))
+    if not _has_deep_colours(image, data):
+        return as_stored(image, np.asarray)
+    asked = orientation(image)
+    values = None  # Pillow keeps the upper 8 bits: black, where a program wrote 10 or 12
+    if image.format in ("PNG", "TIFF"):
+        image.load()  # OpenCV would fill a file without its end
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    sizes = ((image.height, image.width), (image.width, image.height))  # a TIFF lies on its side
+    if values is None or values.dtype != np.uint16 or values.shape[:2] not in sizes:
+        raise ValueError("colours of more than 8 bits are not read from it; convert it to 8 bits")
+    if image.format == "TIFF":  # both libraries turn it
+        values = turn_upright(values, _INVERSE.get(asked, asked))
+    if values.ndim == 3 and values.shape[2] >= 3:
+        return values[..., 2::-1]
+    return values if values.ndim == 2 else values[..., 0]
 
 
-def _to_bytes(grey: np.ndarray) -> np.ndarray:
-    largest = float(grey.max(initial=0))
-    if not grey.min(initial=0) >= 0 or not largest < 2**_MOST_BITS:
-        raise ValueError("it has values that are negative, no numbers or of more than 32 bits")
-    if grey.dtype.kind == "f" and largest <= 1:
-        return np.round(grey * 255).astype(np.uint8)
-    bits = next((d for d in _DEPTHS if largest < 2**d), int(largest).bit_length())
-    return (grey.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+def _has_deep_colours(image: Image.Image, data: bytes) -> bool:
+    """Of formats that Pillow opens as if they had 8 bits."""
+    if image.mode not in ("RGB", "RGBA", "LA", "L", "RGBX"):
+        return False
+    if image.format == "PNG":
+        return data[24] == 16
+    if image.format == "SGI":
+        return data[3] == 2
+    if image.format == "TIFF":
+        bits = image.getexif().get(_BITS_PER_SAMPLE, 8)
+        return max(bits if isinstance(bits, tuple) else (bits,), default=8) > 8
+    return False
+
+
+def as_stored(image: Image.Image, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `decode` gives, the way up in which the file has it; Pillow turns TIFF files by itself.
+
+    [H, W, ...] -> the same or [W, H, ...].
+    """
+    asked = orientation(image)
+    pixels = decode(image)
+    if asked == 1 or orientation(image) == asked:
+        return pixels
+    return turn_upright(pixels, _INVERSE.get(asked, asked))
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened picture as the file has it."""
+    if image.format == "TIFF" and orientation(image) in _ON_THEIR_SIDE:
+        tags = image.getexif()
+        height, width = tags.get(_IMAGE_LENGTH), tags.get(_IMAGE_WIDTH)
+        if (height, width) == (image.width, image.height):
+            return image.width, image.height
+    return image.height, image.width
 
 
 def orientation(image: Image.Image) -> int:
@@ -144,8 +185,8 @@ def orientation(image: Image.Image) -> int:
 
 
 def turn_upright(pixels: np.ndarray, number: int) -> np.ndarray:
-    """What an EXIF orientation asks for. [H, W, 3] -> the same or [W, H, 3]."""
-    if number in (5, 6, 7, 8):
+    """What an EXIF orientation asks for. [H, W, ...] -> the same or [W, H, ...]."""
+    if number in _ON_THEIR_SIDE:
         pixels = pixels.swapaxes(0, 1)
     if number in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 
 _BITS = 22
 """Of a weight, after the point."""
-_STRIP = 32
+_TILE = 32
 """Rows that are resized together, so that they stay in the processor's cache."""
 
 Window = tuple[int, int, int, int]
@@ -32,7 +32,7 @@ def resize_image(
     Returns: [h, w, 3] uint8; a view of the image where nothing is resized.
     """
     rows, columns = needed(image.shape[:2], size, window)
-    return resize_part(image[rows, columns], image.shape[:2], size, window)
+    return resize_window(image[rows, columns], image.shape[:2], size, window)
 
 
 def needed(
@@ -49,8 +49,8 @@ def needed(
     return spans[0], spans[1]
 
 
-def resize_part(
-    part: np.ndarray,
+def resize_window(
+    source: np.ndarray,
     old: tuple[int, int],
     size: tuple[int, int],
     window: Window | None = None,
@@ -58,11 +58,11 @@ def resize_part(
     """`resize_image`, given only the `needed` part of the image."""
     vertical, horizontal = _sides(old, size, window)
     if horizontal[0] != horizontal[1]:
-        wide, part = part, np.empty((len(part), horizontal[3], 3), np.uint8)
-        for first in range(0, len(part), _STRIP):
-            strip = slice(first, first + _STRIP)
-            part[strip] = cv2.transpose(_blend(cv2.transpose(wide[strip]), *horizontal))
-    return part if vertical[0] == vertical[1] else _blend(part, *vertical)
+        wide, source = source, np.empty((len(source), horizontal[3], 3), np.uint8)
+        for first in range(0, len(source), _TILE):
+            tile = slice(first, first + _TILE)
+            source[tile] = cv2.transpose(_blend(cv2.transpose(wide[tile]), *horizontal))
+    return source if vertical[0] == vertical[1] else _blend(source, *vertical)
 
 
 def _sides(
@@ -73,19 +73,19 @@ def _sides(
     return (old[0], size[0], top, height), (old[1], size[1], left, width)
 
 
-def _blend(part: np.ndarray, old: int, new: int, first: int, count: int) -> np.ndarray:
+def _blend(source: np.ndarray, old: int, new: int, first: int, count: int) -> np.ndarray:
     """Rows `first` .. `first + count` of the resize along the first axis."""
     matrix = _matrix(old, new, first, count)
-    blended = matrix @ part.reshape(len(part), -1).astype(np.int32)
+    blended = matrix @ source.reshape(len(source), -1).astype(np.int32)
     blended += 1 << (_BITS - 1)
     blended >>= _BITS
-    return blended.astype(np.uint8).reshape(count, *part.shape[1:])
+    return blended.astype(np.uint8).reshape(count, *source.shape[1:])
 
 
 @lru_cache(maxsize=64)
 def _matrix(old: int, new: int, first: int, count: int) -> csr_matrix:
     """[count, n] int32 weights of the n old cells that are needed."""
-    starts, stops, weights = (part[first : first + count] for part in _weights(old, new))
+    starts, stops, weights = (source[first : first + count] for source in _weights(old, new))
     is_used = weights > 0
     indices = (starts[:, None] + np.arange(weights.shape[1]) - starts[0])[is_used]
     pointers = np.append(0, np.cumsum(is_used.sum(axis=1)))

@@ -16,7 +16,7 @@ _ORDER, _ITEM = 0, 1
 """Keep the random streams of the order and of the items apart."""
 
 
-class ItemKey(NamedTuple):
+class SampleKey(NamedTuple):
     """All that a dataset needs to make one clip.
 
     `repeat` counts earlier visits to the item in the same epoch, which weights can lead to.
@@ -85,7 +85,7 @@ def sample_frames(
     return sorted(chosen)
 
 
-class ClipBatchSampler(Sampler[list[ItemKey]]):
+class ClipBatchSampler(Sampler[list[SampleKey]]):
     """Micro-batches of item keys for one process; every process walks the same global order.
 
     A step takes the next `global_batch_size` items of the epoch's order, which depends on nothing
@@ -145,10 +145,10 @@ class ClipBatchSampler(Sampler[list[ItemKey]]):
         """Micro-batches of a whole epoch, wherever the next pass starts."""
         return self.steps_per_epoch * self.micro_batches
 
-    def __iter__(self) -> Iterator[list[ItemKey]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         order = epoch_order(self.sizes, self.weights, self.seed, self.epoch)
         epoch = self.epoch
         for step in range(self.start_step, self.steps_per_epoch):
             first = step * self.global_batch_size + self.rank * self.share
             for part in np.array_split(order[first : first + self.share], self.micro_batches):
-                yield [ItemKey(epoch, item, repeat) for item, repeat in part.tolist()]
+                yield [SampleKey(epoch, item, repeat) for item, repeat in part.tolist()]

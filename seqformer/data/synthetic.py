@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.run_lengths import encode_masks
 from seqformer.data.synthetic_drawing import SyntheticConfig, draw_video
 from seqformer.files import write_error
 
@@ -206,12 +207,11 @@ def _write_split(
 
 def _encode_track(visible: np.ndarray, min_visible_px: int) -> dict[str, list]:
     """Masks [T, H, W] bool -> the lists of an annotation, null where too little is visible."""
-    rles = coco_mask.encode(np.asfortranarray(visible.transpose(1, 2, 0), dtype=np.uint8))
+    rles = encode_masks(visible.transpose(1, 2, 0))
     areas = [int(area) for area in visible.sum(axis=(1, 2))]
     boxes = coco_mask.toBbox(rles).tolist()
     shown = [area >= max(min_visible_px, 1) for area in areas]
-    segmentations = [{"size": r["size"], "counts": r["counts"].decode("ascii")} for r in rles]
-    lists = {"segmentations": segmentations, "bboxes": boxes, "areas": areas}
+    lists = {"segmentations": rles, "bboxes": boxes, "areas": areas}
     return {
         key: [value if is_shown else None for value, is_shown in zip(values, shown, strict=True)]
         for key, values in lists.items()

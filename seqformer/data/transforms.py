@@ -1,8 +1,8 @@
-"""Training augmentation of a whole clip: one geometry for all frames, colours drawn per frame.
+"""Training augmentation of a whole clip: one geometry for all frames, distortion drawn per frame.
 
-Order and numbers follow the published recipe (`AugmentConfig`): flip, colours, then either one
-resize or resize, crop, resize; last, boxes that lost their area are voided and instances without
-any box are dropped.
+Order and numbers follow the published recipe (`AugmentConfig`): flip, photometric distortion, then
+either one resize or resize, crop, resize; last, boxes that lost their area are voided and instances
+without any box are dropped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqformer.annotations.boxes import has_area
 from seqformer.boxes import xyxy_to_cxcywh
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
-from seqformer.data.colours import ColourChange
-from seqformer.data.masks import ClipMasks
-from seqformer.data.resize import Window, needed, resize_image, resize_part
+from seqformer.data.clip_masks import ClipMasks
+from seqformer.data.photometric import PhotometricDistortion
+from seqformer.data.resize import Window, needed, resize_image, resize_window
 from seqformer.structures import ClipTargets
 
 MIN_BOX = 1e-6
@@ -57,15 +58,17 @@ def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip
     """The whole recipe; the result may have no instance left."""
     if rng.random() < config.flip_prob:
         clip = flip(clip)
-    changes = [ColourChange.draw(rng) for _ in clip.frames] if config.photometric else None
+    distortions = (
+        [PhotometricDistortion.draw(rng) for _ in clip.frames] if config.photometric else None
+    )
     if rng.random() < config.crop_prob:
         size = resized_size(*clip.size, _choose(config.crop_resize_short_sides, rng))
         height, width = (_crop_side(side, config, rng) for side in size)
         top = int(rng.integers(size[0] - height + 1))
         left = int(rng.integers(size[1] - width + 1))
-        clip = resize_and_crop(clip, size, (top, left, height, width), changes)
-    elif changes is not None:
-        changed = [c.apply(f) for c, f in zip(changes, clip.frames, strict=True)]
+        clip = resize_and_crop(clip, size, (top, left, height, width), distortions)
+    elif distortions is not None:
+        changed = [c.apply(f) for c, f in zip(distortions, clip.frames, strict=True)]
         clip = replace(clip, frames=changed)
     short_side = _choose(config.short_sides, rng)
     clip = resize(clip, *resized_size(*clip.size, short_side, config.max_long_side))
@@ -118,19 +121,21 @@ def resize_and_crop(
     clip: Clip,
     size: tuple[int, int],
     window: Window,
-    changes: Sequence[ColourChange] | None = None,
+    distortions: Sequence[PhotometricDistortion] | None = None,
 ) -> Clip:
-    """`crop(resize(clip, *size), *window)` after changes of colour, only where the window looks.
+    """`crop(resize(clip, *size), *window)` after the distortions, only where the window looks.
 
     Args:
         size: (height, width) after the resize.
-        changes: one per frame.
+        distortions: one per frame.
     """
-    part = needed(clip.size, size, window)
-    frames = [frame[part] for frame in clip.frames]
-    if changes is not None:
-        frames = [change.apply(frame) for change, frame in zip(changes, frames, strict=True)]
-    resized = [resize_part(frame, clip.size, size, window) for frame in frames]
+    source = needed(clip.size, size, window)
+    frames = [frame[source] for frame in clip.frames]
+    if distortions is not None:
+        frames = [
+            distortion.apply(frame) for distortion, frame in zip(distortions, frames, strict=True)
+        ]
+    resized = [resize_window(frame, clip.size, size, window) for frame in frames]
     clip = _crop_targets(_resize_targets(clip, *size), *window)
     return replace(clip, frames=resized)
 
@@ -161,8 +166,8 @@ def drop_lost(clip: Clip) -> Clip:
     parity: an instance with one box left keeps its masks of all frames, also where the box is void
     (published: floor(box / 1000), which is 0 in frames below 1000 pixels).
     """
-    is_valid = (clip.boxes_xyxy[..., 2:] > clip.boxes_xyxy[..., :2]).all(axis=-1)  # [N, T]
-    keep = is_valid.any(axis=1)
+    is_valid = has_area(clip.boxes_xyxy)  # [N, T]
+    keep = np.any(is_valid, axis=1)
     return replace(
         clip,
         labels=clip.labels[keep],

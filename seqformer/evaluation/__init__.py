@@ -6,7 +6,7 @@ torch.
 
 from seqformer.evaluation.analysis import Analysis, analyse
 from seqformer.evaluation.comparison import Comparison, compare
-from seqformer.evaluation.report import format_table
+from seqformer.evaluation.metrics_table import format_table
 from seqformer.evaluation.ytvis_metric import YTVISMetrics, evaluate, pairwise_ious
 
 __all__ = [

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from seqformer.config import RESAMPLES
+from seqformer.evaluation.ap_accumulator import APAccumulator, VideoMatches, mean_of_valid
 from seqformer.evaluation.bootstrap import Interval, resample_weights
-from seqformer.evaluation.error_kinds import (
+from seqformer.evaluation.error_types import (
     ErrorBreakdown,
     VideoErrors,
     break_down,
@@ -25,9 +26,8 @@ from seqformer.evaluation.error_kinds import (
     threshold_index,
 )
 from seqformer.evaluation.matching import AREA_RANGES
+from seqformer.evaluation.pairwise_iou import read_pairwise_iou
 from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_results
-from seqformer.evaluation.tally import Tally, VideoMatches, mean_of_valid
-from seqformer.evaluation.video_overlaps import read_overlaps
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Analysis:
     """By the official limits in pixels (`AREA_RANGES`)."""
     videos: list[VideoSummary]
     """In ascending order of ids."""
-    tallies: list[Tally] = field(repr=False)
+    accumulators: list[APAccumulator] = field(repr=False)
     """Per class, ascending ids; over all listed videos, ascending ids."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,56 +128,60 @@ def analyse(
     weights = resample_weights(len(video_ids), resamples, seed)
     official = np.array(list(AREA_RANGES.values()))
     shares = np.array(list(SIZE_SHARES.values()))
-    found: dict[int, list[VideoMatches]] = {k: [] for k in sorted(truth.categories)}
+    matches_of: dict[int, list[VideoMatches]] = {k: [] for k in sorted(truth.categories)}
     errors = []
     lengths = np.zeros(len(video_ids), np.int64)
-    for video in read_overlaps(truth, predictions):
+    for video in read_pairwise_iou(truth, predictions):
         v = position[video.video_id]
         lengths[v] = video.num_frames
         matched = video.match(np.concatenate([official, shares * video.num_pixels]))
         for category_id, (d, _, matches) in matched.items():
             scores = np.array([video.results[i].score for i in d], np.float64)
-            found[category_id].append(VideoMatches(v, scores, matches))
-        found_errors = find_errors(video, matched, iou_threshold)
+            matches_of[category_id].append(VideoMatches(v, scores, matches))
+        of_video = find_errors(video, matched, iou_threshold)
         if not keep_masks:
-            found_errors = replace(found_errors, overlaps=video.without_masks())
-        errors.append(found_errors)
+            of_video = replace(of_video, pairwise=video.without_masks())
+        errors.append(of_video)
 
     areas = range(len(official) + len(shares))
-    tallies = [[Tally.of(of_class, area) for of_class in found.values()] for area in areas]
+    accumulators = [
+        [APAccumulator.of(of_class, area) for of_class in matches_of.values()] for area in areas
+    ]
     everything = np.ones((1, len(video_ids)), np.int64)
     names = [*AREA_RANGES, *SIZE_SHARES]
-    slices = [_slice(names[a], tallies[a], everything[0]) for a in areas]
-    per_video = stats_of(tallies[0], np.eye(len(video_ids), dtype=np.int64))
+    slices = [_slice(names[a], accumulators[a], everything[0]) for a in areas]
+    per_video = stats_of(accumulators[0], np.eye(len(video_ids), dtype=np.int64))
     return Analysis(
         truth=truth,
-        stats=_intervals(tallies[0], everything, weights),
-        per_class=_class_intervals(list(found), tallies[0], everything, weights),
+        stats=_intervals(accumulators[0], everything, weights),
+        per_class=_class_intervals(list(matches_of), accumulators[0], everything, weights),
         errors=break_down(errors, iou_threshold),
-        by_length=_by_length(tallies[0], lengths, length_edges),
+        by_length=_by_length(accumulators[0], lengths, length_edges),
         by_size=slices[len(official) :],
         by_area=slices[: len(official)],
         videos=[
             VideoSummary(
-                video.overlaps.video_id,
+                video.pairwise.video_id,
                 {
-                    name: float(of[position[video.overlaps.video_id]])
+                    name: float(of[position[video.pairwise.video_id]])
                     for name, of in per_video.items()
                 },
                 video,
             )
             for video in errors
         ],
-        tallies=tallies[0],
+        accumulators=accumulators[0],
     )
 
 
-def stats_of(tallies: Sequence[Tally], weights: np.ndarray) -> dict[str, np.ndarray]:
+def stats_of(accumulators: Sequence[APAccumulator], weights: np.ndarray) -> dict[str, np.ndarray]:
     """`STATS` under every weighting [W, V] of the videos, [W] each."""
-    if not tallies:
+    if not accumulators:
         return {name: np.full(len(weights), -1.0) for name in STATS}
-    ap = np.stack([tally.average_precision(weights) for tally in tallies], axis=1)  # [W, K, T]
-    recall = np.stack([tally.recall(weights) for tally in tallies], axis=1)
+    ap = np.stack(
+        [accumulator.average_precision(weights) for accumulator in accumulators], axis=1
+    )  # [W, K, T]
+    recall = np.stack([accumulator.recall(weights) for accumulator in accumulators], axis=1)
     at_50, at_75 = threshold_index(0.5), threshold_index(0.75)
     return {
         "AP": mean_of_valid(ap, (1, 2)),
@@ -188,28 +192,31 @@ def stats_of(tallies: Sequence[Tally], weights: np.ndarray) -> dict[str, np.ndar
 
 
 def _intervals(
-    tallies: Sequence[Tally], everything: np.ndarray, weights: np.ndarray
+    accumulators: Sequence[APAccumulator], everything: np.ndarray, weights: np.ndarray
 ) -> dict[str, Interval]:
-    values, resampled = stats_of(tallies, everything), stats_of(tallies, weights)
+    values, resampled = stats_of(accumulators, everything), stats_of(accumulators, weights)
     return {name: Interval.of(values[name][0], resampled[name]) for name in STATS}
 
 
 def _class_intervals(
-    category_ids: list[int], tallies: Sequence[Tally], everything: np.ndarray, weights: np.ndarray
+    category_ids: list[int],
+    accumulators: Sequence[APAccumulator],
+    everything: np.ndarray,
+    weights: np.ndarray,
 ) -> dict[int, Interval]:
     intervals = {}
-    for category_id, tally in zip(category_ids, tallies, strict=True):
-        value = float(mean_of_valid(tally.average_precision(everything)))
-        resampled = mean_of_valid(tally.average_precision(weights), 1)
+    for category_id, accumulator in zip(category_ids, accumulators, strict=True):
+        value = float(mean_of_valid(accumulator.average_precision(everything)))
+        resampled = mean_of_valid(accumulator.average_precision(weights), 1)
         intervals[category_id] = Interval.of(value, resampled)
     return intervals
 
 
-def _slice(name: str, tallies: Sequence[Tally], weights: np.ndarray) -> Slice:
-    stats = stats_of(tallies, weights[None])
+def _slice(name: str, accumulators: Sequence[APAccumulator], weights: np.ndarray) -> Slice:
+    stats = stats_of(accumulators, weights[None])
     num_instances = np.zeros(len(weights))
-    for tally in tallies:
-        np.add.at(num_instances, tally.videos, tally.num_instances)
+    for accumulator in accumulators:
+        np.add.at(num_instances, accumulator.videos, accumulator.num_instances)
     num_instances *= weights
     return Slice(
         name,
@@ -220,7 +227,7 @@ def _slice(name: str, tallies: Sequence[Tally], weights: np.ndarray) -> Slice:
 
 
 def _by_length(
-    tallies: Sequence[Tally], lengths: np.ndarray, edges: Sequence[int] | None
+    accumulators: Sequence[APAccumulator], lengths: np.ndarray, edges: Sequence[int] | None
 ) -> list[Slice]:
     """Groups of videos up to each edge, and beyond the last."""
     known = lengths[lengths > 0]
@@ -234,6 +241,6 @@ def _by_length(
         inside = (lengths >= low) & (lengths <= high)
         span = f"{low} to {high}" if low < high else str(high)
         name = f"{span} frame" if high == 1 else f"{span} frames"
-        rows.append(_slice(name, tallies, inside.astype(np.int64)))
+        rows.append(_slice(name, accumulators, inside.astype(np.int64)))
         low = high + 1
     return rows

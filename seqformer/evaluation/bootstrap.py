@@ -2,7 +2,7 @@
 
 The validation set is one draw of videos. Drawing as many from it with replacement, a thousand
 times, shows how much the AP depends on which videos were drawn. Whole videos are drawn, because
-results within a video are not independent. Matches are reused: see `tally`.
+results within a video are not independent. Matches are reused: see `accumulator`.
 
 A resample repeats some videos and lacks others, and its AP is therefore a little too high on
 average. The intervals are corrected for that: bias-corrected percentiles (Efron & Tibshirani, "An

@@ -13,8 +13,8 @@ import numpy as np
 
 from seqformer.config import RESAMPLES
 from seqformer.evaluation.analysis import STATS, Analysis, stats_of
+from seqformer.evaluation.ap_accumulator import mean_of_valid
 from seqformer.evaluation.bootstrap import Interval, resample_weights
-from seqformer.evaluation.tally import mean_of_valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,21 @@ def compare(
     num_videos = len(first.truth.videos)
     weights = resample_weights(num_videos, resamples, seed)
     everything = np.ones((1, num_videos), np.int64)
-    values = [stats_of(one.tallies, everything) for one in (first, second)]
-    resampled = [stats_of(one.tallies, weights) for one in (first, second)]
+    values = [stats_of(one.accumulators, everything) for one in (first, second)]
+    resampled = [stats_of(one.accumulators, weights) for one in (first, second)]
     per_class = {}
     for k, category_id in enumerate(sorted(first.truth.categories)):
-        tallies = first.tallies[k], second.tallies[k]
-        both = [float(mean_of_valid(tally.average_precision(everything))) for tally in tallies]
-        again = [mean_of_valid(tally.average_precision(weights), 1) for tally in tallies]
+        accumulators = first.accumulators[k], second.accumulators[k]
+        both = [
+            float(mean_of_valid(accumulator.average_precision(everything)))
+            for accumulator in accumulators
+        ]
+        again = [
+            mean_of_valid(accumulator.average_precision(weights), 1) for accumulator in accumulators
+        ]
         per_class[category_id] = _difference(both[0], both[1], again[0], again[1])
     one_by_one = np.eye(num_videos, dtype=np.int64)
-    alone = [stats_of(one.tallies, one_by_one)["AP"].tolist() for one in (first, second)]
+    alone = [stats_of(one.accumulators, one_by_one)["AP"].tolist() for one in (first, second)]
     return Comparison(
         stats={
             name: _difference(

@@ -122,7 +122,7 @@ def evaluate(
             precision[:, :, k, :, m], recall[:, k, :, m], score_at[:, :, k, :, m] = curves
         per_class[category_id] = {
             "name": truth.categories[category_id],
-            "num_instances": sum(int(found.num_instances[0]) for found in matches),
+            "num_instances": sum(int(of_video.num_instances[0]) for of_video in matches),
             **summarise(precision[:, :, k], recall[:, k]),
         }
     return YTVISMetrics(summarise(precision, recall), per_class, precision, recall, score_at)

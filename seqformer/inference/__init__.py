@@ -9,13 +9,13 @@ import importlib
 from typing import Any
 
 _LAZY = {
-    "Detection": "seqformer.inference.results",
+    "Detection": "seqformer.inference.prediction",
     "Predictor": "seqformer.inference.predictor",
     "StreamLimits": "seqformer.inference.stream",
-    "VideoPrediction": "seqformer.inference.results",
+    "VideoPrediction": "seqformer.inference.prediction",
     "VideoStream": "seqformer.inference.stream",
-    "draw_video": "seqformer.inference.draw",
-    "write_video": "seqformer.inference.video_writer",
+    "draw_video": "seqformer.visualization.drawing",
+    "write_video": "seqformer.visualization.video_writer",
 }
 
 __all__ = sorted(_LAZY)

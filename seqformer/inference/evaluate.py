@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from seqformer.command import sentence_of
 from seqformer.config import EvalOptions
-from seqformer.files import check_replaceable, locked, make_folder, write_json
-from seqformer.inference.results import load_results, lock_path, stored_settings
+from seqformer.distributed.environment import launch
+from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
     check_report,
     has_ground_truth,
@@ -27,13 +28,15 @@ from seqformer.inference.scoring import (
 from seqformer.safe_files import check_regular
 
 if TYPE_CHECKING:
-    from seqformer.inference.results import PartialResults
+    from seqformer.data.video_sources import VideoSource
+    from seqformer.inference.results_file import PartialResults
     from seqformer.inference.runner import Failure
-    from seqformer.inference.sources import VideoSource
     from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
+LONGEST_WAIT_MINUTES = 7 * 24 * 60.0
+"""A process may wait for the others for as long as their longest videos take."""
 
 
 def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
@@ -44,19 +47,28 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     check_writable_outputs(options)
     sources, categories, is_scored = find_sources(options)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch().world_size > 1:
         # Before torch is loaded: idle threads of one process must not spin on another's core.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.determinism import deterministic_algorithms
+    from seqformer.distributed.context import distributed_context
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.ranks import join_ranks
-    from seqformer.inference.runner import Helpers, predict_shared, run_settings, settle_choices
+    from seqformer.inference.runner import (
+        Helpers,
+        own_threads,
+        predict_shared,
+        resolve_runtime,
+        run_settings,
+    )
     from seqformer.inference.stream import StreamLimits
 
     with (
         _own_output(output),
         deterministic_algorithms(options.deterministic),
-        join_ranks(options.device) as ranks,
+        own_threads(),
+        distributed_context(
+            options.device, timeout_minutes=LONGEST_WAIT_MINUTES, is_training=False
+        ) as ranks,
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
@@ -64,7 +76,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         predictor.config = replace(predictor.config, **options.config_changes())
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
-        settle_choices(predictor, ranks, stored, options.threads)
+        resolve_runtime(predictor, ranks, stored, options.threads)
         helpers = Helpers.of(predictor.device, options.decode_workers, options.encode_workers)
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
@@ -79,7 +91,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
             partial.close()
             check_all_there(sources, partial, failures)
             entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
-            write_json(output, entries)
+            write_results(output, entries)
             if not failures:
                 partial.remove()
         ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
@@ -102,7 +114,7 @@ def _own_output(output: Path) -> AbstractContextManager[None]:
 
     Raises: InUseError at once when another one does.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if launch().rank != 0:
         return nullcontext()
     return locked(lock_path(output), f"{output}")
 
@@ -159,8 +171,8 @@ def draw_and_score(options: EvalOptions, program: str = "eval.py") -> int:
 
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
     """The videos; category names by id ({} without annotation file); whether AP can be computed."""
-    from seqformer.data.ytvis import load_annotation_file
-    from seqformer.inference.sources import find_videos, listed_videos
+    from seqformer.annotations.ytvis import load_annotation_file
+    from seqformer.data.video_sources import find_videos, listed_videos
 
     assert options.images is not None
     if not options.images.exists():
@@ -219,18 +231,18 @@ def warn_about_categories(categories: Mapping[int, str], classes: ClassMap | Non
     ]
     absent = [f"{i} ({name})" for i, name in sorted(categories.items()) if i not in known]
     foreign = [f"{i} ({name})" for i, name in sorted(known.items()) if i not in categories]
-    for problem, found in (
+    for problem, listed in (
         ("mean something else", renamed),
         ("are not known to the checkpoint, which will never find them", absent),
         ("are found by the checkpoint but not listed in the file", foreign),
     ):
-        if found:
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        if listed:
+            more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
             logger.warning(
                 "the annotation file's categories differ from those of the checkpoint: %d %s: %s%s",
-                len(found),
+                len(listed),
                 problem,
-                "; ".join(found[:5]),
+                "; ".join(listed[:5]),
                 more,
             )
 
@@ -244,7 +256,7 @@ def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict
 
 
 def _drawer(options: EvalOptions, names: Mapping[int, str]) -> Callable[..., None]:
-    from seqformer.inference.visualize import result_drawer
+    from seqformer.visualization.result_videos import result_drawer
 
     assert options.visualize is not None
     return result_drawer(

@@ -47,7 +47,7 @@ class FrameData:
         """Memory of all arrays."""
         return self.mask_features.nbytes + self.references.nbytes + self.boxes.nbytes
 
-    def part(self, start: int, stop: int) -> FrameData:
+    def frames(self, start: int, stop: int) -> FrameData:
         """Frames start..stop-1 of the video, as far as they are here (views)."""
         cut = slice(max(start - self.first, 0), max(stop - self.first, 0))
         first = min(max(start, self.first), self.stop)
@@ -56,7 +56,7 @@ class FrameData:
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """Where a portion lies in the file, and how to read it back."""
+    """Where a chunk lies in the file, and how to read it back."""
 
     first: int
     length: int
@@ -79,22 +79,22 @@ class FrameStore:
             folder: where the file is made; by default the system's folder for such files.
         """
         self.memory_limit, self.disk_limit, self.folder = memory_limit, disk_limit, folder
-        self._portions: list[FrameData | _OnDisk] = []
+        self._chunks: list[FrameData | _OnDisk] = []
         self._in_memory = self._on_disk = 0
         self._file: IO[bytes] | None = None
-        self._free: list[tuple[int, int]] = []  # (offset, bytes) of forgotten portions
+        self._free: list[tuple[int, int]] = []  # (offset, bytes) of forgotten chunks
 
     @property
     def start(self) -> int:
         """Number of the first frame kept; 0 when none is."""
-        return self._portions[0].first if self._portions else 0
+        return self._chunks[0].first if self._chunks else 0
 
     @property
     def stop(self) -> int:
         """One past the last frame kept."""
-        if not self._portions:
+        if not self._chunks:
             return 0
-        last = self._portions[-1]
+        last = self._chunks[-1]
         return last.first + (last.length if isinstance(last, _OnDisk) else len(last))
 
     @property
@@ -108,14 +108,14 @@ class FrameStore:
         return self._on_disk
 
     def append(self, data: FrameData) -> None:
-        """Keep a portion.
+        """Keep a chunk.
 
         Raises: ValueError when memory and disk limits are both reached; all that was kept before
             can still be read.
         """
-        assert not self._portions or data.first == self.stop
+        assert not self._chunks or data.first == self.stop
         if self._in_memory + data.nbytes <= self.memory_limit:
-            self._portions.append(data)
+            self._chunks.append(data)
             self._in_memory += data.nbytes
             return
         if self.disk_limit is not None and self._on_disk + data.nbytes > self.disk_limit:
@@ -124,16 +124,16 @@ class FrameStore:
                 f"of memory and {self.disk_limit >> 20} MiB of disk; raise a limit, or give a "
                 "window to keep only the latest frames"
             )
-        self._portions.append(self._write(data))
+        self._chunks.append(self._write(data))
 
     def forget_before(self, frame: int) -> None:
-        """Drop the portions that end at or before a frame."""
-        while self._portions:
-            first = self._portions[0]
+        """Drop the chunks that end at or before a frame."""
+        while self._chunks:
+            first = self._chunks[0]
             length = first.length if isinstance(first, _OnDisk) else len(first)
             if first.first + length > frame:
                 return
-            del self._portions[0]
+            del self._chunks[0]
             if isinstance(first, _OnDisk):
                 self._on_disk -= first.nbytes
                 self._free.append((first.offset, first.nbytes))
@@ -141,17 +141,17 @@ class FrameStore:
                 self._in_memory -= first.nbytes
 
     def read(self, start: int, stop: int) -> Iterator[FrameData]:
-        """The frames start..stop-1 that are kept, portion by portion."""
-        for portion in self._portions:
-            length = portion.length if isinstance(portion, _OnDisk) else len(portion)
-            if portion.first + length <= start or portion.first >= stop:
+        """The frames start..stop-1 that are kept, chunk by chunk."""
+        for chunk in self._chunks:
+            length = chunk.length if isinstance(chunk, _OnDisk) else len(chunk)
+            if chunk.first + length <= start or chunk.first >= stop:
                 continue
-            data = self._load(portion) if isinstance(portion, _OnDisk) else portion
-            yield data.part(start, stop)
+            data = self._load(chunk) if isinstance(chunk, _OnDisk) else chunk
+            yield data.frames(start, stop)
 
     def close(self) -> None:
         """Forget everything and delete the file."""
-        self._portions.clear()
+        self._chunks.clear()
         self._in_memory = self._on_disk = 0
         if self._file is not None:
             self._file.close()
@@ -177,7 +177,7 @@ class FrameStore:
         return _OnDisk(data.first, len(data), offset, data.nbytes, layout)
 
     def _place_for(self, nbytes: int) -> int:
-        """The place of a forgotten portion of that size, so that an endless video does not make an
+        """The place of a forgotten chunk of that size, so that an endless video does not make an
         endless file; else the end of the file."""
         for index, (offset, size) in enumerate(self._free):
             if size == nbytes:
@@ -186,12 +186,12 @@ class FrameStore:
         assert self._file is not None
         return self._file.seek(0, os.SEEK_END)
 
-    def _load(self, portion: _OnDisk) -> FrameData:
+    def _load(self, chunk: _OnDisk) -> FrameData:
         assert self._file is not None
-        self._file.seek(portion.offset)
+        self._file.seek(chunk.offset)
         arrays = []
-        for dtype, shape in portion.layout:
+        for dtype, shape in chunk.layout:
             array = np.empty(shape, dtype)
             self._file.readinto(array.data.cast("B"))  # type: ignore[attr-defined]
             arrays.append(array)
-        return FrameData(portion.first, *arrays)
+        return FrameData(chunk.first, *arrays)

@@ -1,4 +1,4 @@
-"""The two halves of the model as inference calls them: portions of frames, then the instances."""
+"""The two halves of the model as inference calls them: chunks of frames, then the instances."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, Precision
 from seqformer.devices import HostCopy, on_device, sent
@@ -15,6 +15,7 @@ from seqformer.inference.frame_store import FrameData
 from seqformer.model import TemporalPool, inference_copy, mask_reference
 from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
+from seqformer.model.seqformer import SeqFormer
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -24,7 +25,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class Portion:
+class FrameChunk:
     """What the box stream says about t consecutive frames of a video, on the device.
 
     Attributes:
@@ -41,10 +42,10 @@ class Portion:
     is_finite: Tensor
 
     def pool(self, start: int, stop: int) -> TemporalPool:
-        """The temporal sums of frames start..stop-1 of the portion."""
-        part = slice(start, stop)
+        """The temporal sums of frames start..stop-1 of the chunk."""
+        frames = slice(start, stop)
         return TemporalPool.of(
-            [x[:, part] for x in self.time_logits], [x[:, part] for x in self.sampled]
+            [x[:, frames] for x in self.time_logits], [x[:, frames] for x in self.sampled]
         )
 
 
@@ -59,7 +60,7 @@ class FrameNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
+    def __init__(self, model: SeqFormer, precision: Precision, device: torch.device) -> None:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
@@ -71,25 +72,25 @@ class FrameNetwork:
         )
 
     @torch.inference_mode()
-    def frames(self, resized: Sequence[np.ndarray]) -> Portion:
+    def frames(self, resized: Sequence[np.ndarray]) -> FrameChunk:
         """Run t frames, uint8 RGB [H, W, 3] of network size, by themselves."""
         with on_device(self.device), full_float32():
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
             images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
             images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
-            return self._portion(*self._model.box_stream(images))
+            return self._chunk(*self._model.box_stream(images))
 
-    def _portion(self, states: BoxStates, features: Tensor) -> Portion:
+    def _chunk(self, states: BoxStates, features: Tensor) -> FrameChunk:
         features, boxes = features[0], states.boxes[-1][0]
         references = mask_reference(states.references[-1])[0].expand(len(boxes), -1, -1)
         checked = (features, boxes, *states.time_logits, states.sampled[-1])
-        return Portion(
+        return FrameChunk(
             states.time_logits,
             states.sampled,
             features,
             references,
             boxes,
-            torch.stack([part.isfinite().all() for part in checked]).all(),
+            torch.stack([tensor.isfinite().all() for tensor in checked]).all(),
         )
 
     @torch.inference_mode()
@@ -105,12 +106,12 @@ class FrameNetwork:
         return class_logits[-1, 0], mask_params[-1, 0]
 
 
-class PortionCopy:
-    """A portion's part of the `FrameStore` on its way to the host, beside the next computation."""
+class ChunkCopy:
+    """A chunk's part of the `FrameStore` on its way to the host, beside the next computation."""
 
-    def __init__(self, portion: Portion, first: int) -> None:
+    def __init__(self, chunk: FrameChunk, first: int) -> None:
         self._first = first
-        tensors = [portion.mask_features, portion.references, portion.boxes, portion.is_finite]
+        tensors = [chunk.mask_features, chunk.references, chunk.boxes, chunk.is_finite]
         if tensors[0].dtype == torch.bfloat16:  # numpy has no such type
             tensors[0] = tensors[0].contiguous().view(torch.uint16)
         self._copy = HostCopy(*tensors)

@@ -10,10 +10,12 @@ was too small is tried again with half the frames at once, and half of those.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import EvalConfig
-from seqformer.inference.encoding import MaskEncoder
-from seqformer.inference.loading import FrameLoader, Resized
+from seqformer.data.video_sources import VideoSource
+from seqformer.distributed.context import DistributedContext
+from seqformer.inference.frame_loader import FrameLoader, Resized
+from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.ranks import Ranks, balanced_shares
-from seqformer.inference.results import PartialResults, partial_path
-from seqformer.inference.sources import VideoSource
+from seqformer.inference.results_file import PartialResults, partial_path
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -70,8 +72,21 @@ class Helpers:
         return cls(decode_workers=asked[0], encode_workers=asked[1])
 
 
-def settle_choices(
-    predictor: Predictor, ranks: Ranks, stored: dict[str, Any], threads: int | None = None
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """A run may set PyTorch's number of threads; after the block it is as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def resolve_runtime(
+    predictor: Predictor,
+    ranks: DistributedContext,
+    stored: dict[str, Any],
+    threads: int | None = None,
 ) -> None:
     """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
     is continued what it was started with.
@@ -137,7 +152,7 @@ def predict_shared(
     output: Path,
     settings: dict[str, Any],
     fresh: bool,
-    ranks: Ranks,
+    ranks: DistributedContext,
     helpers: Helpers,
     on_video: OnVideo | None = None,
 ) -> tuple[PartialResults | None, list[Failure]]:
@@ -167,7 +182,7 @@ def predict_shared(
         failures = [
             failure
             for source in drawn
-            if on_video and (failure := _draw(on_video, source, finished[source.video_id]))
+            if on_video and (failure := _draw(on_video, source, finished[source.video_id] or []))
         ]
         failures += predict_videos(predictor, todo, partial, on_video, helpers, ranks.is_main)
     finally:
@@ -177,6 +192,23 @@ def predict_shared(
     if not ranks.is_main:
         return None, failures
     return PartialResults.continue_all(output, settings), failures
+
+
+def balanced_shares(lengths: Sequence[int], world_size: int) -> list[list[int]]:
+    """Distribute videos so that all ranks get about as many frames.
+
+    The longest first, each to the rank with the least so far: at most a third above the best
+    distribution (Graham 1969).
+
+    Returns: for every rank the positions of its videos, ascending.
+    """
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [(0, rank) for rank in range(world_size)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(index)
+        heapq.heappush(loads, (load + lengths[index], rank))
+    return [sorted(share) for share in shares]
 
 
 def predict_videos(
@@ -303,7 +335,7 @@ def _problem_of(error: Exception, device: torch.device) -> _Problem:
     """What went wrong with a video. Raises: the error itself if it is none of a video's."""
     if is_out_of_memory(error):
         return _Problem(
-            f"a portion of its frames does not fit into the memory of {device}; give a smaller "
+            f"a chunk of its frames does not fit into the memory of {device}; give a smaller "
             "--chunk-frames or --short-side",
             is_memory=True,
         )

@@ -30,9 +30,9 @@ def has_ground_truth(annotations: Path) -> bool:
     return _ANNOTATIONS.search(read_regular(annotations, "annotation file")) is not None
 
 
-def refuse_without_ground_truth(annotations: Path, wanted: Mapping[str, Path | None]) -> None:
+def refuse_without_ground_truth(annotations: Path, options: Mapping[str, Path | None]) -> None:
     """Raises: ValueError if an option (flag -> its value) is given that needs ground truth."""
-    for flag, value in wanted.items():
+    for flag, value in options.items():
         if value is not None:
             raise ValueError(
                 f"{flag} needs ground truth, but {annotations} has no annotations (the public "

@@ -2,7 +2,7 @@
 
 Backbone, encoder and all decoder layers of the box queries see one frame at a time (paper section
 3.2); frames meet only in a temporal softmax per layer, whose running sums do not grow. So frames go
-through in portions, nothing of them stays but what drawing masks needs (`FrameStore`), and the
+through in chunks, nothing of them stays but what drawing masks needs (`FrameStore`), and the
 instance queries are computed from the sums whenever results are wanted: at the end, or at any
 moment of a stream that has none.
 """
@@ -21,12 +21,12 @@ from torch import Tensor
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import EvalConfig
 from seqformer.devices import to_device
-from seqformer.inference.encoding import EncodingJob, MaskEncoder
 from seqformer.inference.frame_store import FrameStore
-from seqformer.inference.frames import FrameSizes, check_frame, resize_frame
-from seqformer.inference.network import FrameNetwork, Portion, PortionCopy
-from seqformer.inference.rendering import compress_masks, mask_logits
-from seqformer.inference.results import Detection, VideoPrediction
+from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
+from seqformer.inference.mask_rendering import compress_masks, mask_logits
+from seqformer.inference.network import ChunkCopy, FrameChunk, FrameNetwork
+from seqformer.inference.prediction import Detection, VideoPrediction
+from seqformer.inference.resize import FrameSizes, check_frame, resize_frame
 from seqformer.model import TemporalPool
 from seqformer.structures import ClassMap
 
@@ -131,13 +131,13 @@ class VideoStream(ABC):
     def flush(self) -> None:
         """Compute the frames that wait."""
         if self._waiting:
-            portion = self.context.network.frames(self._waiting)
+            chunk = self.context.network.frames(self._waiting)
             first = self.num_frames - len(self._waiting)
             self._waiting = []
-            self._absorb(portion, first)
+            self._absorb(chunk, first)
 
     @abstractmethod
-    def _absorb(self, portion: Portion, first: int) -> None:
+    def _absorb(self, chunk: FrameChunk, first: int) -> None:
         """Take in what the network says about the frames from number `first` on."""
 
     @abstractmethod
@@ -183,14 +183,14 @@ class WholeVideoStream(VideoStream):
         super().__init__(context, limits)
         self._pool: TemporalPool | None = None
         self._store = limits.store()
-        self._arriving: PortionCopy | None = None
+        self._arriving: ChunkCopy | None = None
 
     @torch.inference_mode()
-    def _absorb(self, portion: Portion, first: int) -> None:
-        pool = portion.pool(0, len(portion.boxes))
+    def _absorb(self, chunk: FrameChunk, first: int) -> None:
+        pool = chunk.pool(0, len(chunk.boxes))
         self._pool = pool if self._pool is None else self._pool.merge(pool)
-        arriving = PortionCopy(portion, first)
-        self._keep_arrived()  # the portion before, while this one is computed
+        arriving = ChunkCopy(chunk, first)
+        self._keep_arrived()  # the chunk before, while this one is computed
         self._arriving = arriving
 
     def _keep_arrived(self) -> None:
@@ -271,6 +271,7 @@ class WholeVideoStream(VideoStream):
         return jobs, torch.cat(boxes).numpy()
 
     def close(self) -> None:
+        """See `VideoStream.close`."""
         super().close()
         self._pool = self._arriving = None
         self._store.close()

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .._kernels import kernels
-from .lean_autograd import Linear, linears_of_sum
+from .memory_efficient import Linear, linears_of_sum
 
 
 class MSDeformAttn(nn.Module):

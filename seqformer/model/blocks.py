@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .full_float32 import FullLinear
-from .lean_autograd import feed_forward
+from .memory_efficient import feed_forward
 
 
-def fed_to(layer: nn.Linear, x: Tensor) -> Tensor:
+def cast_like(layer: nn.Linear, x: Tensor) -> Tensor:
     """`x` in the precision of a layer, which at inference may be wider than what comes before."""
     return x.to(layer.weight.dtype)
 
@@ -42,6 +42,20 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs] + [hidden] * (num_layers - 1) + [outputs]
         self.layers = nn.ModuleList(FullLinear(a, b) for a, b in pairwise(widths))
+
+    @property
+    def first(self) -> FullLinear:
+        """The layer that takes the input."""
+        layer = self.layers[0]
+        assert isinstance(layer, FullLinear)
+        return layer
+
+    @property
+    def last(self) -> FullLinear:
+        """The layer that makes the output."""
+        layer = self.layers[-1]
+        assert isinstance(layer, FullLinear)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""

@@ -10,12 +10,12 @@ import json
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, config_from_dict, config_to_dict
+from ..config import BackboneName, ModelConfig, config_from_dict, config_to_dict
 from ..files import write_bytes
 from ..structures import ClassMap
 from .backbone import BACKBONES
@@ -72,7 +72,12 @@ def build_model(
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
     return SeqFormer(
-        ModelConfig(backbone=backbone, num_classes=num_classes, dropout=dropout, **settings)
+        ModelConfig(
+            backbone=cast(BackboneName, backbone),
+            num_classes=num_classes,
+            dropout=dropout,
+            **settings,
+        )
     )
 
 
@@ -168,12 +173,12 @@ def load_weights(
         shapes, and saying which backbone or class count would fit.
     """
     checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
-    wanted = to_published(model)
+    expected = to_published(model)
     given = checkpoint.state
     if drop_class_heads:
         given = {k: v for k, v in given.items() if not k.startswith("detr.class_embed.")}
-        wanted = {k: v for k, v in wanted.items() if not k.startswith("detr.class_embed.")}
-    problems = _mismatch(wanted, given) or _other_heads(model, checkpoint)
+        expected = {k: v for k, v in expected.items() if not k.startswith("detr.class_embed.")}
+    problems = _mismatch(expected, given) or _other_heads(model, checkpoint)
     if problems:
         raise ValueError(
             f"{checkpoint.path} does not fit the model ({model.config.backbone}, "
@@ -200,8 +205,8 @@ def model_from_checkpoint(
     checkpoint = load_checkpoint(path)
     config = checkpoint.model_config
     if config is None:
-        found = sorted(checkpoint.state)[:3]
-        raise ValueError(f"{path} holds no SeqFormer weights; its first keys are {found}")
+        keys = sorted(checkpoint.state)[:3]
+        raise ValueError(f"{path} holds no SeqFormer weights; its first keys are {keys}")
     if backbone is not None and backbone != config.backbone:
         raise ValueError(
             f"{path} holds weights of {config.backbone}, not of {backbone}; "
@@ -269,12 +274,12 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
             or k.endswith(("attn_mask", "num_batches_tracked"))
         )
     }
-    wanted = {
+    expected = {
         k: v
         for k, v in model.backbone.state_dict().items()
         if not k.startswith(("norm0.", "norm1.", "norm2.", "norm3."))
     }
-    problems = _mismatch(wanted, given)
+    problems = _mismatch(expected, given)
     if problems:
         fits = identify_backbone(given, prefix="")
         advice = f"the file fits backbone {fits}" if fits else "the file fits no backbone we know"
@@ -284,17 +289,26 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     model.backbone.load_state_dict(given, strict=False)
 
 
-def _mismatch(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """ "" when keys and shapes agree, else what does not, shortened."""
-    missing = [k for k in wanted if k not in given]
-    unexpected = [k for k in given if k not in wanted]
+def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    """Which keys and shapes do not agree, shortened; "" where all do."""
+    missing = [k for k in expected if k not in given]
+    unexpected = [k for k in given if k not in expected]
     shapes = [
-        f"{k} {list(given[k].shape)} instead of {list(wanted[k].shape)}"
-        for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
+        f"{k} {list(given[k].shape)} instead of {list(expected[k].shape)}"
+        for k in expected
+        if k in given and given[k].shape != expected[k].shape
+    ]
+    types = [
+        f"{k} of {given[k].dtype}".replace("torch.", "")
+        for k in expected
+        if k in given and expected[k].is_floating_point() and not given[k].is_floating_point()
     ]
     parts = []
-    for title, keys in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes)):
+    findings = (
+        *(("missing", missing), ("unexpected", unexpected)),
+        *(("shapes", shapes), ("no real numbers", types)),
+    )
+    for title, keys in findings:
         if keys:
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             parts.append(f"{len(keys)} {title} ({', '.join(keys[:4])}{more})")
@@ -302,7 +316,7 @@ def _mismatch(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
 
 
 def _other_heads(model: SeqFormer, checkpoint: Checkpoint) -> str:
-    """ "" unless the file has other heads than the model, which no shape shows."""
+    """How the heads of the file differ from the model's, which no shape shows; else ""."""
     config = checkpoint.model_config
     if config is None or not checkpoint.knows_heads:
         return ""

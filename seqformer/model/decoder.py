@@ -2,7 +2,7 @@
 
 The box stream attends to its own frame only, through all layers; the instance stream collects what
 it found, pooled over time by learned weights, and tells it nothing back. So the two run one after
-the other: the box stream over frames in any portions, then the instance stream once. Boxes are
+the other: the box stream over frames in any chunks, then the instance stream once. Boxes are
 refined from layer to layer (Deformable DETR, A.4).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .attention import MSDeformAttn, QuerySelfAttention
-from .blocks import MLP, FeedForward, fed_to
+from .blocks import MLP, FeedForward, cast_like
 from .full_float32 import FullLinear
 
 
@@ -93,7 +93,11 @@ class DecoderLayer(nn.Module):
         )  # [B, T, Q, C]
         box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
         box = self.ffn_box(box)
-        return box, sampled, self.time_attention_weights(fed_to(self.time_attention_weights, box))
+        return (
+            box,
+            sampled,
+            self.time_attention_weights(cast_like(self.time_attention_weights, box)),
+        )
 
     def instance_stream(self, instance: Tensor, query_position: Tensor, pooled: Tensor) -> Tensor:
         """The instance queries, given what the box queries of all frames found.
@@ -109,7 +113,7 @@ class DecoderLayer(nn.Module):
         instance = self.norm2(instance + self._drop(attended))
         # The time weights sum to one, so projecting the pooled samples equals pooling the
         # projected ones, at a T-th of the work. The sums are float32 even in a half model.
-        pooled = fed_to(self.cross_attn.output_proj, pooled)
+        pooled = cast_like(self.cross_attn.output_proj, pooled)
         instance = self.norm1(instance + self._drop(self.cross_attn.output_proj(pooled)))
         return self.ffn(instance)
 
@@ -147,6 +151,7 @@ class Decoder(nn.Module):
         """
         states = BoxStates([], [], [], [])
         for layer, box_head in zip(self.layers, self.bbox_embed, strict=True):
+            assert isinstance(layer, DecoderLayer) and isinstance(box_head, MLP)
             ratios = valid_ratios[:, None, None]  # [B, 1, 1, L, 2]
             if reference.shape[-1] == 4:
                 ratios = ratios.repeat(1, 1, 1, 1, 2)
@@ -154,7 +159,7 @@ class Decoder(nn.Module):
             box, sampled, time_logits = layer.box_stream(
                 box, query_position, level_reference, memory, shapes, valid_shapes
             )
-            delta = box_head(fed_to(box_head.layers[0], box))
+            delta = box_head(cast_like(box_head.first, box))
             prior = inverse_sigmoid(reference)
             if reference.shape[-1] == 2:
                 prior = F.pad(prior, (0, 2))
@@ -178,7 +183,8 @@ class Decoder(nn.Module):
         Returns: D tensors [B, Q, C], the instance queries after each layer.
         """
         states = []
-        for layer, found in zip(self.layers, pooled, strict=True):
-            instance = layer.instance_stream(instance, query_position, found)
+        for layer, pooled_layer in zip(self.layers, pooled, strict=True):
+            assert isinstance(layer, DecoderLayer)
+            instance = layer.instance_stream(instance, query_position, pooled_layer)
             states.append(instance)
         return states

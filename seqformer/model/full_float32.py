@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from .recording import is_recorded
+from .autograd_state import is_recorded
 
 _lock = Lock()
 _inside = 0
@@ -106,7 +106,7 @@ def _flops(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any
     return 2 * prod(x) * weight[0]
 
 
-def exact_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear(x, weight, bias)` in full float32, without gradient; one operator, so that
     torch.compile does not look inside."""
     return torch.ops.seqformer.full_linear(x, weight, bias)
@@ -125,14 +125,14 @@ def full_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
     if is_recorded(x, weight, bias):
         return _FullLinear.apply(x, weight, bias)
-    return exact_product(x, weight, bias)
+    return exact_linear(x, weight, bias)
 
 
 class _FullLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return exact_product(x, weight, bias)
+        return exact_linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -141,8 +141,8 @@ class _FullLinear(Function):
         rows = grad.reshape(-1, grad.shape[-1])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = exact_product(rows, weight.t()).view(x.shape)
-        grad_weight = exact_product(rows.t(), x.reshape(-1, x.shape[-1]).t())
+            grad_x = exact_linear(rows, weight.t()).view(x.shape)
+        grad_weight = exact_linear(rows.t(), x.reshape(-1, x.shape[-1]).t())
         return grad_x, grad_weight, rows.sum(0)
 
 

@@ -1,4 +1,4 @@
-"""The temporal softmax (paper section 3.2) as running sums: frames may come in any portions.
+"""The temporal softmax (paper section 3.2) as running sums: frames may come in any chunks.
 
 An instance query collects what its box queries found in T frames, `sum_t w_t s_t` with `w = softmax
 over t of the time logits`. Per query that is a maximum m, a denominator `sum_t exp(l_t - m)` and a
@@ -31,7 +31,7 @@ class TemporalPool:
 
     @classmethod
     def of(cls, time_logits: Sequence[Tensor], sampled: Sequence[Tensor]) -> TemporalPool:
-        """Pool the frames of one portion.
+        """Pool the frames of one chunk.
 
         Args:
             time_logits: D tensors [B, T, Q, 1].

@@ -14,7 +14,9 @@ import logging
 import pathlib
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ logger = logging.getLogger(__name__)
 
 RUN_NAME = "run.json"
 """What a checkpoint folder holds beside its tensors."""
-STATE_KEYS = ("model", "state_dict", "ema", "model_ema", "ema_state_dict", "net", "module")
+STATE_KEYS = (
+    *("model", "state_dict", "model_state_dict", "ema", "model_ema", "ema_state_dict"),
+    *("net", "module"),
+)
 """Where files of the usual trainers keep their weights; the first that is there is taken."""
-_WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<![^.])_orig_mod\.")
 """What DataParallel and torch.compile put into the names of weights."""
 _PLAIN_CLASSES: list[Any] = [
     argparse.Namespace,
@@ -47,6 +52,7 @@ _PLAIN_CLASSES: list[Any] = [
 _DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
     *(MemoryError, OSError, RecursionError, RuntimeError, TypeError, ValueError),
+    *(struct.error, zlib.error),
 )
 
 
@@ -59,6 +65,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         other objects than tensors and plain data, or tensors larger than its bytes.
     """
     content = _read_folder(path) if path.is_dir() else _read_file(path)
+    most = None if path.is_dir() else _unpacked_size(path)
     places = [key for key in STATE_KEYS if _holds_tensors(content.get(key))]
     if places:
         state = content.pop(places[0])
@@ -82,7 +89,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         name = _WRAPPERS.sub("", str(key))
         if name in named:
             raise ValueError(f"{path} holds the weight {name} twice, with and without a wrapper")
-        _check_tensor(path, name, value)
+        _check_tensor(path, name, value, most)
         named[name] = value
     return named, content
 
@@ -123,18 +130,27 @@ def _holds_tensors(value: Any, depth: int = 0) -> bool:
     return any(isinstance(v, Tensor) or _holds_tensors(v, depth + 1) for v in value.values())
 
 
-def _check_tensor(path: Path, name: str, value: Any) -> None:
-    """Raises: ValueError."""
+def _check_tensor(path: Path, name: str, value: Any, most: int | None) -> None:
+    """
+    Args:
+        most: bytes in the file; None for those of a folder, which were compared before.
+
+    Raises: ValueError.
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"{path}: weight {name} is a {type(value).__name__}, not a tensor")
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         raise ValueError(f"{path}: weight {name} is sparse, quantised or without numbers")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    has = value.untyped_storage().nbytes()
+    has = has if most is None else min(has, most)  # old files only say how many they have
+    if value.numel() * value.element_size() > has:
         raise ValueError(
             f"{path}: weight {name} says that it has shape {list(value.shape)}, but the file "
             "holds fewer numbers"
         )
-    if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+    if value.is_complex():
+        raise ValueError(f"{path}: weight {name} holds complex numbers")
+    if value.is_floating_point() and not torch.isfinite(value).all():
         raise ValueError(
             f"{path}: weight {name} holds NaN or infinite numbers; the run that wrote it "
             "diverged, use an earlier checkpoint"
@@ -145,14 +161,14 @@ def _read_file(path: Path) -> dict[str, Any]:
     check_regular(path, "weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    _check_zip(path)
+    check_unpacked(path, _unpacked_size(path), path.stat().st_size)
     try:
         with torch.serialization.safe_globals(_PLAIN_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds objects that are not weights, or is corrupt; it was not executed "
-            f"({first_line(error)})"
+            f"({_what_is_refused(error)})"
         ) from error
     except _DAMAGED as error:
         raise ValueError(
@@ -164,22 +180,30 @@ def _read_file(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse a torch file that would unpack to far more than it is. Raises: ValueError."""
+def _what_is_refused(error: pickle.UnpicklingError) -> str:
+    """The reason in what torch's loader says, without its advice to execute the file."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "damaged")
+    named = re.search(r"GLOBAL (\S+)", line)
+    if named is None:
+        return line[:200]
+    return f"{named[1]}; of a model that was saved whole, save its state_dict() instead"
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes that a file holds, those of a zip as it declares them: entries that are stored as they
+    are may lie on top of one another. Raises: ValueError."""
     with open_regular(path, "weights file") as file:
-        size = path.stat().st_size
         if file.read(4) != b"PK\3\4":
-            return
+            return path.stat().st_size
         try:
             with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
+                return sum(entry.file_size for entry in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a readable checkpoint, it may be cut off: {first_line(error)}; "
                 "download or copy it again"
             ) from None
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        check_unpacked(path, sum(entry.file_size for entry in entries), size)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _videos(
         video_id = summary.video_id
         row = video_row(summary, video_name(file_names[video_id], video_id))
         if video_id in shown:
-            num_frames = summary.errors.overlaps.num_frames
+            num_frames = summary.errors.pairwise.num_frames
             step = math.ceil(num_frames / options.max_frames)
             tracks = video_tracks(summary.errors, range(0, num_frames, step))
             if tracks is not None:

@@ -14,11 +14,11 @@ import numpy as np
 
 from seqformer.evaluation.analysis import Analysis, Slice, VideoSummary
 from seqformer.evaluation.bootstrap import Interval
-from seqformer.evaluation.error_kinds import VideoErrors
+from seqformer.evaluation.error_types import VideoErrors
 from seqformer.evaluation.ytvis_metric import YTVISMetrics
 from seqformer.report.masks import MaskStore, grid_of
 
-KINDS = {
+ERROR_TYPES = {
     "missed": ("Missed", "instances that no result finds, not even nearly"),
     "class": ("Wrong class", "the right object under another class"),
     "switch": ("Identity switch", "moves on to another object"),
@@ -50,7 +50,7 @@ def overview(analysis: Analysis, metrics: YTVISMetrics) -> dict[str, Any]:
                     "count": analysis.errors.counts[kind],
                     "cost": _digits(analysis.errors.costs[kind]),
                 }
-                for kind, (name, meaning) in KINDS.items()
+                for kind, (name, meaning) in ERROR_TYPES.items()
             ],
             "cost_of_all_false": _digits(analysis.errors.cost_of_all_false),
             "cost_of_all_missing": _digits(analysis.errors.cost_of_all_missing),
@@ -98,19 +98,19 @@ def video_row(summary: VideoSummary, name: str) -> dict[str, Any]:
     errors = summary.errors
     counted = [
         outcome
-        for instance, outcome in zip(errors.overlaps.instances, errors.instances, strict=True)
+        for instance, outcome in zip(errors.pairwise.instances, errors.instances, strict=True)
         if not instance.is_crowd
     ]
     return {
         "id": summary.video_id,
         "name": name,
-        "frames": errors.overlaps.num_frames,
+        "frames": errors.pairwise.num_frames,
         "ap": _digits(summary.stats["AP"]),
         "ap50": _digits(summary.stats["AP50"]),
         "worst": _digits(min((outcome.best_iou for outcome in counted), default=-1)),
         "results": [
             [_digits(result.score), outcome.kind]
-            for result, outcome in zip(errors.overlaps.results, errors.results, strict=True)
+            for result, outcome in zip(errors.pairwise.results, errors.results, strict=True)
             if outcome.kind not in ("true", "ignored")
         ],
         "instances": [
@@ -125,7 +125,7 @@ def video_tracks(errors: VideoErrors, shown: Sequence[int]) -> dict[str, Any] | 
     Args:
         shown: the frames that the page has.
     """
-    video = errors.overlaps
+    video = errors.pairwise
     canvas = video.canvas or next(
         (track.size for track in (*video.instance_tracks, *video.result_tracks) if track.size), None
     )

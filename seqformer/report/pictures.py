@@ -65,7 +65,11 @@ def encode_frames(
     if not frames:
         return [[] for _ in videos]
     problems: dict[Path, str] = {}
-    read = partial(_read, upright=upright)
+    video_of = {path: video for video in videos for path in video}
+
+    def read(path: Path) -> Image.Image:
+        return Image.fromarray(read_frame(path, upright=upright, frames=lambda: video_of[path]))
+
     start = _first_rung(frames, budget, read)
     with ThreadPoolExecutor() as pool:  # Pillow works outside of the interpreter lock
         for side, quality in LADDER[start:]:
@@ -110,10 +114,6 @@ def _encode(
     except (OSError, ValueError) as error:
         problems[path] = str(error)
         return None
-
-
-def _read(path: Path, upright: bool) -> Image.Image:
-    return Image.fromarray(read_frame(path, upright=upright))
 
 
 def _to_text(picture: Image.Image, side: int, quality: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from seqformer.annotations.rules import is_id
-from seqformer.data.ytvis import arena_of
+from seqformer.annotations.ytvis import pack_annotations
 from seqformer.evaluation.records import Parsed, read_ground_truth
 from seqformer.former import console, run
 from seqformer.tools.annotation_json import Content
@@ -76,7 +76,7 @@ def check(
 def refusal(content: Content) -> str:
     """What training or scoring would say against a file; "" if both take it."""
     try:
-        arena_of("the file", content)
+        pack_annotations("the file", content)
         read_ground_truth(Parsed("the file", content))
     except ValueError as error:
         return str(error)

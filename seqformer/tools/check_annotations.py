@@ -12,8 +12,8 @@ from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.masks import Size, is_size, parse_mask
 from seqformer.annotations.polygons import bounds
 from seqformer.annotations.rules import get_box, is_crowd, is_id, is_number
-from seqformer.annotations.run_lengths import RLE, read_runs
-from seqformer.tools.check_videos import CheckedVideo, objects
+from seqformer.annotations.run_lengths import RLE, decode_mask, encode_masks, read_runs
+from seqformer.tools.check_videos import CheckedVideo, objects, size_text
 from seqformer.tools.findings import Findings
 from seqformer.tools.references import Ids
 
@@ -159,7 +159,7 @@ def _check_mask(
     is_polygons = isinstance(mask, list)
     if mask_size != size:
         if not is_polygons and mask_size != video.listed_size:
-            problem = f"the mask has {_text(mask_size)} pixels, the video {_text(size)}"
+            problem = f"the mask has {size_text(mask_size)} pixels, the video {size_text(size)}"
             findings.add("mask-size", where, problem, "scaled to the size of the video")
         mask = rle = _scaled(rle, size)
         is_polygons = False
@@ -177,17 +177,12 @@ def _check_mask(
 
 def _scaled(rle: RLE, size: Size) -> RLE:
     """A mask at another size: of every pixel, the one nearest to its centre."""
-    decoded = coco_mask.decode(rle)
+    decoded = decode_mask(rle)
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(size, decoded.shape, strict=True)
     )
-    scaled = coco_mask.encode(np.asfortranarray(decoded[rows[:, None], columns]))
-    return {"size": list(size), "counts": scaled["counts"].decode("ascii")}
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]} x {size[1]}"
+    return encode_masks(decoded[rows[:, None], columns][..., None])[0]
 
 
 def _check_boxes(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqformer.data.ytvis import AnnotationSet, load_annotation_file
+from seqformer.annotations.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
 from seqformer.former import console, run
 
@@ -114,9 +114,9 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
     if not values.size:
         return None
     names = ("min", "p10", "median", "p90", "max")
-    found = np.quantile(values, [0, 0.1, 0.5, 0.9, 1])
+    quantiles = np.quantile(values, [0, 0.1, 0.5, 0.9, 1])
     return {
-        **{n: float(q) for n, q in zip(names, found, strict=True)},
+        **{n: float(q) for n, q in zip(names, quantiles, strict=True)},
         "mean": float(values.mean()),
     }
 

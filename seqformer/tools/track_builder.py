@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.masks import Size
-from seqformer.annotations.run_lengths import RLE
+from seqformer.annotations.run_lengths import RLE, encode_masks
 from seqformer.data.pictures import open_picture
+from seqformer.files import natural_key
 from seqformer.tools.annotation_json import Content
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,9 @@ class VideoTracks:
         """All instances of a frame from a map [H, W] of their numbers; 0 is the ground."""
         numbers = np.setdiff1d(np.unique(labels), [0, *ignored])
         if numbers.size:
-            stack = np.asfortranarray(labels[..., None] == numbers, np.uint8)
-            for number, rle in zip(numbers.tolist(), coco_mask.encode(stack), strict=True):
-                self.add(number, frame, {**rle, "counts": rle["counts"].decode("ascii")})
+            stack = np.asfortranarray(labels[..., None] == numbers)
+            for number, rle in zip(numbers.tolist(), encode_masks(stack), strict=True):
+                self.add(number, frame, rle)
 
     def finish(self, key: Hashable, category_id: int, is_crowd: bool = False) -> None:
         """Write an instance into the file."""
@@ -128,16 +128,12 @@ def mask_folders(root: Path) -> list[tuple[str, list[Path]]]:
     if not folders:
         raise ValueError(f"{root} holds no .png masks, nor does any folder below it")
     return [
-        (folder.relative_to(root).as_posix(), sorted(paths, key=natural_key))
-        for folder, paths in sorted(folders.items(), key=lambda item: natural_key(item[0]))
+        (
+            folder.relative_to(root).as_posix(),
+            sorted(paths, key=lambda path: natural_key(str(path))),
+        )
+        for folder, paths in sorted(folders.items(), key=lambda item: natural_key(str(item[0])))
     ]
-
-
-def natural_key(path: Path) -> list[str | int]:
-    """Numbers inside names count as numbers: frame2 before frame10."""
-    parts: list[str | int] = list(re.split(r"(\d+)", str(path)))
-    parts[1::2] = [int(digits) for digits in parts[1::2]]
-    return parts
 
 
 def image_names(folder: str, masks: Sequence[Path], images: Path | None) -> list[str]:
@@ -151,13 +147,13 @@ def image_names(folder: str, masks: Sequence[Path], images: Path | None) -> list
         return [f"{prefix}{mask.stem}.jpg" for mask in masks]
     names = []
     for mask in masks:
-        found = [s for s in IMAGE_SUFFIXES if (images / f"{prefix}{mask.stem}{s}").is_file()]
-        if not found:
+        suffixes = [s for s in IMAGE_SUFFIXES if (images / f"{prefix}{mask.stem}{s}").is_file()]
+        if not suffixes:
             raise FileNotFoundError(
                 f"there is no frame {images / (prefix + mask.stem)} with suffix "
                 f"{', '.join(IMAGE_SUFFIXES)} for the mask {mask}; check --images"
             )
-        names.append(f"{prefix}{mask.stem}{found[0]}")
+        names.append(f"{prefix}{mask.stem}{suffixes[0]}")
     return names
 
 

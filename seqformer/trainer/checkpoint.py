@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import warnings
-import zlib
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,18 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from seqformer.distributed import LostProcessError, is_communication_error, lost_process
+from seqformer.distributed.context import DistributedContext
+from seqformer.distributed.errors import LostProcessError, is_communication_error, lost_process
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
 from seqformer.model.checkpoint_folder import TensorFolderReader
-from seqformer.model.weight_files import RUN_NAME, read_run_settings
-from seqformer.trainer.parallel import Parallel
+from seqformer.model.weight_files import RUN_NAME
+from seqformer.trainer.checkpoint_folders import (
+    FOLDER_NAME,
+    checksum_of,
+    complete_checkpoints,
+    step_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,114 +42,11 @@ logger = logging.getLogger(__name__)
 # around the call would not do.)
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
-FOLDER_NAME = "checkpoints"
-_IN_RUN: dict[str, Any] = {
-    "step": int,
-    "steps_per_epoch": int,
-    "global_batch_size": int,
-    "seconds": (int, float),
-    "log_window": list,
-    "skipped_steps": int,
-    "scaler": dict,
-    "args": dict,
-    "classes": dict,
-}
-"""What `run.json` must hold for a run to go on."""
-_INCOMPLETE, _DISCARDED, _DAMAGED = ".incomplete", ".discarded", ".damaged"
-_PORTION = 1 << 24
+_INCOMPLETE, _DISCARDED = ".incomplete", ".discarded"
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written; the message says which, why, and what is left."""
-
-
-def checkpoint_folders(output: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, damaged or not; other names are not its own."""
-    folder = output / FOLDER_NAME
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
-
-
-def complete_checkpoints(output: Path) -> list[Path]:
-    """Those that say what they are."""
-    return [path for path in checkpoint_folders(output) if (path / RUN_NAME).is_file()]
-
-
-def newest_sound(output: Path, without: tuple[Path, ...] = ()) -> Path:
-    """The newest checkpoint of a run whose files are as they were written.
-
-    Newer ones that are damaged are warned of and put aside under another name, so that they count
-    among the checkpoints no more.
-
-    Args:
-        without: these are not taken, either.
-
-    Raises: ValueError naming the newest one when none is sound; nothing is renamed then.
-    """
-    damaged: list[tuple[Path, str]] = []
-    for path in reversed(checkpoint_folders(output)):
-        if path in without:
-            continue
-        damage = damage_of(path)
-        if damage is None:
-            for other, reason in damaged:
-                aside = _put_aside(other)
-                logger.warning(
-                    "%s is damaged (%s) and is kept as %s; the checkpoint before it, %s, is used",
-                    *(other, reason, aside.name, path.name),
-                )
-            return path
-        damaged.append((path, damage))
-    if not damaged:
-        raise ValueError(f"no other checkpoint in {output / FOLDER_NAME} can be used")
-    path, reason = damaged[0]
-    raise ValueError(
-        f"{path} is damaged ({reason}), and no checkpoint before it is sound; start anew with "
-        "another --output"
-    )
-
-
-def damage_of(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None where nothing is known to be."""
-    try:
-        files = read_run(path).get("files", {})
-        for name, (size, checksum) in files.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if checksum_of(file) != checksum:
-                return f"{name} has changed since it was written"
-    except (ValueError, OSError) as error:
-        return str(error)
-    except (TypeError, AttributeError):
-        return f"{RUN_NAME} has no proper list of files"
-    return None
-
-
-def checksum_of(file: Path) -> int:
-    """CRC-32 of a file."""
-    checksum = 0
-    with file.open("rb") as content:
-        while portion := content.read(_PORTION):
-            checksum = zlib.crc32(portion, checksum)
-    return checksum
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The `run.json` of a checkpoint.
-
-    Raises: ValueError naming the file when it cannot be read or lacks something.
-    """
-    run = read_run_settings(path)
-    for key, kinds in _IN_RUN.items():
-        if not isinstance(run.get(key), kinds) or isinstance(run[key], bool):
-            raise ValueError(
-                f"{path / RUN_NAME} has no proper {key} ({run.get(key)!r:.40}); delete the folder "
-                "to resume from the checkpoint before it"
-            )
-    return run
 
 
 class Checkpoints:
@@ -155,7 +56,7 @@ class Checkpoints:
         last_step: of the newest complete checkpoint, or of the one being written; None without.
     """
 
-    def __init__(self, output: Path, parallel: Parallel, keep: int) -> None:
+    def __init__(self, output: Path, parallel: DistributedContext, keep: int) -> None:
         """
         Args:
             output: the run's folder; several machines must share it.
@@ -167,8 +68,8 @@ class Checkpoints:
         self._output = output
         self._writing: threading.Event | None = None  # set when all is done
         self._failure: CheckpointError | LostProcessError | None = None
-        found = complete_checkpoints(output)
-        self.last_step = self._step_before = step_of(found[-1]) if found else None
+        folders = complete_checkpoints(output)
+        self.last_step = self._step_before = step_of(folders[-1]) if folders else None
         if parallel.is_main:
             for rest in (*self.folder.glob("*" + _INCOMPLETE), *self.folder.glob("*" + _DISCARDED)):
                 shutil.rmtree(rest)
@@ -217,6 +118,7 @@ class Checkpoints:
         future = dcp.async_save(
             tensors, checkpoint_id=incomplete, process_group=self.parallel.storage
         )
+        assert isinstance(future, Future)
         self._writing = finished
         self._step_before, self.last_step = self.last_step, step
         future.add_done_callback(finish)
@@ -265,11 +167,6 @@ class Checkpoints:
                 shutil.rmtree(discarded)
 
 
-def step_of(path: Path) -> int:
-    """The step that a checkpoint folder is named after."""
-    return int(path.name.removeprefix("step_"))
-
-
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by published name; under FSDP, this process's shares."""
     return {published_name(name): tensor for name, tensor in model.state_dict().items()}
@@ -301,18 +198,6 @@ def _put_in_place(incomplete: Path, target: Path) -> None:
     sync_folder(incomplete)
     os.replace(incomplete, target)
     sync_folder(target.parent)
-
-
-def _put_aside(path: Path) -> Path:
-    """Give a damaged checkpoint another name. Raises: WriteError."""
-    aside = path.with_name(path.name + _DAMAGED)
-    try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        os.replace(path, aside)
-    except OSError as error:
-        raise write_error(aside, error) from error
-    return aside
 
 
 def _failure(step: int, target: Path, error: BaseException) -> CheckpointError | LostProcessError:

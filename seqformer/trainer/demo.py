@@ -14,33 +14,32 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DemoConfig
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data.video_sources import listed_videos
+from seqformer.distributed.environment import launch
+from seqformer.distributed.errors import LostProcessError
+from seqformer.distributed.rendezvous import local_rendezvous
 from seqformer.files import write_json
-from seqformer.inference.draw import tracks_from_entries
-from seqformer.inference.results import load_results
-from seqformer.inference.showcase import clear_tracks, most_objects, showcase
-from seqformer.inference.sources import listed_videos
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import load_results
 from seqformer.processes import deaf_children, serve
-from seqformer.trainer.bad_steps import NonFiniteLossError
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors
-from seqformer.trainer.parallel import (
-    LostProcessError,
-    local_rendezvous,
-    rank_from_environment,
-)
-from seqformer.trainer.progress import setup_logging
+from seqformer.trainer.nonfinite_steps import NonFiniteLossError
 from seqformer.trainer.run_folder import own_output, prepare_output
+from seqformer.trainer.terminal import setup_logging
 from seqformer.trainer.trainer import train
+from seqformer.visualization.drawing import tracks_from_entries
+from seqformer.visualization.showcase import clear_tracks, most_objects, showcase
+from seqformer.visualization.video_writer import write_video
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +54,10 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     Returns: the metrics that are also in metrics.json; empty when it was asked to stop.
     """
     started = time.perf_counter()
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launch().world_size
     with ExitStack() as stack:
         with setup_errors():  # until the end: the data and the picture lie there, too
-            stack.enter_context(own_output(config, rank_from_environment() == 0))
+            stack.enter_context(own_output(config, launch().rank == 0))
         return _run(config, started, launched)
 
 
@@ -75,7 +74,7 @@ def _run(config: DemoConfig, started: float, launched: int) -> dict[str, Any]:
         peers = _peers(config, processes, threads)
     with peers as session:
         with setup_errors():
-            if rank_from_environment() == 0:  # the others wait for it in `train`
+            if launch().rank == 0:  # the others wait for it in `train`
                 _make_data(config)
         metrics = train(config, **session)
     if not metrics:  # stopped by a signal, or not rank 0
@@ -201,11 +200,18 @@ def _peers(config: DemoConfig, processes: int, threads: int) -> Iterator[dict[st
         for peer in peers:
             peer.start()
     try:
-        yield {**session, "rank": 0}
+        yield {**session, "rank": 0, "watch": lambda: _ended(peers)}
         for peer in peers:
             peer.join()
     finally:
         _stop(peers)
+
+
+def _ended(peers: Sequence[BaseProcess]) -> str | None:
+    """Which of them has ended, in words; from any thread."""
+    ended = wait([peer.sentinel for peer in peers], timeout=0)
+    ranks = [rank for rank, peer in enumerate(peers, 1) if peer.sentinel in ended]
+    return f"rank {ranks[0]} ended before all had met" if ranks else None
 
 
 def _peer(config: DemoConfig, threads: int, session: dict[str, Any]) -> None:

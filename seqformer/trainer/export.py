@@ -17,23 +17,25 @@ from seqformer.files import write_bytes
 from seqformer.model import load_checkpoint, to_published
 from seqformer.model.weight_files import safetensors_bytes
 from seqformer.structures import ClassMap
-from seqformer.trainer.parallel import Replica
+from seqformer.trainer.parallel_model import ParallelModel
 
 
-def export_weights(path: Path, replica: Replica, classes: ClassMap, evaluation: EvalConfig) -> None:
+def export_weights(
+    path: Path, parallel_model: ParallelModel, classes: ClassMap, evaluation: EvalConfig
+) -> None:
     """Gather the weights and write them, atomically, on rank 0. All processes take part.
 
     Args:
         evaluation: frame size and so on that the run validates with; the predictor takes it over.
     """
     whole = {}
-    for name, tensor in to_published(replica.model).items():
+    for name, tensor in to_published(parallel_model.model).items():
         gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if replica.parallel.is_main:
+        if parallel_model.parallel.is_main:
             whole[name] = gathered.cpu()
-    if replica.parallel.is_main:
-        _write(path, whole, replica.model.config, classes, config_to_dict(evaluation))
-    replica.parallel.barrier()
+    if parallel_model.parallel.is_main:
+        _write(path, whole, parallel_model.model.config, classes, config_to_dict(evaluation))
+    parallel_model.parallel.barrier()
 
 
 def export_checkpoint(checkpoint: Path, path: Path) -> None:
@@ -41,11 +43,11 @@ def export_checkpoint(checkpoint: Path, path: Path) -> None:
 
     Raises: FileNotFoundError or ValueError naming the folder when it is none of ours.
     """
-    found = load_checkpoint(checkpoint)
-    if found.classes is None or found.model_config is None:
+    loaded = load_checkpoint(checkpoint)
+    if loaded.classes is None or loaded.model_config is None:
         raise ValueError(f"{checkpoint} does not say which model and classes it belongs to")
-    evaluation = found.extra["args"]["eval"]
-    _write(path, found.state, found.model_config, found.classes, evaluation)
+    evaluation = loaded.extra["args"]["eval"]
+    _write(path, loaded.state, loaded.model_config, loaded.classes, evaluation)
 
 
 def _write(

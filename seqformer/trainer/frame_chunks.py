@@ -3,14 +3,14 @@
 The box stream of a frame (backbone, encoder, all decoder layers) never looks at another frame;
 frames meet only in the temporal softmax and in the losses. So:
 
-1. Without a graph, run the box stream over portions of frames; keep boxes, mask features and the
+1. Without a graph, run the box stream over chunks of frames; keep boxes, mask features and the
    running sums of the temporal softmax.
 2. With a graph, run the instance stream on the sums, match, form the losses; go back to what was
    kept.
-3. Run every portion again, now with a graph and the same random numbers, and go on back from its
+3. Run every chunk again, now with a graph and the same random numbers, and go on back from its
    share of those gradients.
 
-The price is about one more forward pass; the memory, that of one portion and what step 1 keeps.
+The price is about one more forward pass; the memory, that of one chunk and what step 1 keeps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +27,14 @@ from seqformer.model.decoder import BoxStates
 from seqformer.model.seqformer import mask_reference
 from seqformer.model.temporal import TemporalPool
 from seqformer.structures import ClipBatch, ClipOutput
-from seqformer.trainer.parallel import Replica
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.precision import Precision
 
 Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class _Portion:
+class _Chunk:
     """Some frames after step 1: their pool, boxes, features, references, and the random state."""
 
     frames: Tensor
@@ -67,7 +66,7 @@ class _Kept:
 
 
 def backward_in_chunks(
-    replica: Replica,
+    parallel_model: ParallelModel,
     precision: Precision,
     batch: ClipBatch,
     frame_chunk: int,
@@ -77,89 +76,90 @@ def backward_in_chunks(
     """Add the gradient of a micro-batch to the model's parameters.
 
     Args:
-        replica: the model.
+        parallel_model: the model.
         precision: of the forward passes.
         batch: clips of any length.
         frame_chunk: frames at once.
         backward: forms the losses of an output and goes back from them.
-        is_last: whether this is the last micro-batch of the step. Under FSDP its last portion also
-            exchanges gradients; under DDP that is left to `Replica.average_gradients`.
+        is_last: whether this is the last micro-batch of the step. Under FSDP its last chunk also
+            exchanges gradients; under DDP that is left to `ParallelModel.average_gradients`.
 
     Returns: what `backward` returned.
     """
-    model = replica.local()
-    portions = []
+    chunks = []
     for frames in batch.images.split(frame_chunk, dim=1):
         generators = _generators(frames.device)
         with record_function("step/forward"), torch.no_grad():
-            states, mask_features, pool = _box_stream(model, precision, frames, batch)
+            states, mask_features, pool = _box_stream(parallel_model, precision, frames, batch)
         boxes = torch.stack(states.boxes)
-        portions.append(_Portion(frames, generators, pool, boxes, mask_features, states.references))
-    with replica.accumulating(False):
-        kept = _kept(portions)
-        losses = backward(_output(model, precision, kept, portions))
+        chunks.append(_Chunk(frames, generators, pool, boxes, mask_features, states.references))
+    with parallel_model.accumulating(False):
+        kept = _kept(chunks)
+        losses = backward(_output(parallel_model, precision, kept, chunks))
     starts = range(0, batch.images.shape[1], frame_chunk)
-    for start, portion in zip(starts, portions, strict=True):
-        at_end = portion is portions[-1]
-        with replica.accumulating(is_last and at_end):
-            _restore(portion.frames.device, portion.generators)
+    for start, chunk in zip(starts, chunks, strict=True):
+        at_end = chunk is chunks[-1]
+        with parallel_model.accumulating(is_last and at_end):
+            _restore(chunk.frames.device, chunk.generators)
             with record_function("step/recompute"):
-                states, mask_features, pool = _box_stream(model, precision, portion.frames, batch)
+                states, mask_features, pool = _box_stream(
+                    parallel_model, precision, chunk.frames, batch
+                )
             with record_function("step/backward"):
                 _go_back(kept, start, states, mask_features, pool)
     return losses
 
 
 def _box_stream(
-    model: Callable[..., Any], precision: Precision, frames: Tensor, batch: ClipBatch
+    parallel_model: ParallelModel, precision: Precision, frames: Tensor, batch: ClipBatch
 ) -> tuple[BoxStates, Tensor, TemporalPool]:
     with precision.autocast():
-        states, mask_features = model("box_stream", frames, batch.padding_mask)
+        states, mask_features = parallel_model.box_stream(frames, batch.padding_mask)
         return states, mask_features, TemporalPool.of(states.time_logits, states.sampled)
 
 
-def _kept(portions: list[_Portion]) -> _Kept:
+def _kept(chunks: list[_Chunk]) -> _Kept:
     def leaf(x: Tensor) -> Tensor:
         return x.detach().requires_grad_()
 
-    total = reduce(TemporalPool.merge, (portion.pool for portion in portions))
+    total = reduce(TemporalPool.merge, (chunk.pool for chunk in chunks))
     return _Kept(
         maximum=total.maximum,
         denominator=leaf(total.denominator),
         weighted=leaf(total.weighted),
-        boxes=leaf(torch.cat([portion.boxes for portion in portions], dim=2)),
-        mask_features=leaf(torch.cat([portion.mask_features for portion in portions], dim=1)),
-        first_reference=leaf(portions[0].references[0]),
+        boxes=leaf(torch.cat([chunk.boxes for chunk in chunks], dim=2)),
+        mask_features=leaf(torch.cat([chunk.mask_features for chunk in chunks], dim=1)),
+        first_reference=leaf(chunks[0].references[0]),
     )
 
 
 def _output(
-    model: Callable[..., Any], precision: Precision, kept: _Kept, portions: list[_Portion]
+    parallel_model: ParallelModel, precision: Precision, kept: _Kept, chunks: list[_Chunk]
 ) -> ClipOutput:
     """The clip's output, a function of `kept`."""
     pool = TemporalPool(kept.maximum, kept.denominator, kept.weighted)
     with record_function("step/forward"), precision.autocast():
-        instances = model("instance_stream", pool.pooled())
-        class_logits, mask_params = model("instance_heads", instances)
+        class_logits, mask_params = parallel_model.instances(pool.pooled())
     B, T = kept.mask_features.shape[:2]
     references = [mask_reference(kept.first_reference).expand(B, T, -1, -1)]
     for layer in range(1, kept.boxes.shape[0]):
-        parts = [mask_reference(portion.references[layer]) for portion in portions]
-        references.append(torch.cat(parts, dim=1))
+        of_chunks = [mask_reference(chunk.references[layer]) for chunk in chunks]
+        references.append(torch.cat(of_chunks, dim=1))
     return ClipOutput(
         class_logits=class_logits,
         boxes=kept.boxes,
         mask_params=mask_params,
         reference_points=torch.stack(references),
         mask_features=kept.mask_features,
-        mask_stride=model.model.mask_stride,
+        mask_stride=parallel_model.model.mask_stride,
     )
 
 
 def _go_back(
     kept: _Kept, start: int, states: BoxStates, mask_features: Tensor, pool: TemporalPool
 ) -> None:
-    """From the gradients of `kept`, through the portion whose first frame is `start`."""
+    """From the gradients of `kept`, through the chunk whose first frame is `start`."""
+    assert kept.boxes.grad is not None and kept.mask_features.grad is not None
     here = slice(start, start + mask_features.shape[1])
     share = (pool.maximum - kept.maximum).exp()
     pairs = [

@@ -9,36 +9,28 @@ Not counted: the CUDA context, cuDNN's and cuBLAS's own workspaces and fragmenta
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, finalize
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from seqformer._kernels import kernels
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
-from seqformer.model import build_model_from_config, lean_autograd
-from seqformer.structures import ClipBatch
-from seqformer.trainer.parallel import Parallel, build_replica
-from seqformer.trainer.parallel.replica import units_of
+from seqformer.distributed.context import DistributedContext
+from seqformer.distributed.environment import launch
+from seqformer.model import build_model_from_config
+from seqformer.structures import ClipBatch, ClipTargets
+from seqformer.trainer.compile_and_recompute import compile_and_recompute
+from seqformer.trainer.memory_ledger import Ledger, gpu_operators, num_bytes
+from seqformer.trainer.parallel_model import build_parallel_model, units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
-from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
 
 INSTANCES = 10
 """Instances per clip that the report assumes."""
 META = torch.device("meta")
-KERNELS = ("ms_deform_attn_fused", "dynamic_mask_head", "dynamic_mask_loss")
-"""What the model and the criterion call in training."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +91,17 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
     low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.compute.precision]
     if low is not None:
         keep_float32_islands(model)
-    apply_regions(
+    compile_and_recompute(
         model, recompute=config.compute.recompute, channels_last=config.compute.channels_last
     )
     step = TrainingStep(
-        build_replica(model, "none", Parallel(device=META)),
+        build_parallel_model(model, "none", DistributedContext(device=META)),
         SetCriterion.from_config(config.loss),
         torch.optim.SGD(model.parameters()),
         precision,
         frame_chunk=config.compute.frame_chunk,
     )
-    step.criterion.matcher = _PretendedMatcher()
+    step.criterion.matcher = _PretendedMatcher()  # type: ignore[assignment] # it does what is asked
     H, W = size or _largest_frame(config)
     shape = (config.data.batch_size, config.data.num_frames, H, W)
     for parameter in model.parameters():  # of the micro-batch before
@@ -118,17 +110,17 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
     ledger = Ledger()
     kept: list[int] = []
     in_chunks = 0 < step.frame_chunk < shape[1]
-    with _gpu_operators(ledger, low, kept), ledger:
+    with gpu_operators(ledger, low, kept), ledger:
         batch = _batch(shape)
         losses = step._backward(batch, 1.0, in_chunks, is_last=True)
         del losses
     weights = [*model.parameters(), *model.buffers()]
     trained = [p for p in model.parameters() if p.requires_grad]
     shards = _shards(config)
-    gradients = _nbytes(trained)
+    gradients = num_bytes(trained)
     keeps_gradients = in_chunks or _micro_batches(config) > 1
     return MemoryReport(
-        parameters=_nbytes(weights) // shards,
+        parameters=num_bytes(weights) // shards,
         gathered=0 if shards == 1 else 2 * _largest_unit(model, low),
         gradients=gradients // (1 if keeps_gradients else shards),
         optimizer=2 * gradients // shards,
@@ -138,155 +130,18 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
     )
 
 
-class Ledger(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside it that are still alive.
-
-    Attributes:
-        alive: bytes now.
-        peak: most bytes at once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._paused = 0
-        self._known: WeakKeyDictionary = WeakKeyDictionary()
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not self._paused:
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, Tensor):
-                    self._enter(leaf)
-        return result
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Inside, nothing is counted."""
-        self._paused += 1
-        try:
-            yield
-        finally:
-            self._paused -= 1
-
-    def _enter(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = -(-storage.nbytes() // 512) * 512  # CUDA's allocator rounds up
-        self._known[storage] = None
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        finalize(storage, self._leave, size)
-
-    def _leave(self, size: int) -> None:
-        self.alive -= size
-
-
-class _Fused(torch.autograd.Function):
-    """Stands for a fused operator: keeps inputs and perhaps output, makes nothing in between."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, ledger: Ledger, run: Callable[..., Any], keeps_output: bool, *leaves: Any
-    ) -> Any:
-        with ledger.paused():
-            shaped = run(*leaves)
-        is_tuple = isinstance(shaped, tuple)
-        outputs = tuple(map(torch.empty_like, shaped if is_tuple else (shaped,)))
-        ctx.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        ctx.save_for_backward(*tensors, *(outputs if keeps_output else ()))
-        return outputs if is_tuple else outputs[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        gradients: list[Tensor | None] = []
-        for is_tensor, needed in zip(ctx.is_tensor, ctx.needs_input_grad[3:], strict=True):
-            tensor = next(saved) if is_tensor else None
-            gradients.append(torch.empty_like(tensor) if needed else None)
-        return None, None, None, *gradients
-
-
-def _autocast(device: str, *arguments: Any, **options: Any) -> AbstractContextManager[None]:
-    """In the place of torch.autocast, which does not know the meta device: where the model switches
-    it off, this leaves a mark that `_gpu_operators` looks for."""
-    is_island = device == "meta" and options.get("enabled") is False
-    return torch._C.DisableTorchFunction() if is_island else nullcontext()
-
-
-@contextmanager
-def _gpu_operators(
-    ledger: Ledger, low: torch.dtype | None, alive_before_backward: list[int]
-) -> Iterator[None]:
-    """Inside, what is alive when a backward pass begins is noted; attention and our kernels count
-    as one operator each; and linear layers, convolutions and attention cast as autocast does, which
-    torch does not have for the meta device."""
-
-    def cast(value: Any) -> Any:
-        # Where autocast is off, see `_autocast`.
-        keep = low is None or torch._C._is_torch_function_all_disabled()
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        return value.to(low) if is_float and not keep else value
-
-    def casting(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args: run(*map(cast, args))
-
-    def fused(run: Callable[..., Any], *, is_attention: bool) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            leaves, structure = tree_flatten((args, kwargs))
-
-            def rebuilt(*leaves: Any) -> Any:
-                args, kwargs = tree_unflatten(leaves, structure)
-                return run(*args, **kwargs)
-
-            leaves = map(cast, leaves) if is_attention else leaves
-            return _Fused.apply(ledger, rebuilt, is_attention, *leaves)
-
-        return call
-
-    def noting(run: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: Any, **kwargs: Any) -> None:
-            alive_before_backward.append(ledger.alive)
-            run(*args, **kwargs)
-
-        return call
-
-    replaced = [
-        (torch.autograd, "backward", noting),
-        (torch, "autocast", lambda run: _autocast),
-        *((kernels, name, partial(fused, is_attention=False)) for name in KERNELS),
-        (F, "scaled_dot_product_attention", partial(fused, is_attention=True)),
-        (F, "linear", casting),
-        (F, "conv2d", casting),
-        (lean_autograd, "as_autocast", lambda run: lambda device, *args: list(map(cast, args))),
-    ]
-    originals = [getattr(place, name) for place, name, _ in replaced]
-    try:
-        for (place, name, make), run in zip(replaced, originals, strict=True):
-            setattr(place, name, make(run))
-        with kernels.use_backend("reference"):
-            yield
-    finally:
-        for (place, name, _), run in zip(replaced, originals, strict=True):
-            setattr(place, name, run)
-
-
 def _batch(shape: tuple[int, int, int, int]) -> ClipBatch:
     B, T, H, W = shape
-    target = {
-        "labels": torch.empty(INSTANCES, dtype=torch.int64, device=META),
-        "boxes": torch.empty(INSTANCES, T, 4, device=META),
-        "masks": torch.empty(INSTANCES, T, H, W, dtype=torch.bool, device=META),
-        "size": (H, W),
-    }
+    target = ClipTargets(
+        labels=torch.empty(INSTANCES, dtype=torch.int64, device=META),
+        boxes=torch.empty(INSTANCES, T, 4, device=META),
+        masks=torch.empty(INSTANCES, T, H, W, dtype=torch.bool, device=META),
+        size=(H, W),
+    )
     return ClipBatch(
         images=torch.empty(B, T, 3, H, W, device=META),
         padding_mask=torch.empty(B, H, W, dtype=torch.bool, device=META),
-        targets=[dict(target) for _ in range(B)],
+        targets=[target.copy() for _ in range(B)],
     )
 
 
@@ -300,7 +155,7 @@ class _PretendedMatcher:
     def finish(self) -> Matches:
         D, B = self._shape
         index = torch.empty(D * B * INSTANCES, dtype=torch.int64, device=META)
-        host = [[(range(INSTANCES), range(INSTANCES))] * B for _ in range(D)]
+        host = [[(np.arange(INSTANCES), np.arange(INSTANCES))] * B for _ in range(D)]
         return Matches(index, index.clone(), index.clone(), index.clone(), host)
 
 
@@ -312,7 +167,7 @@ def _largest_frame(config: TrainConfig) -> tuple[int, int]:
 
 
 def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return launch().world_size
 
 
 def _micro_batches(config: TrainConfig) -> int:
@@ -328,9 +183,7 @@ def _shards(config: TrainConfig) -> int:
         return world
     if config.distributed.parallel != "hsdp":
         return 1
-    replicas = config.distributed.hsdp_replicas or world // int(
-        os.environ.get("LOCAL_WORLD_SIZE", world)
-    )
+    replicas = config.distributed.hsdp_replicas or world // (launch().local_world_size or world)
     if world % replicas:
         raise ValueError(f"{world} processes cannot form {replicas} equal replicas")
     return world // replicas
@@ -339,7 +192,3 @@ def _shards(config: TrainConfig) -> int:
 def _largest_unit(model: Any, low: torch.dtype | None) -> int:
     largest = max(sum(p.numel() for p in unit.parameters()) for unit in units_of(model))
     return largest * (low or torch.float32).itemsize
-
-
-def _nbytes(tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)

@@ -132,8 +132,8 @@ def phase_seconds(events: Iterable[FunctionEvent], steps: int) -> dict[str, tupl
         is_inside = index >= 0 and event.time_range.start <= spans[index][1]
         gpu[spans[index][2] if is_inside else ""] += sum(k.duration for k in event.kernels)
     present = {name for _, _, name in spans}
-    found = {n: (host[n], gpu[n]) for n in PHASES if n in present} | {"": (0.0, gpu[""])}
-    return {name: (a / 1e6 / steps, b / 1e6 / steps) for name, (a, b) in found.items()}
+    times = {n: (host[n], gpu[n]) for n in PHASES if n in present} | {"": (0.0, gpu[""])}
+    return {name: (a / 1e6 / steps, b / 1e6 / steps) for name, (a, b) in times.items()}
 
 
 def table(events: Iterable[FunctionEvent], step: float, steps: int, on_gpu: bool) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from seqformer.config import TrainConfig, changeable, config_to_dict, grouped
 from seqformer.files import locked, make_folder
-from seqformer.trainer.checkpoint import FOLDER_NAME, checkpoint_folders
-from seqformer.trainer.progress import LOG_NAME
+from seqformer.trainer.checkpoint_folders import FOLDER_NAME, checkpoint_folders
+from seqformer.trainer.run_log import LOG_NAME
 
 
 def is_restart() -> bool:
@@ -47,8 +47,8 @@ def prepare_output(config: TrainConfig) -> Path | None:
         cannot be written.
     """
     output = config.output
-    found = checkpoint_folders(output)
-    if config.checkpoint.resume and not found:
+    checkpoints = checkpoint_folders(output)
+    if config.checkpoint.resume and not checkpoints:
         raise FileNotFoundError(
             f"--resume, but {output / FOLDER_NAME} holds no checkpoint; "
             "give the folder of the run as --output, or start anew without --resume"
@@ -62,7 +62,7 @@ def prepare_output(config: TrainConfig) -> Path | None:
                 "continue it with --resume, or choose another --output"
             )
     make_folder(output, "--output")
-    return found[-1] if found else None
+    return checkpoints[-1] if checkpoints else None
 
 
 def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:

@@ -19,7 +19,7 @@ from seqformer.criterion import SetCriterion
 from seqformer.structures import ClipBatch, ClipOutput, ClipTargets
 from seqformer.trainer.frame_chunks import backward_in_chunks
 from seqformer.trainer.optim import clip_gradients
-from seqformer.trainer.parallel import Replica
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.precision import Precision
 
 
@@ -28,7 +28,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        replica: Replica,
+        parallel_model: ParallelModel,
         criterion: SetCriterion,
         optimizer: torch.optim.Optimizer,
         precision: Precision,
@@ -38,14 +38,14 @@ class TrainingStep:
     ) -> None:
         """
         Args:
-            replica: the model, in training mode.
+            parallel_model: the model, in training mode.
             criterion: matching and losses.
             optimizer: fused, so that a step can be called off on the device.
             precision: of the forward pass.
             clip_max_norm: largest norm of the whole gradient; 0 turns clipping off.
             frame_chunk: frames that go through the box stream at once; 0 takes all.
         """
-        self.replica, self.criterion, self.optimizer = replica, criterion, optimizer
+        self.parallel_model, self.criterion, self.optimizer = parallel_model, criterion, optimizer
         self.precision, self.clip_max_norm, self.frame_chunk = precision, clip_max_norm, frame_chunk
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -62,16 +62,16 @@ class TrainingStep:
             so that their mean over processes is the loss of the global batch.
         """
         # Gradients are averaged over processes, but should be summed.
-        normaliser = max(num_instances, 1.0) / self.replica.parallel.world_size
+        normaliser = max(num_instances, 1.0) / self.parallel_model.parallel.world_size
         self.optimizer.zero_grad(set_to_none=True)
         in_chunks = 0 < self.frame_chunk < batches[0].images.shape[1]
-        parts = [
+        of_batches = [
             self._backward(batch, normaliser, in_chunks, is_last=batch is batches[-1])
             for batch in batches
         ]
         if in_chunks:
-            self.replica.average_gradients()
-        losses = _joined(parts)
+            self.parallel_model.average_gradients()
+        losses = _joined(of_batches)
         with record_function("step/update"):
             return losses | self._update(losses["loss"])
 
@@ -89,11 +89,11 @@ class TrainingStep:
 
         if in_chunks:
             return backward_in_chunks(
-                self.replica, self.precision, batch, self.frame_chunk, backward, is_last
+                self.parallel_model, self.precision, batch, self.frame_chunk, backward, is_last
             )
-        with self.replica.accumulating(is_last):
+        with self.parallel_model.accumulating(is_last):
             with record_function("step/forward"), self.precision.autocast():
-                output = self.replica.call("forward", batch.images, batch.padding_mask)
+                output = self.parallel_model.forward(batch.images, batch.padding_mask)
             return backward(output)
 
     def _losses(
@@ -122,7 +122,7 @@ class TrainingStep:
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         skipped = ~(norm.isfinite() & loss.isfinite())
-        skipped = self.replica.parallel.maximum(skipped.float())
+        skipped = self.parallel_model.parallel.maximum(skipped.float())
         # The protocol of GradScaler and fused optimisers: where it is 1, nothing changes.
         optimizer.found_inf = skipped  # type: ignore[attr-defined]
         optimizer.step()
@@ -131,12 +131,12 @@ class TrainingStep:
         return {"grad_norm": norm, "skipped": skipped}
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _joined(of_batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Losses of the micro-batches together: those with a normaliser add up, the others are shares
     or counts of a clip, of which the mean is told."""
     together = {}
-    for name in parts[0]:
-        stacked = torch.stack([part[name] for part in parts])
+    for name in of_batches[0]:
+        stacked = torch.stack([of_batch[name] for of_batch in of_batches])
         together[name] = stacked.sum(0) if name.startswith("loss") else stacked.mean(0)
     return together
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from seqformer.inference.draw import draw_video, tracks_from_entries
-from seqformer.inference.sources import VideoSource
+from seqformer.data.video_sources import VideoSource
+from seqformer.visualization.drawing import draw_video, tracks_from_entries
 
 DRAWN_VIDEOS = 4
 DRAWN_FRAMES = 4
@@ -17,13 +17,11 @@ DRAWN_FRAMES = 4
 DRAWN_MIN_SCORE = 0.3
 
 
-class Board:
+class TensorBoardLogger:
     """Writes to `output`/tensorboard; look at it with `tensorboard --logdir OUTPUT`."""
 
     def __init__(self, output: Path) -> None:
-        """
-        Raises: ValueError when the package tensorboard is not installed.
-        """
+        """Raises: ValueError when the package tensorboard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

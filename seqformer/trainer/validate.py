@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data.video_sources import VideoSource, listed_videos
+from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import evaluate, format_table
-from seqformer.files import write_json
 from seqformer.inference import Predictor
-from seqformer.inference.results import load_results
-from seqformer.inference.sources import VideoSource, listed_videos
+from seqformer.inference.results_file import load_results, write_results
+from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
-from seqformer.trainer.best import BestScore
+from seqformer.trainer.best_checkpoint import BestCheckpoint
 from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
-from seqformer.trainer.parallel import Parallel, Replica
+from seqformer.trainer.parallel_model import ParallelModel
+from seqformer.trainer.run_log import LOG_NAME, read_log
 from seqformer.trainer.signals import StopRequest
-from seqformer.trainer.tensorboard import Board
+from seqformer.trainer.tensorboard import TensorBoardLogger
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ class ValidationSet:
 
     def score(
         self,
-        model: nn.Module,
+        model: SeqFormer,
         classes: ClassMap,
         config: EvalConfig,
-        parallel: Parallel,
+        parallel: DistributedContext,
         output: Path,
         stop: StopRequest | None = None,
     ) -> dict[str, Any]:
@@ -118,9 +118,11 @@ class ValidationSet:
         shares = [own for own, _ in answers]
         if not parallel.is_main:
             return {}
-        in_order = sorted((part for share in shares for part in share), key=lambda part: part[0])
+        in_order = sorted(
+            (video for share in shares for video in share), key=lambda video: video[0]
+        )
         results = [entry for _, entries in in_order for entry in entries]
-        write_json(output / "results.json", results)
+        write_results(output / "results.json", results)
         if not self.has_instances:
             logger.warning("%s holds no instances, so there is no AP", self.annotations)
             return {}
@@ -137,23 +139,43 @@ class Validator:
     """
 
     def __init__(
-        self, config: TrainConfig, classes: ClassMap, parallel: Parallel, board: Board | None
+        self,
+        config: TrainConfig,
+        classes: ClassMap,
+        parallel: DistributedContext,
+        tensorboard: TensorBoardLogger | None,
     ) -> None:
         """
         Args:
             config: the run.
             classes: what the classifier's outputs stand for.
             parallel: the processes.
-            board: where scores and pictures go too; rank 0 only.
+            tensorboard: where scores and pictures go too; rank 0 only.
 
         Raises: as `ValidationSet.from_config`.
         """
         self._config, self._classes, self._parallel = config, classes, parallel
-        self._board = board
+        self._tensorboard = tensorboard
         self._set = ValidationSet.from_config(config.data)
-        self.best = BestScore.read(config.output)
+        self.best = BestCheckpoint.read(config.output)
 
-    def score(self, replica: Replica, step: int, stop: StopRequest | None = None) -> dict[str, Any]:
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the run is validated after this step, besides at its end."""
+        every = self._config.eval_every_epochs
+        epoch, rest = divmod(step, steps_per_epoch)
+        return every > 0 and rest == 0 and epoch % every == 0
+
+    def is_missing(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the run ended in, or just before, the validation of this step."""
+        missing = False
+        if step and self.is_due(step, steps_per_epoch) and self._parallel.is_main:
+            log = read_log(self._config.output / LOG_NAME)
+            missing = not any("validation" in r and r.get("step") == step for r in log)
+        return self._parallel.gather(missing)[0]
+
+    def score(
+        self, parallel_model: ParallelModel, step: int, stop: StopRequest | None = None
+    ) -> dict[str, Any]:
         """Score the weights of now, and export them if they are the best. All processes take part.
 
         Returns: the metrics on rank 0; empty elsewhere, and where there is nothing to score.
@@ -163,19 +185,24 @@ class Validator:
             return {}
         output = self._config.output
         metrics = self._set.score(
-            replica.plain_copy(), self._classes, self._config.eval, self._parallel, output, stop
+            parallel_model.plain_copy(),
+            self._classes,
+            self._config.eval,
+            self._parallel,
+            output,
+            stop,
         )
         ap = self._parallel.gather(metrics.get("AP"))[0]
         if ap is None:
             return {}
         if self.best.improves(ap):
-            self.best = BestScore(step, ap)
+            self.best = BestCheckpoint(step, ap)
             weights = output / BEST_WEIGHTS_NAME
-            export_weights(weights, replica, self._classes, self._config.eval)
+            export_weights(weights, parallel_model, self._classes, self._config.eval)
             if self._parallel.is_main:
                 self.best.write(output)
-        if self._board is not None:
+        if self._tensorboard is not None:
             scores = {name: metrics[name] for name in SCORES}
             results = load_results(output / "results.json")
-            self._board.validation(step, scores, self._set.videos, self._set.names, results)
+            self._tensorboard.validation(step, scores, self._set.videos, self._set.names, results)
         return metrics

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 
-from seqformer.data.ytvis import arena_of
+from seqformer.annotations.ytvis import pack_annotations
 from tests.annotations.test_same_verdict import sound
 from tests.evaluation.ytvis_problems import HEIGHT, WIDTH, rectangle
 
@@ -25,8 +25,8 @@ def with_boxes(boxes) -> dict:
 
 
 def taken(content, presence="mask") -> tuple[np.ndarray, list[str]]:
-    arena = arena_of("it", copy.deepcopy(content), presence)
-    return arena.arrays.boxes_xyxy, arena.extra["notes"]
+    packed = pack_annotations("it", copy.deepcopy(content), presence)
+    return packed.columns.boxes_xyxy, packed.extra["notes"]
 
 
 RIGHT = np.array([[x, y, x + 5, y + 4] for y, x in PLACES], np.float32)
@@ -101,15 +101,15 @@ def test_an_empty_mask_is_no_instance():
     content = with_boxes([[x, y, 5, 4] for y, x in PLACES])
     blank = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
     content["annotations"][0]["segmentations"][0] = blank
-    arena = arena_of("it", content)
-    assert arena.segmentation(0) is None and not arena.arrays.boxes_xyxy[0].any()
+    packed = pack_annotations("it", content)
+    assert packed.segmentation(0) is None and not packed.columns.boxes_xyxy[0].any()
 
 
 def test_what_is_said_is_said_again_from_the_cache(tmp_path, caplog, monkeypatch):
     import json
 
-    from seqformer.data import cache
-    from seqformer.data.ytvis import load_annotation_file
+    from seqformer.annotations import cache
+    from seqformer.annotations.ytvis import load_annotation_file
 
     monkeypatch.setattr(cache, "SMALLEST_CACHED", 1)
     (tmp_path / "a.json").write_text(json.dumps(with_boxes(None)))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqformer.data.ytvis import arena_of, load_annotation_file
+from seqformer.annotations.ytvis import load_annotation_file, pack_annotations
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.tools.annotation_json import read_content
 from seqformer.tools.check import check, refusal
@@ -155,4 +155,4 @@ def test_a_sound_file_is_taken_without_a_word(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert set(verdicts(sound(), tmp_path).values()) == {""}
     assert not caplog.records
-    assert arena_of("it", sound()).arrays.video_ids.tolist() == [1, 2]
+    assert pack_annotations("it", sound()).columns.video_ids.tolist() == [1, 2]

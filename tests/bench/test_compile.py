@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.compile import TABLE, TARGETS, Listing, forms, read_table
+from bench.compile import TABLE, TARGETS, forms, read_table
+from bench.offline.disassembly import Listing
 
 ROOT = Path(__file__).parents[2]
 GROWTH = 1.05
@@ -78,6 +79,51 @@ def test_only_what_changed_is_compiled_again(tmp_path):
     assert code == 0 and again[case, target]["registers"] < 255
     others = [r for r in table["rows"] if r is not row]
     assert [again[r["case"], r["target"]] for r in others] == others
+
+
+def assert_same_from_ttgir(only: str, targets: tuple[str, ...]) -> None:
+    """The code that each target's compilation from a shared beginning gives is Triton's own."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_TTGIR, only, *targets],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0, "nothing was shared"
+
+
+FROM_TTGIR = """
+import sys
+from bench.compile import compile_form, compile_ttgir, forms, has_same_ttgir, retargeted
+
+only, *targets = sys.argv[1:]
+compared, first = 0, {}
+for form in forms(targets, only, model_only=True):
+    own = compile_form(form).asm
+    before = first.setdefault(form.case.name, [])
+    text = next((retargeted(t, form) for f, t in before if has_same_ttgir(f, form)), None)
+    if text is None:
+        before.append((form, own["ttgir"]))
+        continue
+    shared = compile_ttgir(text, form).asm
+    name = f"{form.case.name} for {form.target}"
+    assert shared["ptx"] == own["ptx"] and shared["cubin"] == own["cubin"], name
+    compared += 1
+print(compared)
+"""
+
+
+def test_targets_share_what_triton_makes_of_a_variant():
+    """One form; a slow test compares all."""
+    assert_same_from_ttgir("mask threshold bits bfloat16", ("80", "86"))
+
+
+@pytest.mark.slow
+def test_targets_share_what_triton_makes_of_all_variants():
+    assert_same_from_ttgir("", tuple(target for target in TARGETS if target.isdigit()))
 
 
 @pytest.mark.slow

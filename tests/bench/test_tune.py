@@ -1,4 +1,4 @@
-"""The tuner: every candidate is tried, the fastest is written to the table, for one family."""
+"""The tuner: it tries every candidate, and writes the fastest to the table of one capability."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_adds_can_be_left_unmerged(tmp_path):
     assert again == subject.path.read_text()
 
 
-def test_a_family_without_an_entry_is_refused():
+def test_a_capability_without_an_entry_is_refused():
     from bench import tune
 
-    with pytest.raises(ValueError, match="no entry of its own for family 60"):
+    with pytest.raises(ValueError, match="no entry of its own for compute capability 60"):
         subject = subjects()["mask losses"]
         tune.rewrite(subject.path.read_text(), "LOSS", 60, subject.module.LOSS[90])
 

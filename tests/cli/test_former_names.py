@@ -34,3 +34,17 @@ def test_the_settings_of_data():
     from seqformer.config_data import DataConfig as FormerData
 
     assert (FormerAugment, FormerData) == (AugmentConfig, DataConfig)
+
+
+@pytest.mark.parametrize(
+    ("former", "now", "name"),
+    [
+        ("data.coco", "annotations.coco", "load_coco_file"),
+        ("inference.sources", "data.video_sources", "find_videos"),
+        ("inference.sources", "data.video_reader", "read_video"),
+        ("inference.visualize", "visualization.result_videos", "result_drawer"),
+    ],
+)
+def test_what_has_moved(former, now, name):
+    modules = (importlib.import_module(f"seqformer.{place}") for place in (former, now))
+    assert len({getattr(module, name) for module in modules}) == 1

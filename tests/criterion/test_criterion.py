@@ -13,7 +13,7 @@ from seqformer.boxes import cxcywh_to_xyxy, generalized_box_iou, xyxy_to_cxcywh
 from seqformer.config import LossConfig
 from seqformer.criterion import HungarianMatcher, SetCriterion
 from seqformer.criterion.losses import dice, sigmoid_focal
-from seqformer.criterion.wanted import Wanted
+from seqformer.criterion.targets import BatchTargets
 from seqformer.structures import ClipOutput
 
 D, Q, K, T, H, W = 3, 6, 4, 2, 32, 48
@@ -137,8 +137,8 @@ def test_masks_of_a_smaller_clip_count_as_background_in_the_padding():
     matches = criterion.matcher(output.class_logits, output.boxes, small)
     # same size for the coordinates, so that only the targets' extent differs
     padded[0]["size"] = small[0]["size"]
-    a = criterion._mask_losses(output, Wanted.of(output, small), matches)
-    b = criterion._mask_losses(output, Wanted.of(output, padded), matches)
+    a = criterion._mask_losses(output, BatchTargets.of(output, small), matches)
+    b = criterion._mask_losses(output, BatchTargets.of(output, padded), matches)
     for name in a:
         torch.testing.assert_close(a[name], b[name])
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqformer.annotations.coco import load_coco_file
+from seqformer.annotations.packed import open_packed
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import ModelConfig
-from seqformer.data.arena import open_arena
-from seqformer.data.coco import load_coco_file
 from seqformer.data.frames import read_frame
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data.video_reader import read_video
+from seqformer.data.video_sources import find_videos, open_video
+from seqformer.distributed.context import distributed_context
 from seqformer.evaluation.records import read_ground_truth
 from seqformer.evaluation.ytvis_metric import evaluate
 from seqformer.inference import Predictor
-from seqformer.inference.results import load_results
-from seqformer.inference.sources import find_videos, open_video, read_video
+from seqformer.inference.results_file import load_results
 from seqformer.model import (
     build_model_from_config,
     load_backbone_weights,
@@ -29,7 +31,6 @@ from seqformer.tools.convert_masks import read_labels_file
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors, optimizer_tensors
 from seqformer.trainer.export import export_checkpoint
-from seqformer.trainer.parallel import parallel_session
 from tests.doors import payloads
 
 SMALL = ModelConfig(
@@ -49,7 +50,7 @@ READERS = {
     "load_weights": lambda path: load_weights(small(), path),
     "load_backbone_weights": lambda path: load_backbone_weights(small(), path),
     "Predictor": Predictor.from_checkpoint,
-    "open_arena": open_arena,
+    "open_packed": open_packed,
     "annotations, training": load_annotation_file,
     "annotations, stills": lambda path: load_coco_file(path, "as_is"),
     "annotations, scoring": read_ground_truth,
@@ -87,7 +88,7 @@ def test_no_reader_executes_a_file(reader, tmp_path):
 def sound(tmp_path_factory) -> Path:
     """A checkpoint folder as a run writes it."""
     output = tmp_path_factory.mktemp("run")
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = small()
         optimizer = torch.optim.AdamW(model.parameters())
         checkpoints = Checkpoints(output, parallel, keep=1)
@@ -101,7 +102,7 @@ def _tensors(model, optimizer):
 
 
 def _resume(folder: Path) -> None:
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = small()
         optimizer = torch.optim.AdamW(model.parameters())
         Checkpoints(folder.parent, parallel, keep=1).load(folder, _tensors(model, optimizer))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from seqformer.data.coco import load_coco_file
+from seqformer.annotations.coco import load_coco_file
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.data.frames import read_frame
-from seqformer.data.ytvis import load_annotation_file
+from seqformer.data.video_sources import listed_videos, open_video
 from seqformer.evaluation import evaluate
-from seqformer.inference.results import load_results
+from seqformer.inference.results_file import load_results
 from seqformer.inference.scoring import has_ground_truth
-from seqformer.inference.sources import listed_videos, open_video
 from seqformer.model import load_checkpoint
 from seqformer.safe_files import inside
 from seqformer.tools.annotation_json import read_content

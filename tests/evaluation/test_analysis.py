@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from seqformer.evaluation import analyse, compare, evaluate
-from seqformer.evaluation.error_kinds import FALSE_KINDS, KINDS, _ap
+from seqformer.evaluation.error_types import ERROR_TYPES, FALSE_POSITIVE_TYPES, _ap
 from seqformer.evaluation.track_iou import build_tracks, frame_intersections
 from tests.evaluation.ytvis_problems import (
     annotation,
@@ -24,7 +24,7 @@ from tests.evaluation.ytvis_problems import (
     result,
 )
 
-CASES = sorted((Path(__file__).parents[1] / "data" / "ytvis_eval").iterdir())
+CASES = sorted((Path(__file__).parents[1] / "golden" / "ytvis_eval").iterdir())
 A, B = rectangle(1, 1), rectangle(6, 12)
 NEAR_A = rectangle(2, 3)  # IoU 9 / 31 with A
 FEW = {"resamples": 20}
@@ -72,12 +72,12 @@ def test_a_weighting_scores_like_the_same_videos_repeated(case, data):
             of_video = [a for a in truth["annotations"] if a["video_id"] == video_id]
             repeated["annotations"] += [{**a, **new_id} for a in of_video]
             repeated_results += [{**r, **new_id} for r in results if r["video_id"] == video_id]
-    tallies = analyse(truth, results, **FEW).tallies
+    accumulators = analyse(truth, results, **FEW).accumulators
     official = evaluate(repeated, repeated_results).per_class
-    for tally, row in zip(tallies, official.values(), strict=True):
-        ap = tally.average_precision(np.array([counts]))
+    for accumulator, row in zip(accumulators, official.values(), strict=True):
+        ap = accumulator.average_precision(np.array([counts]))
         assert (-1 if np.isnan(ap).all() else ap.mean()) == pytest.approx(row["AP"], abs=1e-12)
-        recall = tally.recall(np.array([counts]))
+        recall = accumulator.recall(np.array([counts]))
         expected = row["AR100"]
         assert (-1 if np.isnan(recall).all() else recall.mean()) == pytest.approx(expected)
 
@@ -109,7 +109,7 @@ def test_every_kind_of_error(name):
     found = analyse(truth, results, **FEW)
     outcome = found.videos[0].errors.results[-1]
     assert (outcome.kind, outcome.instance) == (kind, about)
-    expected = {k: int(k == kind) for k in FALSE_KINDS}
+    expected = {k: int(k == kind) for k in FALSE_POSITIVE_TYPES}
     is_covered = kind in ("true", "duplicate", "class", "mask", "switch", "fragment")
     assert found.errors.counts == {**expected, "missed": 1 if is_covered else 2}
     if kind in ("class", "mask", "switch", "fragment"):
@@ -154,12 +154,12 @@ def test_without_any_error_the_ap_is_one(case, threshold):
     found = analyse(*case, iou_threshold=threshold, **FEW)
     official = evaluate(*case).stats["AP50" if threshold == 0.5 else "AP75"]
     assert found.errors.ap == pytest.approx(official, abs=1e-12)
-    everything = _ap([video.errors for video in found.videos], frozenset(KINDS))
+    everything = _ap([video.errors for video in found.videos], frozenset(ERROR_TYPES))
     assert everything == pytest.approx(-1 if official == -1 else 1)
     num_wrong = sum(
         o.kind not in ("true", "ignored") for v in found.videos for o in v.errors.results
     )
-    assert sum(found.errors.counts[kind] for kind in FALSE_KINDS) == num_wrong
+    assert sum(found.errors.counts[kind] for kind in FALSE_POSITIVE_TYPES) == num_wrong
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,4 +1,4 @@
-"""`python -m fake_cuda CASES`: cases as JSON, [["train", {...}], ...]; a JSON answer on stdout.
+"""`python -m tests.fake_cuda CASES`: cases as JSON, [["train", {...}], ...]; a JSON answer.
 
 The answer lists for every case what is wrong (null: nothing), and the operators that were seen.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-from fake_cuda import load
+from tests.fake_cuda import load
 
 
 def main() -> None:
@@ -17,8 +17,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from fake_cuda import cases, planted, standins
-    from fake_cuda.watch import Watch
+    from tests.fake_cuda import cases, planted, standins
+    from tests.fake_cuda.watch import Watch
 
     watch = Watch(standins.DEVICE)
     standins.install(watch)

@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from fake_cuda.standins import DEVICE
-from fake_cuda.watch import Watch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqformer.config import EvalConfig, ModelConfig, OptimConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor
-from seqformer.inference.network import Portion
+from seqformer.inference.network import FrameChunk
 from seqformer.model import SeqFormer
 from seqformer.model.full_float32 import use_tf32
 from seqformer.structures import ClipBatch
 from seqformer.trainer.checkpoint import model_tensors, optimizer_tensors
+from seqformer.trainer.compile_and_recompute import compile_and_recompute
+from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.optim import apply_schedule, build_optimizer
-from seqformer.trainer.parallel import Parallel, build_replica
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
-from seqformer.trainer.progress import LossWindow
-from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
+from tests.fake_cuda.standins import DEVICE
+from tests.fake_cuda.watch import Watch
 
 B, T, H, W, N = 2, 3, 64, 96, 2
 ALL = ("backbone", "encoder", "decoder")
@@ -52,10 +53,10 @@ def train(
     how = Precision(precision, DEVICE)
     if how.low is not None:
         keep_float32_islands(model)
-    apply_regions(model, recompute=recompute, channels_last=channels_last)
-    parallel = Parallel(device=DEVICE)
+    compile_and_recompute(model, recompute=recompute, channels_last=channels_last)
+    parallel = DistributedContext(device=DEVICE)
     step = TrainingStep(
-        build_replica(model, "none", parallel),
+        build_parallel_model(model, "none", parallel),
         SetCriterion(),
         build_optimizer(model, OptimConfig()),
         how,
@@ -95,7 +96,7 @@ def infer(
     mode: str = "whole",
     tf32: bool = True,
 ) -> None:
-    """A video of five frames through a Predictor, in portions of two."""
+    """A video of five frames through a Predictor, in chunks of two."""
     use_tf32(tf32)
     config = EvalConfig(
         short_side=64,
@@ -110,30 +111,30 @@ def infer(
     predictor = Predictor(model, config=config, device=str(DEVICE))
     with watch.declared():
         predictor.network  # noqa: B018
-    portions = _noted(predictor)
+    chunks = _noted(predictor)
     watch.to_host = 0
     with predictor.stream() as stream:
         for _ in range(5):
             stream.push(np.zeros((70, 104, 3), np.uint8))
         result = stream.tracks()
-    assert watch.to_host == 3 * 4, f"{watch.to_host} copies to the host, expected 4 a portion"
-    assert [len(p.boxes) for p in portions] == [2, 2, 1]
+    assert watch.to_host == 3 * 4, f"{watch.to_host} copies to the host, expected 4 a chunk"
+    assert [len(p.boxes) for p in chunks] == [2, 2, 1]
     low = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    for portion in portions:
-        t = len(portion.boxes)
-        wide = [*portion.time_logits, portion.references, portion.boxes]
+    for chunk in chunks:
+        t = len(chunk.boxes)
+        wide = [*chunk.time_logits, chunk.references, chunk.boxes]
         assert {x.dtype for x in wide} == {torch.float32}
-        assert portion.mask_features.dtype == low
-        everything = [*wide, *portion.sampled, portion.mask_features, portion.is_finite]
+        assert chunk.mask_features.dtype == low
+        everything = [*wide, *chunk.sampled, chunk.mask_features, chunk.is_finite]
         assert {x.device for x in everything} == {DEVICE}
-        assert portion.mask_features.shape[:2] == (t, 8) and portion.boxes.shape == (t, 20, 4)
+        assert chunk.mask_features.shape[:2] == (t, 8) and chunk.boxes.shape == (t, 20, 4)
     assert result.num_frames == 5
     if mode == "whole":
         assert [len(d.segmentations) for d in result.detections] == [5, 5]
 
 
-def _noted(predictor: Predictor) -> list[Portion]:
-    found: list[Portion] = []
+def _noted(predictor: Predictor) -> list[FrameChunk]:
+    found: list[FrameChunk] = []
     run = predictor.network.frames
     predictor.network.frames = lambda frames: (found.append(run(frames)), found[-1])[1]
     return found

@@ -10,7 +10,7 @@ import torch
 
 from seqformer.criterion import criterion
 from seqformer.inference.network import FrameNetwork
-from seqformer.model import decoder, position
+from seqformer.model import decoder, position_encoding
 from seqformer.model.seqformer import SeqFormer
 
 
@@ -21,9 +21,9 @@ def fault(name: str | None):
 
 @contextmanager
 def _constant_on_the_cpu() -> Iterator[None]:
-    ratio = position.valid_ratio
+    ratio = position_encoding.valid_ratio
     scaled = lambda mask: ratio(mask) * torch.tensor([1.0, 1.0])  # noqa: E731
-    with mock.patch.object(position, "valid_ratio", scaled):
+    with mock.patch.object(position_encoding, "valid_ratio", scaled):
         yield
 
 
@@ -83,12 +83,12 @@ def _constant_for_every_portion() -> Iterator[None]:
 
 @contextmanager
 def _float_cumsum() -> Iterator[None]:
-    code = position.sine_position
+    code = position_encoding.sine_position
 
     def summed(mask, channels):
         return code(mask, channels) + 0 * mask.cumsum(1, dtype=torch.float32)[:, None]
 
-    with mock.patch.object(position, "sine_position", summed):
+    with mock.patch.object(position_encoding, "sine_position", summed):
         yield
 
 
@@ -99,5 +99,5 @@ FAULTS = {
     "value read": _value_read,
     "current device": _current_device,
     "low precision gradient": _low_precision_gradient,
-    "constant for every portion": _constant_for_every_portion,
+    "constant for every chunk": _constant_for_every_portion,
 }

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from fake_cuda.watch import Watch
 from torch._subclasses.fake_tensor import FakeTensor
 
-import seqformer.inference.clips
+import seqformer.inference.clip_matching
 import seqformer.inference.network
 import seqformer.inference.stream
 from seqformer import devices
-from seqformer.inference.encoding import EncodingJob
+from seqformer.inference.mask_encoder import EncodingJob
 from seqformer.inference.stream import StreamContext
 from seqformer.model.masks import threshold_frame_masks
 from seqformer.structures import ClipBatch
+from tests.fake_cuda.watch import Watch
 
 DEVICE = torch.device("cuda", 1)
 
@@ -121,8 +121,8 @@ def _stand_in_for_results(watch: Watch) -> None:
         assert {t.dtype for t in on_gpu} == {torch.float32}
 
     seqformer.inference.network.check_finite = check_finite
-    seqformer.inference.clips.ClipMatcher.add = join
-    _declare(watch, seqformer.inference.clips, "mask_logits")
+    seqformer.inference.clip_matching.ClipMatcher.add = join
+    _declare(watch, seqformer.inference.clip_matching, "mask_logits")
     StreamContext.best_classes = best_classes
     seqformer.inference.stream.compress_masks = compress_masks
     _declare(watch, seqformer.inference.stream, "mask_logits")

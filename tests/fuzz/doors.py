@@ -30,8 +30,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from seqformer.annotations.coco import load_coco_file
 from seqformer.annotations.masks import parse_mask
+from seqformer.annotations.packed import open_packed, save_packed
 from seqformer.annotations.run_lengths import read_runs
+from seqformer.annotations.ytvis import load_annotation_file, pack_annotations
 from seqformer.config import (
     DataConfig,
     EvalConfig,
@@ -40,15 +43,11 @@ from seqformer.config import (
     config_from_dict,
     config_to_dict,
 )
-from seqformer.data.arena import open_arena, save_arena
-from seqformer.data.coco import load_coco_file
 from seqformer.data.frames import read_frame
-from seqformer.data.ytvis import arena_of, load_annotation_file
+from seqformer.data.video_sources import open_video
+from seqformer.distributed.context import distributed_context
 from seqformer.evaluation import evaluate
-from seqformer.inference.draw import tracks_from_entries
-from seqformer.inference.results import load_results
-from seqformer.inference.sources import open_video
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import load_results
 from seqformer.model import (
     build_model_from_config,
     load_backbone_weights,
@@ -63,10 +62,12 @@ from seqformer.tools.check import check
 from seqformer.tools.convert_coco_video import from_coco_video
 from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
-from seqformer.trainer.checkpoint import Checkpoints, model_tensors, read_run
-from seqformer.trainer.parallel import parallel_session
+from seqformer.trainer.checkpoint import Checkpoints, model_tensors
+from seqformer.trainer.checkpoint_folders import read_run
+from seqformer.visualization.drawing import tracks_from_entries
+from seqformer.visualization.video_writer import write_video
 from tests.doors.payloads import Call
-from tests.fuzz.mutations import damage_bytes, damage_value, to_text
+from tests.fuzz.mutations import damage_bytes, damage_value, opcodes, to_text
 
 SECONDS = 20.0
 """Of the processor, that one case may take."""
@@ -245,7 +246,9 @@ def weights(rng: random.Random, folder: Path) -> None:
     suffix = rng.choice(("pth", "safetensors"))
     path = folder / f"weights.{suffix}"
     data = (folder.parent / f"sound.{suffix}").read_bytes()
-    if rng.random() < 0.6:  # where the structure is
+    if suffix == "pth" and rng.random() < 0.2:
+        data = opcodes(rng)
+    elif rng.random() < 0.6:  # where the structure is
         span = min(len(data), 6000)
         end = rng.random() < 0.3
         piece = damage_bytes(data[-span:] if end else data[:span], rng)
@@ -283,19 +286,19 @@ def checkpoint_folder(rng: random.Random, folder: Path) -> None:
     said(lambda: load_checkpoint(target))
     said(lambda: model_from_checkpoint(target))
     said(lambda: read_run(target))
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         model = build_model_from_config(SMALL)
         said(lambda: Checkpoints(folder, parallel, 1).load(target, {"model": model_tensors(model)}))
 
 
 def cache(rng: random.Random, folder: Path) -> None:
-    data = (folder.parent / "sound.arena").read_bytes()
+    data = (folder.parent / "sound.packed").read_bytes()
     span = min(len(data), 2000)
     (folder / "a.safetensors").write_bytes(damage_bytes(data[:span], rng) + data[span:])
 
     def read() -> None:
-        arena = open_arena(folder / "a.safetensors")
-        assert arena is not None
+        packed = open_packed(folder / "a.safetensors")
+        assert packed is not None
 
     said(read)
 
@@ -320,11 +323,11 @@ def prepare(folder: Path) -> None:
     torch.save({"model": to_published(model), "epoch": 3}, folder / "sound.pth")
     classes = ClassMap((1, 2, 3), ("a", "b", "c"))
     save_safetensors(folder / "sound.safetensors", model, classes)
-    save_arena(arena_of("sound", truth()), folder / "sound.arena")
+    save_packed(pack_annotations("sound", truth()), folder / "sound.packed")
     film = [np.full((HEIGHT, WIDTH, 3), 30 * t, np.uint8) for t in range(6)]
     for suffix in ("mp4", "webm", "gif"):
         write_video(folder / f"sound.{suffix}", film)
-    with parallel_session("cpu") as parallel:
+    with distributed_context("cpu") as parallel:
         checkpoints = Checkpoints(folder / "run", parallel, keep=1)
         run = {"step": 1, "classes": classes.to_dict(), "model_config": config_to_dict(SMALL)}
         run |= {"steps_per_epoch": 1, "global_batch_size": 1, "seconds": 1.0, "log_window": []}

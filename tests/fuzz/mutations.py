@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickletools
 import random
 from typing import Any
 
@@ -41,6 +42,13 @@ def damage_bytes(data: bytes, rng: random.Random) -> bytes:
             value = rng.choice((0, 1, 0x7F, 0xFF))
             made[at : at + size] = bytes([value]) * size
     return bytes(made)
+
+
+def opcodes(rng: random.Random) -> bytes:
+    """A pickle program that makes no sense."""
+    codes = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
+    steps = (rng.choice(codes) + rng.randbytes(rng.choice((0, 0, 1, 2, 4))) for _ in range(30))
+    return b"\x80\x02" + b"".join(list(steps)[: rng.randint(1, 30)])
 
 
 def damage_value(value: Any, rng: random.Random) -> Any:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from seqformer.cli.eval import main
 from seqformer.data.frames import read_frame
-from seqformer.inference.video_writer import write_video
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
+from seqformer.visualization.video_writer import write_video
 from tests.inference.small_model import film, small_model
 
 

@@ -20,15 +20,14 @@ import pytest
 from PIL import Image
 
 from seqformer.cli.eval import main
+from seqformer.data.video_sources import find_videos
 from seqformer.inference import runner
-from seqformer.inference.loading import FrameLoader
+from seqformer.inference.frame_loader import FrameLoader
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.ranks import balanced_shares
-from seqformer.inference.results import partial_paths
-from seqformer.inference.sources import find_videos
-from seqformer.inference.video_writer import write_video
+from seqformer.inference.results_file import partial_paths
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
+from seqformer.visualization.video_writer import write_video
 from tests.inference.small_model import film, small_model
 
 CONTEXT = get_context("forkserver")
@@ -117,10 +116,10 @@ def test_killed_ten_times_then_finished(weights, videos, uninterrupted, tmp_path
     for kill in range(10):
         before = finished(output)
         # Mostly in the middle of a video, some while the model loads: always in what is left.
-        wanted = before + (kill % 3 != 2) if before < 16 else before
+        expected = before + (kill % 3 != 2) if before < 16 else before
         processes = start(command(weights, videos, output), world_size=3 if kill % 5 == 4 else 1)
         deadline = time.monotonic() + 60
-        while finished(output) < wanted and time.monotonic() < deadline:
+        while finished(output) < expected and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.01))
         for process in processes:
@@ -235,10 +234,10 @@ def test_a_dead_worker_is_reported(videos):
 
 def test_shares_are_balanced_by_length():
     lengths = [5, 100, 7, 60, 50, 8, 0, 30]
-    shares = balanced_shares(lengths, 3)
+    shares = runner.balanced_shares(lengths, 3)
     assert sorted(i for share in shares for i in share) == list(range(8))
     assert all(share == sorted(share) for share in shares)
     loads = [sum(lengths[i] for i in share) for share in shares]
     assert max(loads) == 100 and min(loads) >= 78
-    assert balanced_shares(lengths, 1) == [list(range(8))]
-    assert balanced_shares([], 2) == [[], []]
+    assert runner.balanced_shares(lengths, 1) == [list(range(8))]
+    assert runner.balanced_shares([], 2) == [[], []]

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from seqformer.config import EvalConfig
+from seqformer.data.video_sources import find_videos
 from seqformer.inference import Predictor, runner
-from seqformer.inference.chunking import BYTES_PER_PIXEL, default_chunk_frames, free_memory
-from seqformer.inference.results import PartialResults
-from seqformer.inference.sources import find_videos
+from seqformer.inference.chunk_size import BYTES_PER_PIXEL, default_chunk_frames, free_memory
+from seqformer.inference.results_file import PartialResults
 from tests.inference.small_model import film, small_model
 
 

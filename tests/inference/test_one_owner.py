@@ -14,7 +14,7 @@ from seqformer.cli.eval import main
 from seqformer.files import locked
 from seqformer.inference import evaluate, runner
 from seqformer.inference.predictor import Predictor
-from seqformer.inference.results import PartialResults, lock_path
+from seqformer.inference.results_file import PartialResults, lock_path
 from tests.inference.test_many_videos import command, finished
 
 FORK = get_context("fork")
@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_evaluation_and_blames_no_video(
         calls.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("seqformer.inference.results.to_disk", full)
+    monkeypatch.setattr("seqformer.inference.results_file.to_disk", full)
     output = tmp_path / "results.json"
     assert main(command(weights, videos, output)) == 2
     error = capsys.readouterr().err

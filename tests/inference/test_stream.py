@@ -1,4 +1,4 @@
-"""Frames in portions: the same results as the clip at once, in memory that does not grow."""
+"""Frames in chunks: the same results as the clip at once, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -138,17 +138,17 @@ def test_a_disk_that_is_full_loses_nothing_that_was_kept():
         with pytest.raises(ValueError, match="give a window"):
             stream.tracks()
     store = FrameStore(0, disk_limit=3000)
-    first = portion(0, 2)
+    first = chunk(0, 2)
     store.append(first)
     with pytest.raises(ValueError, match="of disk; raise a limit"):
-        store.append(portion(2, 9))
+        store.append(chunk(2, 9))
     (kept,) = store.read(0, 99)
     assert np.array_equal(kept.mask_features, first.mask_features)
     with pytest.raises(ValueError, match="window must be"):
         StreamLimits(window=0)
 
 
-def portion(first: int, length: int) -> FrameData:
+def chunk(first: int, length: int) -> FrameData:
     rng = np.random.default_rng(first)
     return FrameData(
         first,
@@ -168,7 +168,7 @@ def portion(first: int, length: int) -> FrameData:
 def test_store_returns_what_it_was_given(lengths, memory, window, cut):
     store, all_frames = FrameStore(memory), []
     for length in lengths:
-        data = portion(len(all_frames), length)
+        data = chunk(len(all_frames), length)
         store.append(data)
         all_frames += list(data.mask_features)
         store.forget_before(store.stop - window)
@@ -188,7 +188,7 @@ def test_store_returns_what_it_was_given(lengths, memory, window, cut):
 def test_an_endless_stream_does_not_make_an_endless_file():
     store, sizes = FrameStore(0), []
     for number in range(50):
-        store.append(portion(2 * number, 2))
+        store.append(chunk(2 * number, 2))
         store.forget_before(store.stop - 6)
         sizes.append(store._file.seek(0, 2))
     assert sizes[-1] == sizes[5]
@@ -223,7 +223,7 @@ def test_memory_is_flat_but_for_what_drawing_needs():
     results = [run(T) for T in (10, 100, 1000)]
     per_frame = (8 * 4 * 5 + 7 * 6) * 4  # features at stride 4 of 16x19, references and boxes
     alive, kept, held = zip(*results, strict=True)
-    assert len(set(alive)) == 1, "tensors of earlier portions are still alive"
+    assert len(set(alive)) == 1, "tensors of earlier chunks are still alive"
     assert [kept[0], kept[1], kept[2]] == [T * per_frame - 5 * per_frame for T in (10, 100, 1000)]
     assert held[2] - held[0] < 8 << 20
 

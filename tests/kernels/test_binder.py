@@ -22,7 +22,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature  # no
 import kernels  # noqa: E402
 from bench.compile import all_cases  # noqa: E402
 from kernels.deformable_attention import launch as attention_launch  # noqa: E402
-from kernels.launch import FAMILIES, Variant  # noqa: E402
+from kernels.launch import TABLE_CAPABILITIES, KernelVariant  # noqa: E402
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
 
@@ -124,9 +124,9 @@ def test_a_reserved_name_cannot_be_bound(name):
     assert any(bound[key] is not value for key, value in arguments.items())
 
 
-def variants() -> list[Variant]:
+def variants() -> list[KernelVariant]:
     """All that the launch tables can ask for."""
-    return [case.variant for f in (*FAMILIES, 86, 100) for case in all_cases(f)]
+    return [case.variant for f in (*TABLE_CAPABILITIES, 86, 100) for case in all_cases(f)]
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

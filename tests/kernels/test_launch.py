@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kernels.device import DeviceFacts, replaced
-from kernels.launch import LARGEST_INT32, MAX_PROGRAMS, Launch, Variant, aligned
+from kernels.launch import LARGEST_INT32, MAX_PROGRAMS, KernelVariant, Launch, aligned
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,9 @@ class Kernel:
 
 def launch_of(kernel):
     types = {"x": "*fp32", "n": "i32"}
-    return Launch(Variant(kernel=kernel, types=types, constants={"BLOCK": 8}, num_warps=1, rows=1))
+    return Launch(
+        KernelVariant(kernel=kernel, types=types, constants={"BLOCK": 8}, num_warps=1, rows=1)
+    )
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="names Triton's version")

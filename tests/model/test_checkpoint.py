@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import pickle
 import subprocess
 import sys
@@ -182,19 +183,54 @@ def own_sizes():
         lambda model: {"ema": {"module": model.state_dict(), "decay": 0.99}},
         lambda model: {"model": {k: v.half() for k, v in model.state_dict().items()}},
         lambda model: {"ema": model.state_dict(), "optimizer": {"state": {}}},
+        lambda model: {f"_orig_mod.module.{k}": v for k, v in model.state_dict().items()},
+        lambda model: {"model_state_dict": model.state_dict(), "epoch": 3},
+        lambda model: {k: v.bfloat16() for k, v in model.state_dict().items()},
     ],
     ids=[
         *("own names", "data parallel", "compiled", "compiled, published", "both", "state_dict"),
-        *("nested", "float16", "ema"),
+        *("nested", "float16", "ema", "compiled data parallel", "model_state_dict", "bfloat16"),
     ],
 )
-def test_state_dicts_of_any_trainer_load(write, tmp_path):
+def test_state_dicts_of_any_trainer_load(write, tmp_path, request):
+    form = request.node.callspec.id
+    kept = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(form, torch.float32)
     model = own_sizes()
     torch.save(write(model), tmp_path / "a.pth")
     fresh = own_sizes()
     load_weights(fresh, tmp_path / "a.pth")
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(fresh.state_dict()[name], value.to(kept).to(value.dtype)), name
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (lambda v: v.to(torch.int8), r"\d+ no real numbers \(.* of int8"),
+        (lambda v: v.bool(), r"\d+ no real numbers \(.* of bool"),
+        (lambda v: v.to(torch.complex64), "holds complex numbers"),
+    ],
+)
+def test_weights_of_another_kind_of_number_are_refused(change, words, tmp_path):
+    state = {k: change(v) for k, v in own_sizes().state_dict().items() if v.is_floating_point()}
+    torch.save(own_sizes().state_dict() | state, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=words):
+        load_weights(own_sizes(), tmp_path / "a.pth")
+
+
+def test_a_model_that_was_saved_whole_is_refused_with_the_remedy(tmp_path):
+    torch.save(own_sizes(), tmp_path / "a.pth")
+    words = r"not executed \(seqformer\.\S+; of a model that was saved whole, save its state_dict"
+    with pytest.raises(ValueError, match=words) as error:
+        load_weights(own_sizes(), tmp_path / "a.pth")
+    assert "weights_only" not in str(error.value)  # no advice to execute it
+
+
+@pytest.mark.parametrize("data", [b"\x80\x02junk", b"\x80\x02K", b"\x80\x02X\xff", b"(dp0\n"])
+def test_a_pickle_that_ends_early_is_refused(data, tmp_path):
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.pth (holds objects|is not a readable)"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 def test_of_two_state_dicts_one_is_taken_and_that_is_said(tmp_path, caplog):
@@ -267,6 +303,22 @@ def test_a_compressed_file_that_unpacks_to_far_more_is_refused(tmp_path, monkeyp
         load_checkpoint(tmp_path / "bomb.pth")
     monkeypatch.setenv("SEQFORMER_MAX_UNPACKED_MIB", "8")
     assert load_checkpoint(tmp_path / "bomb.pth").state["a"].numel() == 2**20
+
+
+def test_entries_that_lie_on_one_another_count_as_many_times_as_they_are_listed(
+    tmp_path, monkeypatch
+):
+    torch.save({"model": {"a": torch.zeros(2**18)}}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "a") as archive:
+        (tensor,) = (entry for entry in archive.filelist if entry.filename.endswith("data/0"))
+        for number in range(1, 5):
+            again = copy.copy(tensor)
+            again.filename = f"{tensor.filename[:-1]}{number}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    monkeypatch.setenv("SEQFORMER_MAX_UNPACKED_MIB", "2")
+    with pytest.raises(ValueError, match="would unpack to 5 MiB"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):

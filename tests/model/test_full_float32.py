@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqformer.config import EvalConfig
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor
-from seqformer.model import full_float32, lean_autograd
+from seqformer.model import full_float32, memory_efficient
 from seqformer.model.attention import MSDeformAttn, QuerySelfAttention
 from seqformer.model.full_float32 import FullLinear, full_linear, use_tf32
-from seqformer.trainer.parallel import Parallel
 from tests.inference.small_model import film, small_model
 from tests.trainer.one_step import build_step, take_step
 
@@ -57,7 +57,7 @@ def tf32(monkeypatch):
     """TF32 is on, a CPU tensor counts as one that it would round, and products are watched."""
     before = flags()
     use_tf32(True)
-    for module in (full_float32, lean_autograd):
+    for module in (full_float32, memory_efficient):
         monkeypatch.setattr(module, "may_round", lambda x: x.dtype == torch.float32)
     products = Products()
 
@@ -80,22 +80,26 @@ def islands(model: nn.Module) -> list[torch.Tensor]:
 
 def test_the_heads_are_islands():
     model = small_model()
-    found = {name for name, module in model.named_modules() if isinstance(module, FullLinear)}
+    exact = {name for name, module in model.named_modules() if isinstance(module, FullLinear)}
     mlps = ("controller", "decoder.bbox_embed.0", "decoder.bbox_embed.1")
     expected = {f"{mlp}.layers.{i}" for mlp in mlps for i in range(3)}
     expected |= {f"decoder.layers.{i}.time_attention_weights" for i in range(2)}
-    assert found == expected | {"reference_points", "class_embed.0", "class_embed.1"}
+    assert exact == expected | {"reference_points", "class_embed.0", "class_embed.1"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_with_tf32_rounds_no_product_of_the_islands(precision, tf32):
-    step = build_step(Parallel(), "none", precision=precision, dtype=torch.float32)
+    step = build_step(DistributedContext(), "none", precision=precision, dtype=torch.float32)
     with tf32 as products:
         take_step(step, 1, clips=2)
-    exact = products.with_any_of(islands(step.replica.model))
-    assert len(exact) >= 2 * len(islands(step.replica.model)) and set(exact) == {(False, False)}
+    exact = products.with_any_of(islands(step.parallel_model.model))
+    assert len(exact) >= 2 * len(islands(step.parallel_model.model)) and set(exact) == {
+        (False, False)
+    }
     if precision == "fp32":
-        attentions = (m for m in step.replica.model.modules() if isinstance(m, QuerySelfAttention))
+        attentions = (
+            m for m in step.parallel_model.model.modules() if isinstance(m, QuerySelfAttention)
+        )
         others = [attention.in_proj_weight for attention in attentions]
         assert set(products.with_any_of(others)) == {(True, True)}
     assert flags() == (True, True)
@@ -106,7 +110,7 @@ def test_gradients_of_weights_are_not_rounded_either(tf32):
     x, position = torch.randn(2, 3, 5, requires_grad=True), torch.randn(3, 5)
     layers = [(torch.randn(n, 5, requires_grad=True), torch.randn(n)) for n in (4, 6)]
     with tf32 as products:
-        joined = lean_autograd.linears_of_sum(x, position, *layers, is_exact=True)
+        joined = memory_efficient.linears_of_sum(x, position, *layers, is_exact=True)
         single = full_linear(x, *layers[0])
         (sum(out.sum() for out in joined) + single.sum()).backward()
     settings = [setting for _, setting, _ in products.seen]
@@ -121,8 +125,8 @@ def test_full_linear_is_a_linear_layer(shape, tf32):
     expected = F.linear(*arguments)
     actual = full_linear(*arguments)
     torch.testing.assert_close(actual, expected)
-    found, wanted = (torch.autograd.grad(o, arguments, seed) for o in (actual, expected))
-    torch.testing.assert_close(found, wanted)
+    grads, expected_grads = (torch.autograd.grad(o, arguments, seed) for o in (actual, expected))
+    torch.testing.assert_close(grads, expected_grads)
 
 
 def test_compiled_in_one_piece(tf32):

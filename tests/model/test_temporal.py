@@ -1,4 +1,4 @@
-"""The temporal softmax in portions, and the two streams of the model put together from them."""
+"""The temporal softmax in chunks, and the two streams of the model put together from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqformer import build_model
 from seqformer.model import TemporalPool, mask_reference
 
 
-def portions(T: int, cuts: list[int]) -> list[slice]:
+def chunks(T: int, cuts: list[int]) -> list[slice]:
     bounds = sorted({0, T, *(c % T for c in cuts)})
     return [slice(a, b) for a, b in pairwise(bounds)]
 
@@ -52,7 +52,7 @@ def test_any_portions_in_any_order_give_the_softmax_and_its_gradients(
     )
     expected_gradients = torch.autograd.grad((expected * direction).sum(), leaves)
 
-    parts = portions(T, cuts)
+    parts = chunks(T, cuts)
     pooled = merged(logits, sampled, parts[::-1] if backwards else parts).pooled()
     torch.testing.assert_close(pooled, expected, rtol=1e-11, atol=1e-11)
     gradients = torch.autograd.grad((pooled * direction).sum(), leaves)
@@ -100,7 +100,7 @@ def test_streams_in_portions_are_the_whole_forward_with_its_gradients():
     total = loss(whole.class_logits, whole.mask_params, whole.boxes, whole.mask_features)
     expected = torch.autograd.grad(total, parameters)
 
-    found = [model.box_stream(images[:, part], padding) for part in portions(5, [2, 3])]
+    found = [model.box_stream(images[:, part], padding) for part in chunks(5, [2, 3])]
     pool = TemporalPool.of(found[0][0].time_logits, found[0][0].sampled)
     for states, _ in found[1:]:
         pool = pool.merge(TemporalPool.of(states.time_logits, states.sampled))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqformer.inference.results import partial_paths
+from seqformer.inference.results_file import partial_paths
 from tests.reliability.jobs import Fault, Job, fill_the_disk, start, wait_until
 
 
@@ -93,11 +93,19 @@ def start_a_second(job: Job, scene: Scene) -> None:
 KILLED = -signal.SIGKILL
 FAULTS = {
     "kill -9 of one process": Fault(
-        kill_one, codes=(2, KILLED), said=("another process of this run ended",)
+        kill_one,
+        codes=(2, KILLED),
+        said=("another process of this run ended",),
+        early_codes=(),
     ),
-    "kill -9 of all": Fault(kill_all, codes=(KILLED,)),
+    "kill -9 of all": Fault(kill_all, codes=(KILLED,), early_codes=()),
     "SIGSTOP, then SIGCONT": Fault(stop_for_a_while, goes_on=True, codes=(0,)),
-    "SIGTERM to the group": Fault(ask_all_to_end, codes=(143,), said=("stopped by SIGTERM",)),
+    "SIGTERM to the group": Fault(
+        ask_all_to_end,
+        codes=(143,),
+        said=("stopped by SIGTERM",),
+        early_codes=(143, -signal.SIGTERM),  # not even a handler yet
+    ),
     "a decoding process is killed": Fault(kill_a_helper, goes_on=True, codes=(0,)),
     "full disk": Fault(lambda job, scene: fill_the_disk(job), codes=(2,), said=("cannot write",)),
     "finished videos on disk broken": Fault(break_what_is_kept, codes=(KILLED,)),

@@ -25,13 +25,17 @@ from typing import Any, Literal
 
 import torch
 
+from seqformer.cli.main import run_command
 from seqformer.command import exit_with
+from seqformer.distributed import presence
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["seqformer.trainer.trainer", "seqformer.inference.evaluate", "seqformer.inference.runner"]
 )
 Program = Literal["train.py", "eval.py"]
+EARLY_SHARE, EARLY_SECONDS = 0.5, 3.0
+"""Of the accidents that may happen before all have met, and how long after the start at most."""
 
 
 @dataclass
@@ -56,6 +60,12 @@ class Job:
 
     def is_running(self) -> bool:
         return any(process.is_alive() for process in self.processes)
+
+    def begun(self) -> bool:
+        """Whether all processes are in the job's group."""
+        with suppress(ProcessLookupError):
+            return {os.getpgid(pid) for pid in self.pids} == {self.pids[0]}
+        return True
 
     def send(self, number: signal.Signals, rank: int | None = None) -> None:
         """To one process, or to the whole group; to none that has ended, as numbers are reused."""
@@ -99,18 +109,23 @@ def start(
     log: Path,
     processes: int = 1,
     nan_flag: Path | None = None,
+    world_size: int | None = None,
+    never_came_seconds: float | None = None,
 ) -> Job:
     """Start a command.
 
     Args:
-        processes: ranks.
+        processes: ranks that are started, from 0 on.
+        world_size: ranks that should be; default all of these.
+        never_came_seconds: how long they wait for one that is not; default as for users.
         nan_flag: where this file is, the last rank's next loss is NaN.
     """
     log.write_bytes(b"")
     port, started = free_port(), []
     for rank in range(processes):
         group = started[0].pid if started else 0
-        arguments = (program, list(words), log, rank, processes, port, group, nan_flag)
+        ranks = (rank, world_size or processes)
+        arguments = (program, list(words), log, *ranks, port, group, nan_flag, never_came_seconds)
         started.append(CONTEXT.Process(target=_become, args=arguments))
         started[-1].start()
     return Job(started, log)
@@ -125,19 +140,24 @@ class Fault:
         goes_on: whether the job survives it.
         codes: exit codes that its processes may end with.
         said: one of these is printed.
+        early_codes: those beside, where it happens before all have met; None where it does not.
     """
 
     happen: Callable[[Job, Any], None]
     goes_on: bool = False
     codes: tuple[int, ...] = ()
     said: tuple[str, ...] = ()
+    early_codes: tuple[int, ...] | None = None
 
 
-def check_end(job: Job, name: str, fault: Fault, seconds: float, is_over: str) -> float:
+def check_end(
+    job: Job, name: str, fault: Fault, seconds: float, is_over: str, is_early: bool = False
+) -> float:
     """See that the processes of a job end as they should after an accident.
 
     Args:
         is_over: printed by a job that was done before the accident mattered.
+        is_early: the processes had just been started.
 
     Returns: how long it took.
     """
@@ -149,8 +169,10 @@ def check_end(job: Job, name: str, fault: Fault, seconds: float, is_over: str) -
     assert "Traceback" not in text, told
     if is_over in text:
         return took
-    assert set(codes) <= {*fault.codes}, told
-    assert not fault.said or any(words in text for words in fault.said), told
+    early_codes = fault.early_codes or ()
+    assert set(codes) <= {*fault.codes, *(early_codes if is_early else ())}, told
+    is_silent = is_early and set(codes) <= {*early_codes}
+    assert is_silent or not fault.said or any(words in text for words in fault.said), told
     return took
 
 
@@ -198,15 +220,16 @@ def _become(
     words: list[str],
     log: Path,
     rank: int,
-    processes: int,
+    world_size: int,
     port: int,
     group: int,
     nan_flag: Path | None,
+    never_came_seconds: float | None,
 ) -> None:
     """One process of the command, from now to its end."""
     multiprocessing.set_start_method("fork", force=True)  # of its helpers, as without a server
     assert wait_until(lambda: _joined(group), 60)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):
@@ -214,8 +237,10 @@ def _become(
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     sys.argv = [program, *words]
     torch.set_num_threads(1)
-    if nan_flag is not None and rank == processes - 1:
+    if nan_flag is not None and rank == world_size - 1:
         _lose_a_number(nan_flag)
+    if never_came_seconds is not None:
+        presence.NEVER_CAME_SECONDS = never_came_seconds
     exit_with(program, lambda: _main(program, words))
 
 
@@ -228,13 +253,7 @@ def _joined(group: int) -> bool:
 
 
 def _main(program: Program, words: list[str]) -> int:
-    if program == "train.py":
-        from seqformer.cli.train import main as run
-
-        return run(words)
-    from seqformer.cli.eval import main
-
-    return main(words)
+    return run_command(program.removesuffix(".py"), words, program)
 
 
 def _lose_a_number(flag: Path) -> None:

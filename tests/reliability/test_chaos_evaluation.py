@@ -19,7 +19,15 @@ from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
 from tests.inference.small_model import film, small_model
 from tests.reliability.evaluation_faults import FAULTS, Scene
-from tests.reliability.jobs import check_end, in_turn, start, table, wait_until
+from tests.reliability.jobs import (
+    EARLY_SECONDS,
+    EARLY_SHARE,
+    check_end,
+    in_turn,
+    start,
+    table,
+    wait_until,
+)
 
 PROCESSES, VIDEOS = 2, 40
 LONGEST = 60.0
@@ -58,7 +66,8 @@ class Disturbed:
     def __init__(self, weights: Path, videos: Path, folder: Path) -> None:
         self.weights, self.videos, self.folder = weights, videos, folder
         self.random, self.frames = random.Random(1), sorted(videos.rglob("*.png"))
-        self.runs, self.seconds = 0, defaultdict(list)
+        self.runs = self.early = 0
+        self.seconds = defaultdict(list)
         self.scene = self.next_scene()
         self.whole = self.finish()
         self.scene = self.next_scene()
@@ -81,14 +90,23 @@ class Disturbed:
 
     def strike(self, name: str) -> None:
         """One accident; what is done afterwards is compared."""
-        self.begin()
-        before = self.scene.finished()
-        moves = wait_until(lambda: self.scene.finished() > before or not self.job.is_running(), 120)
-        assert moves, f"no video in two minutes\n{self.job.text()[-4000:]}"
-        time.sleep(self.random.uniform(0, 0.2))
         fault = FAULTS[name]
+        is_early = fault.early_codes is not None and self.random.random() < EARLY_SHARE
+        before = self.scene.finished()
+        self.begin()
+        if is_early:
+            assert wait_until(self.job.begun, 60)
+            time.sleep(self.random.uniform(0, EARLY_SECONDS))
+        else:
+            moves = wait_until(
+                lambda: self.scene.finished() > before or not self.job.is_running(), 120
+            )
+            assert moves, f"no video in two minutes\n{self.job.text()[-4000:]}"
+            time.sleep(self.random.uniform(0, 0.2))
+        self.early += is_early
         fault.happen(self.job, self.scene)
-        self.seconds[name].append(check_end(self.job, name, fault, LONGEST, is_over="% (waiting"))
+        took = check_end(self.job, name, fault, LONGEST, "% (waiting", is_early)
+        self.seconds[name].append(took)
         is_done = self.job.codes(0) == [0] * PROCESSES
         self.job.close()
         while self.scene.mend:
@@ -120,4 +138,7 @@ def test_disturbed_evaluations_write_the_same_bytes(weights, videos, tmp_path, c
     finally:
         disturbed.job.close()
     table("evaluation", disturbed.seconds, {})
-    print(f"{count} accidents in {disturbed.runs} evaluations of {VIDEOS} videos")
+    print(
+        f"{count} accidents ({disturbed.early} early) in {disturbed.runs} evaluations of {VIDEOS} "
+        "videos"
+    )

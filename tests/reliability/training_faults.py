@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqformer.trainer.checkpoint import checkpoint_folders, step_of
-from seqformer.trainer.progress import read_log
+from seqformer.trainer.checkpoint_folders import checkpoint_folders, step_of
+from seqformer.trainer.run_log import read_log
 from tests.reliability.jobs import Fault, Job, fill_the_disk
 
 
@@ -111,11 +111,19 @@ def make_a_loss_nan(job: Job, scene: Scene) -> None:
 KILLED = -signal.SIGKILL
 FAULTS = {
     "kill -9 of one process": Fault(
-        kill_one, codes=(1, KILLED), said=("another process of this run ended",)
+        kill_one,
+        codes=(1, KILLED),
+        said=("another process of this run ended",),
+        early_codes=(),
     ),
-    "kill -9 of all": Fault(kill_all, codes=(KILLED,)),
+    "kill -9 of all": Fault(kill_all, codes=(KILLED,), early_codes=()),
     "SIGSTOP, then SIGCONT": Fault(stop_for_a_while, goes_on=True),
-    "SIGTERM to the group": Fault(ask_all_to_end, codes=(0,), said=("stopped after step",)),
+    "SIGTERM to the group": Fault(
+        ask_all_to_end,
+        codes=(0,),
+        said=("stopped after step",),
+        early_codes=(143, -signal.SIGTERM),  # nothing to save yet; not even a handler yet
+    ),
     "a decoding process is killed": Fault(
         kill_a_worker, codes=(1,), said=("a decoding process ended",)
     ),

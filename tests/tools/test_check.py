@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.check import main
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check
 from seqformer.tools.findings import ERRORS, WARNINGS
 from tests.evaluation.ytvis_problems import rle

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.packed_masks import decode_segmentation
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.convert import main
-from seqformer.data.segmentation import decode_mask
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.check import check
 
 HEIGHT, WIDTH = 24, 36
@@ -52,7 +52,7 @@ def tracks(path):
         (
             video.file_names,
             names[i.category_id],
-            np.stack([decode_mask(s, video.height, video.width) for s in i.segmentations]),
+            np.stack([decode_segmentation(s, video.height, video.width) for s in i.segmentations]),
         )
         for video in content.videos
         for i in video.instances
@@ -85,8 +85,8 @@ def test_palette_masks(labels, tmp_path):
         (bear, "tree", labels == 7),
     ]
     assert [(list(files), name) for files, name, _ in found] == [e[:2] for e in expected]
-    for (_, _, got), (_, _, wanted) in zip(found, expected, strict=True):
-        assert (got == wanted).all()
+    for (_, _, got), (_, _, truth) in zip(found, expected, strict=True):
+        assert (got == truth).all()
     assert_sound(out, tmp_path / "images")
     raw = json.loads(out.read_text())
     assert [c["name"] for c in raw["categories"]] == ["bear", "tree", "object"]

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.merge import main as merge
 from seqformer.cli.data.remap import main as remap
-from seqformer.data.ytvis import load_annotation_file
 
 
 def write(path, content):

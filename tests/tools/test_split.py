@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.split import main
-from seqformer.data.ytvis import load_annotation_file
 from seqformer.tools.split import assign
 
 

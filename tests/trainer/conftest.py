@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from seqformer.trainer import trainer
-from tests.trainer.gang import Gang
+from tests.trainer.lasting_processes import LastingProcesses
 from tests.trainer.tiny import build_tiny_loader
 
 
@@ -17,8 +17,8 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def gang() -> Iterator[Gang]:
+def lasting_processes() -> Iterator[LastingProcesses]:
     """Three waiting processes."""
-    waiting = Gang(3)
+    waiting = LastingProcesses(3)
     yield waiting
     waiting.close()

@@ -10,11 +10,12 @@ from torch.distributed.tensor import DTensor
 
 from seqformer.config import OptimConfig
 from seqformer.criterion import SetCriterion
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import build_model_from_config
+from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import Parallel, build_replica
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
-from seqformer.trainer.regions import apply_regions
 from seqformer.trainer.step import TrainingStep
 from tests.trainer.tiny import make_batch, tiny_model_config
 
@@ -23,12 +24,12 @@ CLIPS = 6
 
 
 def build_step(
-    parallel: Parallel,
+    parallel: DistributedContext,
     mode: str = "ddp",
     *,
     frame_chunk: int = 0,
     dtype: torch.dtype = torch.float64,
-    regions: dict[str, Any] | None = None,
+    execution: dict[str, Any] | None = None,
     precision: str = "fp32",
     clip_max_norm: float = 0.0,
     optim: OptimConfig | None = None,
@@ -38,13 +39,13 @@ def build_step(
     torch.manual_seed(0)
     model = build_model_from_config(replace(tiny_model_config(), **model_changes)).to(dtype)
     model.train()
-    apply_regions(model, **(regions or {}))
+    compile_and_recompute(model, **(execution or {}))
     how = Precision(precision, parallel.device, caches_weights=mode == "ddp")
     if how.low is not None:
         keep_float32_islands(model)
-    replica = build_replica(model, mode, parallel, low_precision=how.low)
+    parallel_model = build_parallel_model(model, mode, parallel, low_precision=how.low)
     return TrainingStep(
-        replica,
+        parallel_model,
         SetCriterion(),
         build_optimizer(model, optim or OptimConfig()),
         how,
@@ -57,14 +58,14 @@ def take_step(
     step: TrainingStep, micro_batches: int, *, number: int = 0, clips: int = CLIPS, frames: int = 2
 ) -> dict[str, float]:
     """This process's share of a global batch. Returns: losses, as means over the processes."""
-    parallel = step.replica.parallel
+    parallel = step.parallel_model.parallel
     share = clips // parallel.world_size
     own = range(parallel.rank * share, (parallel.rank + 1) * share)
     size = share // micro_batches
     batches = [
         make_batch(0, number, own[i : i + size], frames=frames) for i in range(0, share, size)
     ]
-    dtype = next(step.replica.model.parameters()).dtype
+    dtype = next(step.parallel_model.model.parameters()).dtype
     for batch in batches:
         batch.images = batch.images.to(dtype)
     count = sum(len(t["labels"]) for batch in batches for t in batch.targets)
@@ -75,7 +76,7 @@ def take_step(
 def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
     """Whole gradients by parameter name."""
     found = {}
-    for name, parameter in step.replica.model.named_parameters():
+    for name, parameter in step.parallel_model.model.named_parameters():
         if parameter.grad is not None:
             grad = parameter.grad
             found[name] = (grad.full_tensor() if isinstance(grad, DTensor) else grad).clone()
@@ -83,7 +84,11 @@ def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
 
 
 def step_and_gradients(
-    parallel: Parallel, mode: str, micro_batches: int, step_kwargs: dict, take_kwargs: dict
+    parallel: DistributedContext,
+    mode: str,
+    micro_batches: int,
+    step_kwargs: dict,
+    take_kwargs: dict,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients of one step."""
     step = build_step(parallel, mode, **step_kwargs)

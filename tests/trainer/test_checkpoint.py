@@ -7,24 +7,21 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig, config_to_dict, override
+from seqformer.distributed.context import DistributedContext
 from seqformer.files import write_atomically
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint, model_from_checkpoint, to_published
 from seqformer.trainer import checkpoint
-from seqformer.trainer.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    complete_checkpoints,
-)
+from seqformer.trainer.checkpoint import CheckpointError, Checkpoints
+from seqformer.trainer.checkpoint_folders import complete_checkpoints
 from seqformer.trainer.errors import SetupError
 from seqformer.trainer.export import export_checkpoint
-from seqformer.trainer.parallel import Parallel
-from seqformer.trainer.progress import read_training_lines
 from seqformer.trainer.run_folder import prepare_output
+from seqformer.trainer.run_log import read_training_lines
 from seqformer.trainer.trainer import Trainer, train
 from tests.trainer.tiny import CLASSES, tiny_config, tiny_model_config
 
-ONE = Parallel()
+ONE = DistributedContext()
 
 
 def losses(folder):

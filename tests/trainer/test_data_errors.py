@@ -11,7 +11,7 @@ from seqformer.cli.train import main as run
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.trainer import trainer
-from seqformer.trainer.checkpoint import complete_checkpoints, read_run
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, read_run
 from seqformer.trainer.errors import DataError
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config

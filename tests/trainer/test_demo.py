@@ -9,7 +9,7 @@ from seqformer.config import DemoConfig, EvalConfig, override, presets
 from seqformer.trainer import demo
 from seqformer.trainer.demo import choose_processes, run_demo
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.run_log import read_training_lines
 from tests.trainer.tiny import tiny_model_config
 
 

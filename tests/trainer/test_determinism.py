@@ -73,11 +73,11 @@ def test_evaluation_has_the_mode(workspace, tmp_path):
     """Around everything that computes: it is on when the processes meet."""
     seen = []
 
-    def meet(device):
+    def meet(device, **options):
         seen.append(modes())
         raise ValueError("enough")
 
-    workspace.setattr("seqformer.inference.ranks.join_ranks", meet)
+    workspace.setattr("seqformer.distributed.context.distributed_context", meet)
     (tmp_path / "weights").write_bytes(b"")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.jpg").write_bytes(b"")

@@ -9,10 +9,10 @@ import torch
 
 from seqformer.config import DemoConfig, TrainConfig, config_from_dict, presets
 from seqformer.inference import Predictor
-from seqformer.trainer.checkpoint import read_run
+from seqformer.trainer.checkpoint_folders import read_run
 from seqformer.trainer.errors import SetupError
 from seqformer.trainer.export import export_checkpoint
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.run_log import read_training_lines
 from seqformer.trainer.trainer import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer import frame_chunks
-from seqformer.trainer.parallel import Parallel
 from tests.trainer.one_step import assert_same, build_step, step_and_gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 FRAMES = 5
 
 
@@ -33,9 +33,9 @@ def modes(parallel, ways):
 
 
 @pytest.mark.distributed
-def test_portions_on_two_processes_equal_the_whole_batch_on_one(gang, whole):
+def test_portions_on_two_processes_equal_the_whole_batch_on_one(lasting_processes, whole):
     ways = ["ddp", "fsdp"]
-    for results in gang.run(2, modes, ways):
+    for results in lasting_processes.run(2, modes, ways):
         for way, result in zip(ways, results, strict=True):
             assert_same(result, whole, 1e-9, way)
 

@@ -17,8 +17,8 @@ import torch
 from seqformer.cli.train import main as run
 from seqformer.data.synthetic import make_synthetic_dataset
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints, step_of
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, step_of
+from seqformer.trainer.run_log import read_training_lines
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20

@@ -18,7 +18,7 @@ from seqformer.trainer.optim import (
 )
 from tests.trainer.tiny import tiny_model_config
 
-MANIFEST = Path(__file__).parents[1] / "data" / "manifests" / "r50_param_groups.json"
+MANIFEST = Path(__file__).parents[1] / "golden" / "manifests" / "r50_param_groups.json"
 
 
 def test_groups_of_resnet50_equal_the_published_ones_in_order():

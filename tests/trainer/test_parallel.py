@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from seqformer.config import OptimConfig
-from seqformer.trainer.parallel import Parallel, build_replica, parallel_session
+from seqformer.distributed.context import DistributedContext, distributed_context
+from seqformer.trainer.parallel_model import build_parallel_model
 from tests.trainer.one_step import (
     assert_same,
     build_step,
@@ -16,7 +17,7 @@ from tests.trainer.one_step import (
 )
 from tests.trainer.tiny import make_batch
 
-ONE = Parallel()
+ONE = DistributedContext()
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def many_ways(parallel, ways):
 @pytest.mark.distributed
 @pytest.mark.parametrize("processes,micro_batches", [(2, 3), (3, 2)])
 def test_processes_equal_one_process_on_the_same_global_batch(
-    gang, alone, processes, micro_batches
+    lasting_processes, alone, processes, micro_batches
 ):
     """Float64. With three processes, each takes two clips one after the other; rank 0 and rank 1
     begin with a clip that has no instance."""
     ways = [("ddp", 1), ("ddp", micro_batches), ("fsdp", micro_batches), ("hsdp", 1)]
-    for rank, results in enumerate(gang.run(processes, many_ways, ways)):
+    for rank, results in enumerate(lasting_processes.run(processes, many_ways, ways)):
         for way, result in zip(ways, results, strict=True):
             assert_same(result, alone, 1e-9, f"rank {rank} {way}")
 
@@ -57,10 +58,10 @@ def few_instances(parallel, clips):
 
 
 @pytest.mark.distributed
-def test_instance_count_is_clamped_once_over_the_global_batch(gang):
+def test_instance_count_is_clamped_once_over_the_global_batch(lasting_processes):
     """Two clips: none and one instance on two processes."""
     expected = few_instances(ONE, 2)
-    for result in gang.run(2, few_instances, 2):
+    for result in lasting_processes.run(2, few_instances, 2):
         assert_same(result, expected, 1e-9)
     assert all(g.abs().sum() >= 0 for g in expected[1].values())
 
@@ -73,7 +74,7 @@ def test_batch_without_any_instance_reaches_every_parameter(frame_chunk):
     assert len(batch.targets[0]["labels"]) == 0
     losses = step([batch], 0)
     assert math.isfinite(losses["loss"])
-    named = step.replica.model.named_parameters()
+    named = step.parallel_model.model.named_parameters()
     assert [n for n, p in named if p.requires_grad and p.grad is None] == []
 
 
@@ -89,27 +90,29 @@ def trajectory(parallel, mode, dtype, lr, steps):
     [(torch.float32, 2e-4, 1e-4), (torch.float64, 2e-3, 1e-7)],
     ids=["float32 at the published rate", "float64 at ten times that"],
 )
-def test_sharded_training_follows_ddp_for_ten_steps(gang, dtype, lr, tolerance):
+def test_sharded_training_follows_ddp_for_ten_steps(lasting_processes, dtype, lr, tolerance):
     """At the higher rate float32 would not do: an assignment flips on the last bit of a cost."""
-    ddp, fsdp = (gang.run(2, trajectory, mode, dtype, lr, 10)[0] for mode in ("ddp", "fsdp"))
+    ddp, fsdp = (
+        lasting_processes.run(2, trajectory, mode, dtype, lr, 10)[0] for mode in ("ddp", "fsdp")
+    )
     assert fsdp == pytest.approx(ddp, rel=tolerance)
     assert len({round(loss, 3) for loss in ddp}) == 10
 
 
 def refused(parallel):
-    model = build_step(ONE, "none").replica.model
+    model = build_step(ONE, "none").parallel_model.model
     with pytest.raises(ValueError, match="--parallel none, but 2 processes were started"):
-        build_replica(model, "none", parallel)
+        build_parallel_model(model, "none", parallel)
     with pytest.raises(ValueError, match="2 processes cannot form 3 equal replicas"):
-        build_replica(model, "hsdp", parallel, replicas=3)
+        build_parallel_model(model, "hsdp", parallel, replicas=3)
 
 
 @pytest.mark.distributed
-def test_modes_that_do_not_fit_the_processes_are_refused(gang):
-    gang.run(2, refused)
+def test_modes_that_do_not_fit_the_processes_are_refused(lasting_processes):
+    lasting_processes.run(2, refused)
 
 
 def test_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no usable GPU"), parallel_session("cuda"):
+    with pytest.raises(ValueError, match="no usable GPU"), distributed_context("cuda"):
         pass

@@ -4,12 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from seqformer.trainer.bad_steps import MAX_OVERFLOWS, BadStep, BadSteps, NonFiniteLossError
-from seqformer.trainer.parallel import Parallel
+from seqformer.distributed.context import DistributedContext
+from seqformer.trainer.nonfinite_steps import (
+    MAX_OVERFLOWS,
+    NonFiniteLossError,
+    NonFiniteStep,
+    NonFiniteSteps,
+)
 from seqformer.trainer.precision import Precision
 from tests.trainer.one_step import build_step, gradients, take_step
 
-ONE = Parallel()
+ONE = DistributedContext()
 WIDE = {"num_levels": 3, "hidden_dim": 64}
 """Without the coarsest level, whose GroupNorm over two cells is no function for low precision."""
 
@@ -27,18 +32,18 @@ def test_low_precision_gradients_point_where_float32_ones_do(precision):
     exact, low = build("fp32"), build(precision)
     if precision == "fp16":
         low.precision.scaler.load_state_dict(low.precision.scaler.state_dict() | {"scale": 64.0})
-    wanted, got = (take_step(step, 1, clips=2) for step in (exact, low))
+    expected, got = (take_step(step, 1, clips=2) for step in (exact, low))
     assert got["skipped"] == 0
-    assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
-    assert got["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=5e-2)
+    assert got["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+    assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=5e-2)
     assert cosine_similarity(flat(low), flat(exact), dim=0) > 0.99
-    assert {p.dtype for p in low.replica.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in low.parallel_model.model.parameters()} == {torch.float32}
 
 
 def output(step):
     images = torch.randn(1, 2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), step.precision.autocast():
-        return step.replica.call("forward", images)
+        return step.parallel_model.forward(images)
 
 
 def test_what_makes_coordinates_stays_float32():
@@ -57,12 +62,12 @@ def test_loss_scale_is_found_by_skipping_steps_that_are_not_counted(tmp_path):
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**22})
     skipped = [take_step(step, 1, clips=2)["skipped"] for _ in range(16)]
     assert skipped[0] == 1.0 and skipped[-1] == 0.0 and scaler.get_scale() < 2.0**22
-    overflow = BadStep(3, "the gradient is not finite", ["clip"], is_loss_finite=True)
-    bad_steps = BadSteps(tmp_path, 0, is_main=True, scales_loss=True)
-    bad_steps.take_note([overflow] * MAX_OVERFLOWS, 0)
-    assert bad_steps.count == 0
+    overflow = NonFiniteStep(3, "the gradient is not finite", ["clip"], is_loss_finite=True)
+    nonfinite_steps = NonFiniteSteps(tmp_path, 0, is_main=True, scales_loss=True)
+    nonfinite_steps.take_note([overflow] * MAX_OVERFLOWS, 0)
+    assert nonfinite_steps.count == 0
     with pytest.raises(NonFiniteLossError):  # no scale helps
-        bad_steps.take_note([overflow], 0)
+        nonfinite_steps.take_note([overflow], 0)
 
 
 def low_precision_losses(parallel):
@@ -82,13 +87,13 @@ def low_precision_losses(parallel):
 def output_references(step):
     images = torch.zeros(1, 2, 3, 32, 64)
     with torch.no_grad(), step.precision.autocast():
-        return step.replica.call("forward", images).reference_points
+        return step.parallel_model.forward(images).reference_points
 
 
 @pytest.mark.distributed
-def test_sharded_low_precision_trains_like_ddp(gang):
+def test_sharded_low_precision_trains_like_ddp(lasting_processes):
     """FSDP gathers backbone stages in the low format; all else stays float32."""
-    first, second = gang.run(2, low_precision_losses)
+    first, second = lasting_processes.run(2, low_precision_losses)
     assert first == second
     for precision in ("bf16", "fp16"):
         assert first["fsdp", precision] == pytest.approx(first["ddp", precision], rel=2e-2)

@@ -10,8 +10,8 @@ import pytest
 
 from seqformer.config import OptimConfig, override
 from seqformer.trainer import trainer
-from seqformer.trainer.checkpoint import complete_checkpoints, read_run
-from seqformer.trainer.progress import read_training_lines
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, read_run
+from seqformer.trainer.run_log import read_training_lines
 from tests.trainer.tiny import CLASSES, TinyLoader, build_tiny_loader, tiny_config
 
 
@@ -34,32 +34,32 @@ def six_clips(output, **changes):
 
 
 @pytest.mark.distributed
-def test_two_sharded_processes_go_on_as_one_as_three_and_under_ddp(gang, tmp_path):
+def test_two_sharded_processes_go_on_as_one_as_three_and_under_ddp(lasting_processes, tmp_path):
     """The same losses (1e-5), whoever reads what two FSDP processes wrote at step 2."""
     whole = override(
         six_clips(tmp_path / "whole", parallel="fsdp"), max_steps=4, checkpoint_every=2
     )
-    gang.run_alone(2, run_part, whole)
+    lasting_processes.run_alone(2, run_part, whole)
     expected = losses(whole.output)
     for path in ("step_00000003", "step_00000004"):  # an epoch has three steps
         shutil.rmtree(whole.output / "checkpoints" / path)
     for processes, mode in ((1, "ddp"), (3, "fsdp"), (2, "ddp")):
         on = override(whole, output=tmp_path / f"{processes}{mode}", resume=True, parallel=mode)
         shutil.copytree(whole.output, on.output)
-        gang.run_alone(processes, run_part, on)
+        lasting_processes.run_alone(processes, run_part, on)
         assert losses(on.output) == pytest.approx(expected, rel=1e-5), (processes, mode)
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_what_one_process_or_ddp_wrote_sharded_processes_read(gang, tmp_path):
+def test_what_one_process_or_ddp_wrote_sharded_processes_read(lasting_processes, tmp_path):
     whole = replace(six_clips(tmp_path / "whole"), max_steps=5)
     train_here(whole)
     for processes, first, then in ((2, "ddp", "hsdp"), (3, "ddp", "fsdp"), (1, "ddp", "fsdp")):
         part = override(whole, output=tmp_path / f"{processes}{then}", max_steps=2, parallel=first)
-        gang.run_alone(processes, run_part, part)
+        lasting_processes.run_alone(processes, run_part, part)
         on = override(part, max_steps=5, resume=True, parallel=then)
-        gang.run_alone(2, run_part, on)
+        lasting_processes.run_alone(2, run_part, on)
         assert losses(on.output) == pytest.approx(losses(whole.output), rel=1e-5)
 
 
@@ -128,10 +128,10 @@ def test_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, happens):
 
 
 @pytest.mark.distributed
-def test_signal_to_one_process_stops_and_saves_all(gang, tmp_path):
+def test_signal_to_one_process_stops_and_saves_all(lasting_processes, tmp_path):
     config = six_clips(tmp_path / "run", parallel="fsdp")
     config = replace(config, max_steps=4)
-    assert gang.run_alone(2, run_until, config, be_asked_to_stop) == ["ended", "ended"]
+    assert lasting_processes.run_alone(2, run_until, config, be_asked_to_stop) == ["ended", "ended"]
     saved = complete_checkpoints(config.output)
     assert [read_run(path)["step"] for path in saved] == [1]
 
@@ -140,9 +140,11 @@ def test_signal_to_one_process_stops_and_saves_all(gang, tmp_path):
 @pytest.mark.parametrize(
     "happens,minutes,reason", [(hang, 0.3, "did not answer in time"), (break_down, 8.0, "ended")]
 )
-def test_lost_process_ends_the_others_with_a_sentence(gang, tmp_path, happens, minutes, reason):
+def test_lost_process_ends_the_others_with_a_sentence(
+    lasting_processes, tmp_path, happens, minutes, reason
+):
     config = override(six_clips(tmp_path / "run"), checkpoint_every=1, timeout_minutes=minutes)
-    kept, lost = gang.run_alone(2, run_until, config, happens)
+    kept, lost = lasting_processes.run_alone(2, run_until, config, happens)
     assert kept.startswith(f"LostProcessError: another process of this run {reason}")
     assert "checkpoint of step 1 is complete; continue with --resume" in kept
     assert "DataError: step 2: frame 7.jpg is cut off" in lost or happens is hang

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from seqformer.config import ModelConfig, StartConfig, TrainConfig, override, presets
-from seqformer.trainer.assemble import assemble, check_start
-from seqformer.trainer.parallel import parallel_session
+from seqformer.distributed.context import distributed_context
+from seqformer.trainer.build import build_training, check_start
 
 PUBLISHED = [name for name in presets() if name not in ("demo", "mini")]
 
@@ -36,8 +36,8 @@ def test_from_scratch_trains_every_layer_and_says_what_that_means(from_scratch, 
         ffn_dim=16, mask_dim=8, num_classes=2,
     )  # fmt: skip
     config = TrainConfig(model=ModelConfig(**sizes), start=StartConfig(from_scratch=from_scratch))
-    with parallel_session("cpu") as parallel:
-        made = assemble(config, parallel, is_new=from_scratch)
+    with distributed_context("cpu") as parallel:
+        made = build_training(config, parallel, is_new=from_scratch)
     trained = {name: p.requires_grad for name, p in made.model.backbone.named_parameters()}
     assert all(trained.values()) == from_scratch
     listed = {id(p) for group in made.optimizer.param_groups for p in group["params"]}

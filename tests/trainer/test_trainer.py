@@ -7,18 +7,14 @@ import math
 import pytest
 import torch
 
+from seqformer.distributed.context import DistributedContext
 from seqformer.model import model_from_checkpoint
-from seqformer.trainer import assemble, step, trainer
-from seqformer.trainer.bad_steps import NonFiniteLossError
-from seqformer.trainer.parallel import Parallel
-from seqformer.trainer.progress import (
-    LossWindow,
-    RunLog,
-    memory_gb,
-    plot_losses,
-    read_training_lines,
-    setup_logging,
-)
+from seqformer.trainer import build, step, trainer
+from seqformer.trainer.loss_plot import plot_losses
+from seqformer.trainer.loss_window import LossWindow
+from seqformer.trainer.nonfinite_steps import NonFiniteLossError
+from seqformer.trainer.run_log import RunLog, memory_gb, read_training_lines
+from seqformer.trainer.terminal import setup_logging
 from seqformer.trainer.trainer import train
 from tests.trainer.one_step import build_step, take_step
 from tests.trainer.tiny import TinyLoader, build_tiny_loader, make_batch, tiny_config
@@ -31,8 +27,8 @@ def test_run_leaves_log_config_and_checkpoint(tiny_data, tmp_path):
     records = read_training_lines(tmp_path / "run/log.jsonl")
     assert [r["step"] for r in records] == [2, 4, 5]
     assert [r["epoch"] for r in records] == [0, 1, 1]
-    wanted = {"loss", "loss_ce", "loss_dice_0", "grad_norm", "lr", "time", "clips_per_second"}
-    assert all(wanted <= r.keys() for r in records)
+    expected = {"loss", "loss_ce", "loss_dice_0", "grad_norm", "lr", "time", "clips_per_second"}
+    assert all(expected <= r.keys() for r in records)
     assert all(math.isfinite(v) for r in records for v in r.values())
     assert json.loads((tmp_path / "run/config.json").read_text())["max_steps"] == 5
 
@@ -91,12 +87,12 @@ def test_bad_steps_are_skipped_written_down_and_in_the_end_too_many(broken_data,
 
 
 def test_skipped_step_changes_neither_weights_nor_moments():
-    step_ = build_step(Parallel(), "none", dtype=torch.float32)
+    step_ = build_step(DistributedContext(), "none", dtype=torch.float32)
     take_step(step_, 1, clips=2)
 
     def state():
         moments = [t for s in step_.optimizer.state.values() for t in s.values()]
-        return [t.clone() for t in (*step_.replica.model.parameters(), *moments)]
+        return [t.clone() for t in (*step_.parallel_model.model.parameters(), *moments)]
 
     before = state()
     batch = make_batch(0, 0, range(1, 3))
@@ -136,10 +132,10 @@ def test_weights_that_an_update_broke_are_not_saved(tiny_data, tmp_path, monkeyp
             losses = super().__call__(*arguments)
             self.steps += 1
             if self.steps == 2:
-                self.replica.model.level_embed.data.fill_(math.inf)
+                self.parallel_model.model.level_embed.data.fill_(math.inf)
             return losses
 
-    monkeypatch.setattr(assemble, "TrainingStep", Overflowing)
+    monkeypatch.setattr(build, "TrainingStep", Overflowing)
     with pytest.raises(NonFiniteLossError, match=r"step 2: the update made weights.*of step 1"):
         train(tiny_config(tmp_path / "run", max_steps=9, checkpoint_every=1))
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000001"]
@@ -148,7 +144,7 @@ def test_weights_that_an_update_broke_are_not_saved(tiny_data, tmp_path, monkeyp
 def skip_together(parallel):
     """Rank 1 alone has a broken clip."""
     step_ = build_step(parallel, dtype=torch.float32)
-    before = [p.clone() for p in step_.replica.model.parameters()]
+    before = [p.clone() for p in step_.parallel_model.model.parameters()]
     batch = make_batch(0, 0, range(parallel.rank + 1, parallel.rank + 2))
     if parallel.rank == 1:
         batch.images[:] = math.nan
@@ -156,14 +152,15 @@ def skip_together(parallel):
     window = LossWindow(parallel)
     window.add(7, [f"clip of {parallel.rank}"], losses)
     same = [
-        torch.equal(a, b) for a, b in zip(before, step_.replica.model.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(before, step_.parallel_model.model.parameters(), strict=True)
     ]
     return all(same), window.fetch()
 
 
 @pytest.mark.distributed
-def test_processes_skip_together_and_name_the_guilty_clip(gang):
-    for unchanged, (bad, sound) in gang.run(2, skip_together):
+def test_processes_skip_together_and_name_the_guilty_clip(lasting_processes):
+    for unchanged, (bad, sound) in lasting_processes.run(2, skip_together):
         assert unchanged and sound == 0
         assert [(b.step, b.clips, b.is_loss_finite) for b in bad] == [(7, ["clip of 1"], False)]
 
@@ -178,7 +175,7 @@ def test_loss_curve_is_a_picture_of_the_training_lines(tmp_path):
 def test_progress_bar_and_plain_lines(tmp_path, monkeypatch, caplog):
     record = {"step": 1, "loss": 2.0, "lr": 1e-4, "clips_per_second": 3.0, "data_wait": 0.25}
     record |= {"memory_gb": memory_gb(torch.device("cpu")), "eta_seconds": 61.0, "loss_ce": 0.5}
-    monkeypatch.setattr("seqformer.trainer.progress.sys.stderr.isatty", lambda: False)
+    monkeypatch.setattr("seqformer.trainer.run_log.sys.stderr.isatty", lambda: False)
     with caplog.at_level("INFO", logger="seqformer"):
         log = RunLog(tmp_path, total_steps=10, first_step=0, enabled=True)
         log.training_line(record)

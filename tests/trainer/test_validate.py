@@ -13,9 +13,9 @@ from seqformer.config import AugmentConfig, DataConfig, EvalConfig, TrainConfig,
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.inference import Predictor
 from seqformer.model import load_checkpoint
-from seqformer.trainer.checkpoint import complete_checkpoints, step_of
+from seqformer.trainer.checkpoint_folders import complete_checkpoints, step_of
 from seqformer.trainer.errors import SetupError
-from seqformer.trainer.progress import read_log, read_training_lines
+from seqformer.trainer.run_log import read_log, read_training_lines
 from seqformer.trainer.trainer import train
 from tests.trainer.tiny import tiny_config
 
@@ -97,7 +97,9 @@ def test_validation_set_without_instances_gives_results_but_no_ap(drawn, tmp_pat
 
 
 @pytest.mark.distributed
-def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, tmp_path):
+def test_sharded_processes_validate_their_shares_and_keep_the_best(
+    lasting_processes, drawn, tmp_path
+):
     """Three videos for two processes, so that one predicts more often than the other."""
     content = json.loads(drawn.val_annotations.read_text())
     first = content["videos"][0]
@@ -112,7 +114,7 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, 
     config = config_for(drawn, tmp_path / "run", max_steps=4, eval_every_epochs=1, parallel="fsdp")
     data = replace(config.data, val_annotations=three, batch_size=1, global_batch_size=2)
     config = override(config, data=data, keep_checkpoints=1)
-    gang.run_alone(2, train_in_session, config)
+    lasting_processes.run_alone(2, train_in_session, config)
     records = [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
     scores = {r["step"]: r["validation"]["AP"] for r in records if "validation" in r}
     assert list(scores) == [3, 4]
@@ -120,9 +122,9 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(gang, drawn, 
     assert best["ap"] == max(scores.values())
     kept = [step_of(path) for path in complete_checkpoints(config.output)]
     assert kept == sorted({best["step"], 4})
-    wanted = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
+    expected = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
     found = load_checkpoint(config.output / "best.safetensors").state
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def train_in_session(session, config):
@@ -135,10 +137,12 @@ def train_in_session(session, config):
 
 
 @pytest.mark.distributed
-def test_processes_that_cannot_share_the_batch_are_refused_before_training(gang, drawn, tmp_path):
+def test_processes_that_cannot_share_the_batch_are_refused_before_training(
+    lasting_processes, drawn, tmp_path
+):
     config = config_for(drawn, tmp_path / "run")
     config = replace(config, data=replace(config.data, global_batch_size=3))
-    for message in gang.run_alone(2, train_in_session, config):
+    for message in lasting_processes.run_alone(2, train_in_session, config):
         assert "global batch of 3 clips cannot be shared evenly by 2 processes" in message
     assert not (config.output / "log.jsonl").exists()
 

@@ -10,9 +10,9 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqformer.criterion import matcher, wanted
+from seqformer.criterion import matcher, targets
 from seqformer.devices import HostCopy
-from seqformer.trainer.parallel import Parallel
+from seqformer.distributed.context import DistributedContext
 from seqformer.trainer.trainer import Trainer
 from tests.trainer.one_step import build_step
 from tests.trainer.tiny import build_tiny_loader, make_batch, tiny_config
@@ -24,13 +24,13 @@ WAYS = [
     pytest.param({"precision": "bf16"}, id="bf16"),
     pytest.param({"precision": "fp16"}, id="fp16"),
     pytest.param({"frame_chunk": 1}, id="chunks"),
-    pytest.param({"regions": {"recompute": ("backbone", "encoder", "decoder")}}, id="recompute"),
+    pytest.param({"execution": {"recompute": ("backbone", "encoder", "decoder")}}, id="recompute"),
 ]
 
 
 def one_step(device="cpu", **how):
     """A step to call, after one that has warmed up what is made only once."""
-    parallel = Parallel(device=torch.device(device))
+    parallel = DistributedContext(device=torch.device(device))
     step = build_step(parallel, "none", dtype=torch.float32, clip_max_norm=0.1, **how)
     batch = make_batch(0, 0, range(3)).to(device)
     step([batch], 6.0)
@@ -93,7 +93,7 @@ def test_a_step_reads_nothing_back_but_the_costs(how, waits):
 def test_small_constants_do_not_wait_on_their_way(monkeypatch):
     run = one_step()
     counter = HostData()
-    send = wanted.to_device
+    send = targets.to_device
 
     def unseen(numbers, like, dtype):
         before = counter.found.copy()
@@ -101,7 +101,7 @@ def test_small_constants_do_not_wait_on_their_way(monkeypatch):
         counter.found = before
         return sent
 
-    monkeypatch.setattr(wanted, "to_device", unseen)
+    monkeypatch.setattr(targets, "to_device", unseen)
     monkeypatch.setattr(matcher, "to_device", unseen)
     with counter:
         run()
@@ -121,8 +121,8 @@ def test_what_waits_is_seen():
 def test_batches_are_pinned_for_a_gpu_only(tiny_data, tmp_path, monkeypatch):
     """Pinning makes a CUDA context, which a run on the CPU has no use for."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert Trainer(tiny_config(tmp_path), Parallel()).loader.pin_memory is False
-    monkeypatch.setattr("seqformer.trainer.trainer.assemble", lambda *args, **kwargs: 1 / 0)
+    assert Trainer(tiny_config(tmp_path), DistributedContext()).loader.pin_memory is False
+    monkeypatch.setattr("seqformer.trainer.trainer.build_training", lambda *args, **kwargs: 1 / 0)
     made = []
     build = build_tiny_loader
     monkeypatch.setattr(
@@ -130,7 +130,7 @@ def test_batches_are_pinned_for_a_gpu_only(tiny_data, tmp_path, monkeypatch):
         lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0],
     )
     with pytest.raises(ZeroDivisionError):
-        Trainer(tiny_config(tmp_path), Parallel(device=torch.device("cuda", 0)))
+        Trainer(tiny_config(tmp_path), DistributedContext(device=torch.device("cuda", 0)))
     assert made[0][0].pin_memory is True
 
 

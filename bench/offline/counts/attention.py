@@ -36,7 +36,7 @@ from bench.suite.tolerances import RELATIVE_NORM
 from kernels.deformable_attention import tiles
 
 if TYPE_CHECKING:
-    from bench.compile import Listing
+    from bench.offline.disassembly import Listing
     from bench.offline.emulator.session import LaunchRecord
 
 WORKLOADS = {
@@ -59,7 +59,7 @@ KERNELS = {
 }
 """That a direction may launch."""
 
-TILE = ("BQ", "HEADS", "NA", "LANES", "VEC", "STREAMS", "RUN")
+TILE = ("BQ", "HEADS", "VECTORS", "LANES", "VEC", "STREAMS", "RUN")
 """Constants that say how a program is laid out."""
 
 KEY = ("workload", "direction", "dtype", "capability")

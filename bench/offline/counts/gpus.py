@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.compile import Listing, tool
+from bench.offline.disassembly import Listing, tool
 from bench.offline.emulator import A100, H100, V100, CacheGeometry
 
 _ALIGNMENT = 512

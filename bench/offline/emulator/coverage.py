@@ -12,9 +12,10 @@ from typing import Any
 
 from triton.runtime.jit import JITFunction
 
-from bench.compile import all_cases, source_of
+from bench.compile import all_cases
 from bench.offline.emulator.driver import kernel_name
 from bench.offline.emulator.session import LaunchRecord
+from bench.offline.kernel_source import source_of
 from bench.offline.stand_in import jit_functions
 
 

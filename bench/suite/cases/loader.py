@@ -24,11 +24,12 @@ from bench.baselines.published_loader import PublishedClips, resize, to_tensor
 from bench.baselines.published_loader import collate as published_collate
 from bench.suite.schema import Call, Case, Side, Size
 from bench.suite.scratch import drawn
+from seqformer.annotations.run_lengths import read_mask
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data.clips import JointClips
-from seqformer.data.loader import build_train_loader, collate
-from seqformer.data.sampling import ItemKey
-from seqformer.data.segmentation import mask_runs
+from seqformer.data.clip_dataset import ConcatClipDataset
+from seqformer.data.collate import collate
+from seqformer.data.loader import build_train_loader
+from seqformer.data.sampling import SampleKey
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SyntheticConfig
 
@@ -71,11 +72,11 @@ def loader_case(videos: Videos, clips: int, rounds: int) -> Case:
 def _ours(videos: Videos, clips: int, device: torch.device) -> Call:
     images, annotations = _files(videos)
     data = _our_clips(images, annotations, AugmentConfig())
-    sample = _our_clips(images, annotations, PLAIN)[ItemKey(0, PLAIN_ITEM)]
+    sample = _our_clips(images, annotations, PLAIN)[SampleKey(0, PLAIN_ITEM)]
     plain = {"images": sample.images, "masks": sample.targets["masks"]}
 
     def one(item: int) -> None:
-        collate([data[ItemKey(0, item)]])
+        collate([data[SampleKey(0, item)]])
 
     return _call(one, len(data), clips, plain)
 
@@ -102,7 +103,7 @@ def _call(one: Callable[[int], None], num_items: int, clips: int, plain: dict[st
     return make
 
 
-def _our_clips(images: Path, annotations: Path, augment: AugmentConfig) -> JointClips:
+def _our_clips(images: Path, annotations: Path, augment: AugmentConfig) -> ConcatClipDataset:
     """Our data set of the files, as a training run makes it."""
     config = DataConfig(
         train_images=images,
@@ -120,7 +121,7 @@ def _published_plain(
 ) -> dict[str, Tensor]:
     """The published way's version of the clip that ours is only resized for; ours names the
     frames, which it chooses at random, and the instances that it keeps."""
-    sample = _our_clips(images, annotations, PLAIN)[ItemKey(0, PLAIN_ITEM)]
+    sample = _our_clips(images, annotations, PLAIN)[SampleKey(0, PLAIN_ITEM)]
     frames = [int(f) for f in sample.id.split("frames ")[1].split()]
     video = next(v for v in published.videos if sample.id.startswith(f"video {v['id']},"))
     clip = [PIL.Image.open(images / video["file_names"][f]).convert("RGB") for f in frames]
@@ -151,6 +152,6 @@ def draw_videos(folder: Path, num_videos: int, num_frames: int) -> None:
     content = json.loads(paths.train_annotations.read_text())
     for annotation in content["annotations"]:
         for segmentation in filter(None, annotation["segmentations"]):
-            runs = mask_runs(segmentation["counts"], *segmentation["size"])
-            segmentation["counts"] = runs.tolist()
+            height, width = segmentation["size"]
+            segmentation["counts"] = read_mask(segmentation["counts"], height * width).tolist()
     (folder / "annotations.json").write_text(json.dumps(content))

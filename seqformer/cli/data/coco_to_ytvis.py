@@ -33,7 +33,7 @@ class Options:
 
 def act(options: Options) -> None:
     """The command."""
-    from seqformer.data.coco_to_ytvis import convert_file
+    from seqformer.tools.coco_to_ytvis import convert_file
 
     convert_file(options.source, options.output, options.categories, options.like)
 

@@ -49,12 +49,12 @@ def act(options: Options) -> None:
         write(f"\n{place} ({name}), {options.precision}\n")
         for operator, arguments in example_calls(dtypes[options.precision], place).items():
             try:
-                found = kernels.explain(getattr(kernels, operator), *arguments)
+                explanation = kernels.explain(getattr(kernels, operator), *arguments)
             except ValueError as error:  # asked for by name, and cannot run here
                 write(f"  {operator:22}{error}\n")
                 continue
-            write(f"  {operator:22}{_NAMES[found.implementation]}\n")
-            for other, reason in found.why_not.items():
+            write(f"  {operator:22}{_NAMES[explanation.implementation]}\n")
+            for other, reason in explanation.why_not.items():
                 write(f"  {'':22}  not {other}: {reason}\n")
     if not gpus:
         write("\nno GPU is visible to torch; the Triton kernels would run there\n")

@@ -88,7 +88,7 @@ def write_weights(path: Path) -> None:
 
 def _train(gpu: EmulatedGPU, precision: str) -> None:
     from seqformer.cli.train import main as run
-    from seqformer.trainer.progress import read_training_lines
+    from seqformer.trainer.run_log import read_training_lines
 
     with tempfile.TemporaryDirectory() as name:
         folder, weights = Path(name), Path(name) / "start.safetensors"

@@ -1,0 +1,44 @@
+"""How many frames go through the network together, from the memory there is.
+
+A power of two with a bound, so that machines (and processes) with about as much memory come to the
+same number and write the same results to the last bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seqformer.config import EvalConfig
+
+BYTES_PER_PIXEL = 2600
+"""Peak memory per input pixel in float32, with room for large backbones and convolution workspaces;
+ResNet-50 takes about 550 on a CPU."""
+MOST_FRAMES = {"cuda": 32, "cpu": 2}
+"""More do not make it faster: a GPU is busy, and a CPU's caches are full, long before."""
+SHARE = 0.5
+"""Of the free memory that may be used."""
+
+
+def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
+    """Frames of 16:9 and `config.short_side` that fit, at least 1."""
+    pixels = config.short_side * config.short_side * 16 / 9
+    width = 4 if config.precision == "fp32" else 2
+    fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
+    most = MOST_FRAMES.get(device.type, 2)
+    return 1 << (max(1, min(int(fitting), most)).bit_length() - 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device; 4 GiB where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # The allocator keeps what has been freed for later, and the driver counts it as used.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 4 << 30
+    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return 4 << 30 if line is None else int(line.split()[1]) << 10

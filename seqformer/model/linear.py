@@ -1,0 +1,58 @@
+"""Products with the weights of linear layers, without gradient, by the best routine at hand.
+
+On a CPU in float32, oneDNN's kernels take about a fifth less time than `F.linear` for the sizes of
+the transformer (its bias and ReLU are part of the product, where `addmm` first fills the result
+with the bias); on a GPU the ReLU is part of the product's epilogue.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """`F.linear(x, weight, bias)`, with `relu` also its ReLU.
+
+    Args:
+        x: [..., C].
+        weight: [O, C]. bias: [O].
+
+    Returns: [..., O].
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if _is_for_onednn(x, weight):
+        kind = "relu" if relu else "none"
+        result = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, kind, [], "")
+    elif relu and bias is not None and x.device.type == "cuda":
+        result = torch._addmm_activation(bias, rows, weight.t())
+    else:
+        result = F.linear(rows, weight, bias)
+        result = result.relu_() if relu else result
+    return result.view(*x.shape[:-1], weight.shape[0])
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    return bool(
+        HAS_ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+if HAS_ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _flops(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 2 * prod(x) * weight[0]

@@ -1,0 +1,207 @@
+"""Steps of the model whose backward pass needs less memory than autograd would keep.
+
+Autograd keeps every operator's inputs. What follows from other kept tensors by one cheap pass is
+formed again here instead: the sum of tokens and their position code, a convolution's weight times
+the scale of its frozen batch norm. Gradients that nobody else sees are changed in place. Results
+and gradients are those of the plain formulas, to the bit or up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .autograd_state import is_recorded
+from .full_float32 import exact_linear, may_round
+from .linear import linear
+
+Gradients = tuple[Tensor | None, ...]
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Stride, padding and dilation of a convolution."""
+
+
+def linears_of_sum(
+    x: Tensor, position: Tensor, *layers: tuple[Tensor, Tensor], is_exact: bool = False
+) -> list[Tensor]:
+    """`F.linear(x + position, weight, bias)` for every (weight, bias); keeps `x`, not the sum.
+
+    Args:
+        x: [..., C].
+        position: [..., C], broadcast to `x`.
+        layers: weights [O, C] and biases [O].
+        is_exact: in full float32, whatever TF32 may round.
+
+    Returns: a tensor [..., O] per layer.
+    """
+    flat = as_autocast(x.device.type, *(tensor for pair in layers for tensor in pair))
+    is_exact = is_exact and may_round(flat[0])
+    if is_recorded(x, position, *flat):
+        return list(_LinearsOfSum.apply(is_exact, x, position.expand_as(x), *flat))
+    return _linears_of_sum(is_exact, x, position, *flat)
+
+
+def _linears_of_sum(is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor) -> list[Tensor]:
+    multiply = exact_linear if is_exact else linear
+    weights, biases = flat[::2], flat[1::2]
+    total = (x + position).to(weights[0].dtype)
+    return [multiply(total, w, b) for w, b in zip(weights, biases, strict=True)]
+
+
+class _LinearsOfSum(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.is_exact = is_exact
+        ctx.save_for_backward(x, position, *flat[::2])
+        return tuple(_linears_of_sum(is_exact, x, position, *flat))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        x, position, *weights = ctx.saved_tensors
+        total = (x + position).to(weights[0].dtype).flatten(0, -2)
+        rows = [g.reshape(-1, g.shape[-1]) for g in grads]
+        multiply = exact_linear if ctx.is_exact else linear
+        grad_sum = multiply(rows[0], weights[0].t())
+        for row, weight in zip(rows[1:], weights[1:], strict=True):
+            grad_sum.add_(multiply(row, weight.t()))
+        grad_sum = grad_sum.view(x.shape).to(x.dtype)
+        of_layers: list[Tensor] = []
+        for row in rows:
+            grad_weight = exact_linear(row.t(), total.t()) if ctx.is_exact else row.t() @ total
+            of_layers += [grad_weight, row.sum(0)]
+        return None, grad_sum, grad_sum, *of_layers
+
+
+def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """`second(relu(first(x)))`, [..., C]; the gradient of the hidden units is masked in place."""
+    arguments = (x, first.weight, first.bias, second.weight, second.bias)
+    x, w1, b1, w2, b2 = as_autocast(x.device.type, *arguments)
+    if is_recorded(x, w1, b1, w2, b2):
+        return _FeedForward.apply(x, w1, b1, w2, b2)
+    return linear(linear(x, w1, b1, relu=True), w2, b2)
+
+
+class _FeedForward(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        hidden = linear(x, w1, b1, relu=True)
+        ctx.save_for_backward(x, hidden, w1, w2)
+        return linear(hidden, w2, b2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, hidden, w1, w2 = ctx.saved_tensors
+        grad, x_rows, hidden = (t.reshape(-1, t.shape[-1]) for t in (grad, x, hidden))
+        grad_w2, grad_b2 = grad.t() @ hidden, grad.sum(0)
+        slope = linear(grad, w2.t())
+        torch.ops.aten.threshold_backward.grad_input(slope, hidden, 0, grad_input=slope)
+        grad_x = linear(slope, w1.t()).view(x.shape)
+        return grad_x, slope.t() @ x_rows, slope.sum(0), grad_w2, grad_b2
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` over the routine of `linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., O]."""
+        x, weight, bias = as_autocast(x.device.type, x, self.weight, self.bias)
+        if is_recorded(x, weight, bias):
+            return _Linear.apply(x, weight, bias)
+        return linear(x, weight, bias)
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_x = linear(rows, weight.t()).view(x.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0)
+
+
+def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> Tensor:
+    """`conv(x) * scale + shift` per channel, as one convolution; the scaled weight is not kept.
+
+    Args:
+        x: [n, C, h, w].
+        conv: without a bias of its own.
+        scale: [O] and shift: [O], constants.
+    """
+    x, weight = as_autocast(x.device.type, x, conv.weight)
+    assert isinstance(conv.padding, tuple)
+    geometry = (conv.stride, conv.padding, conv.dilation)
+    if is_recorded(x, weight):
+        return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups)
+    return _scaled_conv2d(x, weight, scale, shift, geometry, conv.groups)
+
+
+def _scaled_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    geometry: Geometry,
+    groups: int,
+) -> Tensor:
+    shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
+    return F.conv2d(x, _scaled(weight, scale), shift, *geometry, groups)
+
+
+class _ScaledConv2d(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        geometry: Geometry,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.geometry, ctx.groups = geometry, groups
+        return _scaled_conv2d(x, weight, scale, shift, geometry, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, weight, scale = ctx.saved_tensors
+        needs = [*ctx.needs_input_grad[:2], False]
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x, _scaled(weight, scale), None, *ctx.geometry, False, (0, 0), ctx.groups, needs
+        )
+        if grad_weight is not None:
+            grad_weight.mul_(_per_output(scale, grad_weight))
+        return grad_x, grad_weight, None, None, None, None
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight * _per_output(scale, weight)
+
+
+def _per_output(scale: Tensor, weight: Tensor) -> Tensor:
+    """[O] -> [O, 1, 1, 1] in the dtype of the weight."""
+    scale = scale.view(-1, 1, 1, 1)
+    return scale if scale.dtype == weight.dtype else scale.to(weight.dtype)
+
+
+def as_autocast(device: str, *tensors: Tensor) -> list[Tensor]:
+    """What autocast on a type of device makes of the float32 arguments of a matrix product."""
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return list(tensors)
+    low = torch.get_autocast_dtype(device)
+    return [t.to(low) if t.dtype == torch.float32 else t for t in tensors]

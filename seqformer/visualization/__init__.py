@@ -1,0 +1,1 @@
+"""Results and ground truth as pictures and videos. Needs no torch."""
