@@ -88,6 +88,13 @@ def test_every_module_is_a_listed_command():
     assert modules == {module_name(name) for name in COMMANDS}
 
 
+def test_kernels_answers_for_the_backend_that_is_asked_for(capsys):
+    assert main(["kernels", "--backend", "reference"]) == 0
+    out = capsys.readouterr().out
+    assert "backend asked for: reference" in out and "PyTorch, the definition" in out
+    assert kernels.current_backend() == "auto"
+
+
 def test_overviews_and_mistakes(capsys):
     assert main(["--help"]) == 0 and main([]) == 2 and main(["data"]) == 2
     out = capsys.readouterr().out
