@@ -104,7 +104,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]
     It is the one in Python: that in C makes room for as many objects as a file says it has.
     """
 
-    dispatch: ClassVar[Mapping[int, Any]] = {
+    dispatch: ClassVar[dict[int, Any]] = {
         code: act for code, act in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES
     }
 
