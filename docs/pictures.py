@@ -131,7 +131,8 @@ def _box(box: Box) -> str:
 
 def _arrow(start: Box, end: Box) -> str:
     """Straight between the facing sides of two boxes of one row or column, else from corner to
-    corner of the gap between them."""
+    corner of the gap between them.
+    """
     (x0, y0), (x1, y1) = _corner(start), _corner(end)
     right, down = x1 > x0, y1 > y0
     if y0 == y1:

@@ -7,18 +7,20 @@ frame's size. `explain` says which implementation a call takes, `use_backend` ov
 This folder knows nothing of the models that use it; it needs torch only.
 """
 
+import os as _os
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-# One process, one copy: if this very file is already loaded under another name (an installed
-# SeqFormer finds it by location), that copy answers to this name too, so that ops and backend state
-# exist once.
+_HERE = _os.path.realpath(__file__)
+
+# One process, one copy: the folder of a checkout is both `kernels` and `seqformer.kernels`. Whoever
+# comes second answers with the first, so that ops and backend state exist once.
 _twin = next(
     (
         _name
-        for _name, _module in list(_sys.modules.items())
+        for _name in ("kernels", "seqformer.kernels")
         if _name != __name__
-        and getattr(_module, "__file__", None) == __file__
-        and hasattr(_module, "ms_deform_attn")
+        and _os.path.realpath(getattr(_sys.modules.get(_name), "__file__", None) or "") == _HERE
     ),
     None,
 )
@@ -26,7 +28,10 @@ _twin = next(
 if _twin is not None:
     for _name in [n for n in _sys.modules if n == _twin or n.startswith(_twin + ".")]:
         _sys.modules[__name__ + _name[len(_twin) :]] = _sys.modules[_name]
+    _sys.modules[_twin].registry_package.share_name(_sys.modules[_twin], __name__)
 else:
+    from . import integrations as integrations
+    from . import registry_package
     from .backend import Explanation, current_backend, explain, use_backend
     from .deformable_attention import (
         ms_deform_attn,
@@ -56,3 +61,10 @@ else:
         "threshold_masks",
         "use_backend",
     ]
+
+    registry_package.share_name(_sys.modules[__name__], __name__)
+    if not _TYPE_CHECKING:
+
+        def __getattr__(name: str) -> object:
+            """Of the registry package `kernels`, where this folder answers to its name."""
+            return registry_package.attribute(_sys.modules[__name__], name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from . import _checkout
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -23,6 +25,8 @@ _LAZY = {
 }
 
 __all__ = ["__version__", *sorted(_LAZY)]
+
+_checkout.find_kernels()
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,8 @@ _LONGEST = 600
 _TIDYING_SECONDS = 20
 """After a request to end another one is not heard for so long."""
 _POLL_SECONDS = 0.05
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")
+ENDING_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """Those that ask a command to end."""
 _running: list[Command] = []
 """The commands that run now, the innermost last."""
@@ -272,7 +273,6 @@ def _end_by_exception() -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up; not while a module is imported, which some libraries do not survive, but right after.
     Signals that are ignored (nohup) or handled already, by a command around, stay so."""
-
     ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -337,7 +337,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _rank() -> str:
-    """ "rank 3: " among several processes, else nothing."""
+    """Among several processes, "rank 3: "; else nothing."""
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     return f"rank {os.environ.get('RANK', '0')}: " if several else ""
 

@@ -44,7 +44,7 @@ def deterministic_algorithms(enabled: bool = True) -> Iterator[None]:
 
 
 def _set_workspace() -> None:
-    """cuBLAS reads it once, when its first product is asked for."""
+    """The library cuBLAS reads it once, when its first product is asked for."""
     given = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if given is None:
         if torch.cuda.is_initialized():

@@ -20,17 +20,16 @@ from torch import Tensor
 
 
 def device_of(choice: str, local_rank: int = 0) -> torch.device:
-    """ "cpu", "cuda", or "auto": a GPU where there is one. A GPU becomes the current one.
+    """The device that was chosen. A GPU becomes the current one.
 
     Args:
+        choice: "cpu", "cuda", or "auto": a GPU where there is one.
         local_rank: of the process on this machine; the number of its GPU.
 
     Raises: ValueError: a GPU is asked for and there is none, or none with this number.
     """
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+    if choose_device(choice).type == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
@@ -38,6 +37,23 @@ def device_of(choice: str, local_rank: int = 0) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device; auto takes the GPU where there is one; "cuda:1" need not be the current one.
+
+    Raises: ValueError when there is no GPU, or none of this number.
+    """
+    has_gpu = torch.cuda.is_available()
+    device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} was asked for but this machine has {torch.cuda.device_count()} "
+            "GPU(s); the first is cuda:0"
+        )
+    return device
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

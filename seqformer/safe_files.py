@@ -148,17 +148,7 @@ def read_zipped(path: Path, member: str) -> bytes:
                 return archive.read(entry)
         except KeyError:
             raise ValueError(f"{path} is no zip with a {member} at its top level") from None
-        except (
-            zipfile.BadZipFile,
-            zipfile.LargeZipFile,
-            zlib.error,
-            NotImplementedError,  # an unknown method of compression
-            RuntimeError,  # encrypted
-            EOFError,
-            OSError,
-            MemoryError,
-            *_lzma_errors(),
-        ) as error:
+        except _ZIP_ERRORS as error:
             problem = str(error) or type(error).__name__
             raise ValueError(
                 f"{path} is damaged or no usual zip: {member} cannot be unpacked ({problem})"
@@ -180,6 +170,19 @@ def _lzma_errors() -> tuple[type[Exception], ...]:
     except ImportError:
         return ()
     return (LZMAError,)
+
+
+_ZIP_ERRORS: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    NotImplementedError,  # an unknown method of compression
+    RuntimeError,  # encrypted
+    EOFError,
+    OSError,
+    MemoryError,
+    *_lzma_errors(),
+)
 
 
 def _limit(variable: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""What crosses the doors between data, model, criterion, inference and trainer.
+"""What goes between data, model, criterion, inference and trainer.
 
 Letters: B clips, T frames, Q queries, C channels, L levels, K classes, N instances,
 D decoder layers, G generated mask-head weights, H x W padded frame size,
@@ -131,7 +131,7 @@ class ClassMap:
 
     @property
     def index_of(self) -> dict[int, int]:
-        """category id -> output index."""
+        """Category id -> output index."""
         return {category: index for index, category in enumerate(self.ids) if category >= 0}
 
     @classmethod

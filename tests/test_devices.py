@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqformer.devices import HostCopy, device_of, to_device
+from seqformer.devices import HostCopy, choose_device, device_of, to_device
 from seqformer.inference.network import FrameNetwork
-from seqformer.inference.predictor import choose_device
 from tests.inference.small_model import film, small_model
 
 

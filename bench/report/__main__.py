@@ -37,6 +37,8 @@ class Options:
 
 def main(options: Options) -> int:
     records = load(options.results)
+    if not records.records:
+        raise ValueError(f"--results {options.results} holds no records; nothing is written")
     named = [x for x in regressions.compared(records) if x.is_named]
     for x in named:
         print(f"slower or larger: {x.sentence()}".replace("**", ""))

@@ -228,7 +228,7 @@ def _per_image(x: Tensor, B: int) -> Tensor:
 
 
 def _slopes(inputs: _Inputs, B: int) -> Tensor:
-    """d location / d offset, broadcastable to [B, Q, M, L, P, 2]."""
+    """Derivative of a location by its offset, broadcastable to [B, Q, M, L, P, 2]."""
     assert inputs.reference is not None
     sizes = inputs.value.new_tensor([[w, h] for h, w in inputs.shapes])
     if inputs.reference.shape[-1] == 2:

@@ -64,7 +64,7 @@ def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.c
 
 @triton.jit
 def shared(image, share):
-    """image // n, the entry of an input that n images in a row share; share = ceil(2^30 / n)."""
+    """Entry image // n of an input that n images in a row share; share = ceil(2^30 / n)."""
     return tl.umulhi(image << 2, share)
 
 

@@ -36,7 +36,7 @@ def load_target(targets, y, x, inside, target_h, target_w, target_stride):
 
 @triton.jit
 def power(x, GAMMA: tl.constexpr):
-    """x ** GAMMA for x in 0..1."""
+    """Power x ** GAMMA for x in 0..1."""
     if GAMMA == 0:
         y = tl.full(x.shape, 1.0, tl.float32)
     elif GAMMA == 1:

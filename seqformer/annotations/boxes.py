@@ -103,8 +103,8 @@ def to_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def has_area(corners: np.ndarray) -> np.ndarray:
-    """[E] bool."""
-    return np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    """Boxes [..., 4] -> [...] bool."""
+    return np.all(corners[..., 2:] > corners[..., :2], axis=-1)
 
 
 def _read_better(

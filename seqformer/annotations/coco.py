@@ -12,12 +12,10 @@ from seqformer.annotations.coco_categories import CocoMapping, coco_to_ytvis, ta
 from seqformer.annotations.mask_packer import MaskPacker, Presence
 from seqformer.annotations.masks import Size, is_size
 from seqformer.annotations.packed import PackedAnnotations, PackedBuilder
-from seqformer.annotations.reader import Notes
+from seqformer.annotations.reader import Notes, read_categories
 from seqformer.annotations.rules import (
     get_file_names,
     get_id,
-    get_list,
-    get_name,
     get_object,
     is_crowd,
 )
@@ -67,7 +65,8 @@ def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnota
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list) or not content[key]:
             raise ValueError(f"{path} has no {key}; an annotation file in COCO layout lists them")
-    categories = read_categories(content, path)
+    own = read_categories(str(path), content)
+    categories: list[dict[str, Any]] = [{"id": i, "name": name} for i, name in own.items()]
     if mapping == "as_is":
         to_target = {category["id"]: category["id"] for category in categories}
     else:
@@ -133,26 +132,13 @@ def _images(content: dict[str, Any], path: Path) -> dict[int, tuple[Size, str]]:
         if image_id in images:
             raise ValueError(f"{path} has two images with the id {image_id}; ids must be unique")
         where = f"{path}: image {image_id}"
-        size = image.get("height"), image.get("width")
+        size: tuple[Any, Any] = image.get("height"), image.get("width")
         if not is_size(*size):
             raise ValueError(f"{where} needs a positive height and width, got {size!r:.60}")
         names = get_file_names({"file_names": [image.get("file_name")]}, where)
         assert names is not None
         images[image_id] = size, names[0]
     return images
-
-
-def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Ids and names of `content["categories"]`. Raises: ValueError."""
-    categories: dict[int, str] = {}
-    for number, value in enumerate(get_list(content, "categories", str(path))):
-        where = f"{path}: category number {number}"
-        category = get_object(value, where)
-        category_id = get_id(category, "id", where)
-        if category_id in categories:
-            raise ValueError(f"{path} has two categories with the same id; ids must be unique")
-        categories[category_id] = get_name(category, category_id)
-    return [{"id": i, "name": name} for i, name in categories.items()]
 
 
 def _describe(path: Path, annotation: Any, number: int) -> str:

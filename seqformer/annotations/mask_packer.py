@@ -15,11 +15,11 @@ from pycocotools import mask as coco_mask
 from seqformer.annotations.boxes import Entries, has_area, resolve, to_corners
 from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.masks import Size, parse_mask
+from seqformer.annotations.packed_masks import pack_segmentation
 from seqformer.annotations.polygons import bounds, check_outline
 from seqformer.annotations.reader import Notes
 from seqformer.annotations.rules import get_box
 from seqformer.annotations.run_lengths import read_runs
-from seqformer.annotations.segmentation import pack_segmentation
 
 Presence = Literal["mask", "box"]
 """What decides whether an instance is in a frame: pixels of its mask, or, as published, a box of

@@ -26,7 +26,8 @@ def parse_mask(segmentation: Any, canvas: Size | None) -> tuple[Size | None, str
     Raises: InvalidMaskError saying what the entry is instead.
     """
     if type(segmentation) is dict and segmentation:
-        size, counts = segmentation.get("size"), segmentation.get("counts")
+        size: Any = segmentation.get("size")
+        counts: Any = segmentation.get("counts")
         if type(size) not in (list, tuple) or len(size) != 2 or not is_size(*size):
             raise InvalidMaskError(f"has size {size!r:.40}; needed are two positive integers")
         if type(counts) is str and counts:

@@ -15,12 +15,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from safetensors.numpy import save
 
-from seqformer.annotations.segmentation import Segmentation, unpack_segmentation
+from seqformer.annotations.packed_masks import Segmentation, unpack_segmentation
 from seqformer.files import write_bytes
 from seqformer.safe_files import open_regular
 
@@ -189,7 +189,15 @@ class Videos(Sequence[Video]):
     def __len__(self) -> int:
         return len(self.packed.columns.video_ids)
 
-    def __getitem__(self, index: int) -> Video:
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Video]: ...
+
+    def __getitem__(self, index: int | slice) -> Video | list[Video]:
+        if isinstance(index, slice):
+            return [Video(self.packed, number) for number in range(len(self))[index]]
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} videos, no number {index}")
         return Video(self.packed, index % len(self))
@@ -262,6 +270,7 @@ def save_packed(packed: PackedAnnotations, path: Path) -> None:
 
     Raises: WriteError when the folder cannot be written or the disk is full.
     """
+    assert isinstance(packed.segmentations, bytes), "what comes from a file is saved already"
     tensors = {
         **packed.columns._asdict(),
         "segmentations": np.frombuffer(packed.segmentations, "u1"),

@@ -18,6 +18,7 @@ from seqformer.annotations.rules import (
     get_list,
     get_name,
     get_object,
+    get_segmentations,
     is_crowd,
     kind,
     mean_area,
@@ -115,12 +116,7 @@ class AnnotationFile:
                 )
             seen.add(number)
             crowd = is_crowd(entry.get("iscrowd", 0), where)
-            segmentations = entry.get("segmentations")
-            if not isinstance(segmentations, list):
-                raise ValueError(
-                    f'{where} needs a list "segmentations" with a mask or null for every frame, '
-                    f"got {kind(segmentations)}"
-                )
+            segmentations = get_segmentations(entry, where)
             video = self.videos.get(video_id)
             if video is None or category_id not in self.categories:
                 self.notes.add("annotations of unlisted videos or categories are left out", where)
@@ -174,7 +170,7 @@ def read_file(name: str, content: Any) -> AnnotationFile:
         if video_id in videos:
             raise ValueError(f"{where} has the id {video_id} of an earlier one; ids must be unique")
         where = f"{where} (id {video_id})"
-        size = None
+        size: tuple[Any, Any] | None = None
         if entry.get("height") is not None or entry.get("width") is not None:
             size = entry.get("height"), entry.get("width")
             if not is_size(*size):
@@ -183,6 +179,22 @@ def read_file(name: str, content: Any) -> AnnotationFile:
                     "must be positive integers"
                 )
         videos[video_id] = VideoEntry(where, video_id, size, get_file_names(entry, where))
+    categories = read_categories(name, content)
+    entries = content.get("annotations")
+    if entries is not None:
+        get_list(content, "annotations", name)
+    return AnnotationFile(name, videos, categories, entries, Notes(name))
+
+
+def read_categories(name: str, content: dict[str, Any]) -> dict[int, str]:
+    """The names of a file's categories by id, in the order of the file.
+
+    Args:
+        name: what to call the file in messages.
+        content: its JSON, in YouTube-VIS or COCO layout.
+
+    Raises: ValueError naming the entry and what is wrong with it.
+    """
     categories: dict[int, str] = {}
     for index, value in enumerate(get_list(content, "categories", name)):
         where = f"{name}, categories entry {index}"
@@ -193,7 +205,4 @@ def read_file(name: str, content: Any) -> AnnotationFile:
                 f"{where} has the id {category_id} of an earlier one; ids must be unique"
             )
         categories[category_id] = get_name(entry, category_id)
-    entries = content.get("annotations")
-    if entries is not None:
-        get_list(content, "annotations", name)
-    return AnnotationFile(name, videos, categories, entries, Notes(name))
+    return categories

@@ -38,6 +38,17 @@ def get_list(content: dict[str, Any], key: str, where: str) -> list[Any]:
     return content[key]
 
 
+def get_segmentations(entry: dict[str, Any], where: str) -> list[Any]:
+    """One mask or null per frame, not checked. Raises: ValueError."""
+    segmentations = entry.get("segmentations")
+    if not isinstance(segmentations, list):
+        raise ValueError(
+            f'{where} needs a list "segmentations" with a mask or null for every frame, got '
+            f"{kind(segmentations)}"
+        )
+    return segmentations
+
+
 def get_object(entry: Any, where: str) -> dict[str, Any]:
     """A JSON object. Raises: ValueError."""
     if not isinstance(entry, dict):

@@ -24,7 +24,8 @@ def compress_run_lists(text: str) -> str:
 
     The pattern cannot occur inside a JSON string, where its second quote would be escaped.
     """
-    pieces, done = [], 0
+    pieces: list[str] = []
+    done = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # how NumPy objects to "1,,2"
         for opening in _LIST_OF_RUNS.finditer(text):

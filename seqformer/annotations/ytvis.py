@@ -38,6 +38,11 @@ class AnnotationSet:
     categories: list[dict[str, Any]]
 
     @property
+    def arena(self) -> PackedAnnotations:
+        """`packed`, by its former name."""
+        return self.packed
+
+    @property
     def videos(self) -> Videos:
         """In the order of the file."""
         return Videos(self.packed)
@@ -129,9 +134,12 @@ def pack_annotations(
     return builder.build({"categories": categories, "notes": file.notes.sentences()})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises: FileNotFoundError, ValueError."""
-    content = read_json_file(path, "annotation file")
+def read_json(path: Path, *, compress_lists: bool = False) -> dict[str, Any]:
+    """The object in an annotation file; see `read_json_file`.
+
+    Raises: FileNotFoundError, ValueError.
+    """
+    content = read_json_file(path, "annotation file", compress_lists=compress_lists)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a JSON {type(content).__name__}, not an object with videos, categories "

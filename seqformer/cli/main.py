@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Is one results file better than another?",
     "export": "A checkpoint's weights as one safetensors file",
     "kernels": "Which implementation of every operator runs on this machine, and why",
+    "kernels package": "The operators as a folder that the Hugging Face kernel hub loads",
 }
 """The words of a command, which are also the name of its module, and what it does."""
 _ON_SEVERAL_PROCESSES = ("train", "eval")
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns: the exit code; 2 where there is no such command.
     """
     words = list(arguments)
-    name = " ".join(words[:2]) if words[:1] == ["data"] else "".join(words[:1])
+    name = " ".join(words[:2])
+    if name not in COMMANDS and words[:1] != ["data"]:
+        name = "".join(words[:1])
     if name in COMMANDS:
         return run_command(name, words[len(name.split()) :], f"{PROGRAM} {name}")
     asked = [word for word in words if word not in ("-h", "--help")]

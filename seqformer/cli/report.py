@@ -1,6 +1,6 @@
 """The HTML report of a results file, with all its options (`eval.py --report` takes the defaults).
 
-    seqformer report --results results.json --annotations instances.json --images JPEGImages \
+seqformer report --results results.json --annotations instances.json --images JPEGImages \
         --output report/
 """
 

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
 
 def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
+
     from seqformer.trainer.terminal import setup_logging
     from seqformer.trainer.trainer import train
 

@@ -97,7 +97,7 @@ def _mini() -> TrainConfig:
 
 
 def presets() -> dict[str, tuple[str, TrainConfig]]:
-    """name -> (one line of help, config)."""
+    """Name -> (one line of help, config)."""
     r50_ablation = _published("resnet50", output=Path("runs/r50_ablation"))
     r50_ablation = replace(
         r50_ablation,

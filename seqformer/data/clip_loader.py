@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
-from seqformer.data.clips import ConcatClipDataset
+from seqformer.data.clip_dataset import ConcatClipDataset, Sample
 from seqformer.data.sampling import ClipBatchSampler
 from seqformer.data.transport import PackedBatch
 from seqformer.processes import deaf_children, exit_with_parent
@@ -36,7 +36,7 @@ class DeadWorkerError(OSError):
     """A decoding process has ended; the message says how, and what may help."""
 
 
-class ClipLoader(DataLoader[ClipBatch]):
+class ClipLoader(DataLoader[Sample]):
     """Batches of one training process; warns of broken items, and stops when they are too many.
 
     Attributes:
@@ -45,6 +45,7 @@ class ClipLoader(DataLoader[ClipBatch]):
     """
 
     batch_sampler: ClipBatchSampler
+    dataset: ConcatClipDataset
 
     def __init__(self, clips: ConcatClipDataset, max_broken_share: float, **options: Any) -> None:
         super().__init__(clips, worker_init_fn=_begin_worker, **options)
@@ -57,7 +58,7 @@ class ClipLoader(DataLoader[ClipBatch]):
     def __del__(self) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[ClipBatch]:
+    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override] # a generator
         """The batches from the sampler's position on.
 
         Raises: ValueError, when the batch is taken, if too many items are broken or no clip with

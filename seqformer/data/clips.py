@@ -1,4 +1,4 @@
-"""Sets of training clips: videos, still images made into pseudo-videos, and several sets together.
+"""Sets of training clips: videos, and still images made into pseudo-videos.
 
 Whatever a clip draws comes from one generator seeded by (seed, epoch, item), so that its content
 depends neither on the process that makes it nor on what was made before.
@@ -9,40 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from seqformer.annotations.boxes import has_area
 from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.config import DataConfig
+from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
-from seqformer.data.masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import SampleKey, item_generator, sample_frames
-from seqformer.data.transforms import Clip, augment, to_tensors
+from seqformer.data.sampling import sample_frames
+from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
-from seqformer.structures import ClassMap, ClipTargets
+from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 
-MAX_TRIES = 100
-"""Items drawn in the place of one that shows no instance or is broken, before giving up."""
 MAX_PSEUDO_INSTANCES = 25
 """Pseudo-videos with more instances than this are not trained on, as published."""
-
-
-class Sample(NamedTuple):
-    """One clip, ready to be collated."""
-
-    images: Tensor
-    """[T, 3, H, W] float32, normalised."""
-    targets: ClipTargets
-    id: str
-    """Readable origin: "video 12, frames 3 5 9"."""
-    broken: tuple[str, ...] = ()
-    """What was wrong with the items drawn before this one."""
 
 
 class ClipSet(Protocol):
@@ -50,6 +35,7 @@ class ClipSet(Protocol):
 
     source: Path
     """Annotation file, for messages."""
+    annotations: AnnotationSet
 
     def __len__(self) -> int:
         """Number of items."""
@@ -96,7 +82,7 @@ class VideoClips:
         )
         instances = self._trained(number)
         boxes = self._boxes(instances, frames)
-        if not (boxes[..., 2:] > boxes[..., :2]).all(axis=-1).any():
+        if not has_area(boxes).any():
             return None  # augmentation would leave nothing
         masks, images = self._pixels(number, instances, frames)
         clip = Clip(
@@ -115,7 +101,7 @@ class VideoClips:
         return instances[~self.columns.is_crowd[instances]]
 
     def _boxes(self, instances: np.ndarray, frames: Sequence[int]) -> np.ndarray:
-        """[N, T, 4]"""
+        """[N, T, 4], corners in pixels."""
         entries = self.columns.entry_starts[instances][:, None] + np.array(frames)
         return self.columns.boxes_xyxy[entries]
 
@@ -194,49 +180,6 @@ class StillClips:
         clip = augment(clip, self.augment, rng)
         is_kept = 0 < len(clip.labels) <= MAX_PSEUDO_INSTANCES
         return (clip, f"image {image.id}") if is_kept else None
-
-
-class ConcatClipDataset(Dataset[Sample]):
-    """Items of one or more sets, counted through in the order of the sets.
-
-    An item that shows no instance, or whose file is broken, gives way to another one of its set.
-    """
-
-    def __init__(self, sets: Sequence[ClipSet], seed: int) -> None:
-        self.sets, self.seed = sets, seed
-        self.starts = np.cumsum([0, *map(len, sets)])
-
-    def __len__(self) -> int:
-        """Number of items of all sets."""
-        return int(self.starts[-1])
-
-    def __getitem__(self, key: SampleKey) -> Sample:
-        """One clip with at least one instance.
-
-        Raises: ValueError when there is none to be found.
-        """
-        rng = item_generator(self.seed, *key)
-        number = int(np.searchsorted(self.starts, key.item, "right")) - 1
-        clips, item = self.sets[number], key.item - int(self.starts[number])
-        broken: list[str] = []
-        for _ in range(MAX_TRIES):
-            try:
-                made = clips.load_clip(item, rng)
-                if made is not None:
-                    clip, name = made
-                    return Sample(*to_tensors(clip), name, tuple(broken))
-            except (ValueError, OSError) as error:
-                broken.append(str(error))
-            item = int(rng.integers(len(clips)))
-        if broken:
-            raise ValueError(
-                f"{clips.source}: {len(broken)} of {MAX_TRIES} items in a row are broken; "
-                f"the last one: {broken[-1]}"
-            )
-        raise ValueError(
-            f"{clips.source}: {MAX_TRIES} clips in a row showed no instance; annotate more frames "
-            "or make the crops of data.augment larger"
-        )
 
 
 def packed_masks(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from seqformer.data.clips import Sample
+from seqformer.data.clip_dataset import Sample
 from seqformer.data.transport import PackedBatch
 from seqformer.structures import ClipBatch
 

@@ -11,8 +11,9 @@ from seqformer.annotations.coco import load_coco_file
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DataConfig
 from seqformer.data.class_map import build_class_map, check_still_categories
+from seqformer.data.clip_dataset import ConcatClipDataset
 from seqformer.data.clip_loader import ClipLoader
-from seqformer.data.clips import ClipSet, ConcatClipDataset, StillClips, VideoClips
+from seqformer.data.clips import ClipSet, StillClips, VideoClips
 from seqformer.data.collate import collate, collate_packed
 from seqformer.data.sampling import ClipBatchSampler
 from seqformer.data.transport import CAN_PACK

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+Floats = NDArray[np.float32]
 BRIGHTNESS = 32.0
 """Largest shift in grey levels."""
 CONTRAST = SATURATION = (0.5, 1.5)
@@ -90,7 +92,7 @@ class PhotometricDistortion:
             return cv2.transform(changed, np.eye(3, dtype=np.float32)[list(self.channels)])
         return changed
 
-    def _scaled(self, values: np.ndarray, is_after: bool) -> np.ndarray:
+    def _scaled(self, values: Floats, is_after: bool) -> Floats:
         """Brightness, and contrast if it is due, in place."""
         if self.brightness is not None:
             values += np.float32(self.brightness)
@@ -99,7 +101,7 @@ class PhotometricDistortion:
         return values
 
 
-def shift_saturation_and_hue(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
+def shift_saturation_and_hue(pixels: Floats, saturation: float, hue: float) -> Floats:
     """Scale the saturation and turn the hue in HSV space, in any range of values, unclipped.
 
     parity: the published code hands RGB to a conversion that expects BGR, so a positive `hue`
@@ -110,13 +112,13 @@ def shift_saturation_and_hue(pixels: np.ndarray, saturation: float, hue: float) 
         saturation: factor; the product may exceed 1, which makes dark channels negative.
         hue: degrees, within one turn either way.
     """
-    hsv = cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV)
+    hsv: Floats = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), np.float32)
     if hue:
         # The way back takes angles modulo a turn, but only positive ones.
         hsv[..., 0] += np.float32(hue % 360)
     if saturation != 1:
         hsv[..., 1] *= np.float32(saturation)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.float32)
 
 
 def wrapped(values: np.ndarray) -> np.ndarray:

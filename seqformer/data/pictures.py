@@ -172,8 +172,8 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     if image.format == "TIFF" and orientation(image) in _ON_THEIR_SIDE:
         tags = image.getexif()
         height, width = tags.get(_IMAGE_LENGTH), tags.get(_IMAGE_WIDTH)
-        if {height, width} == {image.height, image.width}:
-            return height, width
+        if (height, width) == (image.width, image.height):
+            return image.width, image.height
     return image.height, image.width
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from seqformer.data.masks import IdMapMasks
+from seqformer.data.clip_masks import IdMapMasks
 
 BRIGHTNESS = 40
 """Largest shift of all channels in grey levels."""
@@ -147,10 +147,10 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     parity: the indices of pixels, so that a box of one pixel has no area; zeros for empty masks.
     """
     ends = []
-    for occupied in (masks.any(axis=1), masks.any(axis=2)):  # columns, rows
+    for occupied in (np.any(masks, axis=1), np.any(masks, axis=2)):  # columns, rows
         first = occupied.argmax(axis=1)
         last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
-        ends.append(np.where(occupied.any(axis=1), [first, last], 0))
+        ends.append(np.where(np.any(occupied, axis=1), [first, last], 0))
     (x0, x1), (y0, y1) = ends
     return np.stack([x0, y0, x1, y1], axis=-1).astype(np.float32)
 
@@ -199,5 +199,5 @@ def blur_kernel(side: int, angle: float, direction: float) -> np.ndarray:
     kernel = np.zeros((side, side), np.float32)
     start = (direction + 1) / 2
     kernel[:, side // 2] = np.linspace(start, 1 - start, side)
-    kernel = cv2.warpAffine(kernel, affine_matrix(angle, 0.0, side, side), (side, side))
-    return kernel / kernel.sum()
+    turned = cv2.warpAffine(kernel, affine_matrix(angle, 0.0, side, side), (side, side))
+    return turned / turned.sum()

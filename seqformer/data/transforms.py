@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqformer.annotations.boxes import has_area
 from seqformer.boxes import xyxy_to_cxcywh
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
-from seqformer.data.masks import ClipMasks
+from seqformer.data.clip_masks import ClipMasks
 from seqformer.data.photometric import PhotometricDistortion
 from seqformer.data.resize import Window, needed, resize_image, resize_window
 from seqformer.structures import ClipTargets
@@ -165,8 +166,8 @@ def drop_lost(clip: Clip) -> Clip:
     parity: an instance with one box left keeps its masks of all frames, also where the box is void
     (published: floor(box / 1000), which is 0 in frames below 1000 pixels).
     """
-    is_valid = (clip.boxes_xyxy[..., 2:] > clip.boxes_xyxy[..., :2]).all(axis=-1)  # [N, T]
-    keep = is_valid.any(axis=1)
+    is_valid = has_area(clip.boxes_xyxy)  # [N, T]
+    keep = np.any(is_valid, axis=1)
     return replace(
         clip,
         labels=clip.labels[keep],

@@ -12,13 +12,13 @@ import mmap
 import os
 from dataclasses import replace
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqformer.structures import ClipBatch
+from seqformer.structures import ClipBatch, ClipTargets
 
 _ALIGNMENT = 64
 CAN_PACK = hasattr(os, "memfd_create")
@@ -94,7 +94,13 @@ def _with_tensors(batch: ClipBatch, tensors: list[Any]) -> ClipBatch:
     images, padding_mask, *rest = tensors
     following = iter(rest)
     targets = [
-        {k: next(following) if v is None or isinstance(v, Tensor) else v for k, v in target.items()}
+        cast(
+            ClipTargets,
+            {
+                k: next(following) if v is None or isinstance(v, Tensor) else v
+                for k, v in target.items()
+            },
+        )
         for target in batch.targets
     ]
     return replace(batch, images=images, padding_mask=padding_mask, targets=targets)

@@ -185,15 +185,23 @@ def _launchers_store(launch: Launch, timeout: timedelta, waiting: Waiting) -> di
     is_server = launch.rank == 0 and not is_served
     if not is_server:
         _wait_for_server(launch.address, launch.port, timeout, waiting)
-    return dist.TCPStore(
-        launch.address,
-        launch.port,
-        launch.world_size,
-        is_master=is_server,
-        timeout=timeout,
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+    try:
+        return dist.TCPStore(
+            launch.address,
+            launch.port,
+            launch.world_size,
+            is_master=is_server,
+            timeout=timeout,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except dist.DistNetworkError as error:
+        if not is_server:
+            raise
+        raise ValueError(
+            f"rank 0 cannot serve the others at MASTER_ADDR {launch.address}, MASTER_PORT "
+            f"{launch.port} ({str(error).splitlines()[0][:160]}); is another run using the port?"
+        ) from error
 
 
 def _wait_for_server(address: str, port: int, timeout: timedelta, waiting: Waiting) -> None:

@@ -18,7 +18,7 @@ from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.json_file import read_json_file
 from seqformer.annotations.masks import Size
 from seqformer.annotations.reader import AnnotationEntry, read_file
-from seqformer.annotations.rules import get_id, get_number, kind
+from seqformer.annotations.rules import get_id, get_number, get_segmentations, kind
 from seqformer.evaluation.track_iou import Track, build_tracks, mean_areas
 
 logger = logging.getLogger(__name__)
@@ -139,12 +139,7 @@ def read_results(source: str | Path | Parsed | list[Any], truth: GroundTruth) ->
                 "score the results against the annotations of the videos they were made from"
             )
         score = get_number(entry.get("score"), "score", where)
-        frames = entry.get("segmentations")
-        if not isinstance(frames, list):
-            raise ValueError(
-                f'{where} needs a list "segmentations" with a mask or null for every frame, '
-                f"got {kind(frames)}"
-            )
+        frames = get_segmentations(entry, where)
         if category_id in truth.categories:
             results.append(Result(where, index, video_id, category_id, frames, score))
         else:

@@ -61,7 +61,7 @@ class Track:
 
     def mean_area(self) -> float:
         """Pixels per frame, over the frames that have any; 0 for a track without pixels."""
-        return self.area / max(1, np.count_nonzero(self.areas))
+        return self.area / max(1, int(np.count_nonzero(self.areas)))
 
 
 def build_tracks(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[Track]:
@@ -146,10 +146,10 @@ def _parse_track(
     texts = []
     for frame, mask in enumerate(frames):
         try:
-            size, text = parse_mask(mask, canvas)
+            own, text = parse_mask(mask, canvas)
         except InvalidMaskError as error:
             raise InvalidMaskError(str(error), frame) from None
-        sizes.append(size)
+        sizes.append(own)
         texts.append(text)
     different = set(sizes) - {None}
     return sizes, texts, different.pop() if len(different) == 1 else None
@@ -180,7 +180,7 @@ def mean_areas(segmentations: Sequence[list[Any]], canvas: Size | None) -> list[
         number = int(np.searchsorted(ends, error.position, "right")) - 1
         raise InvalidMaskError(f"of one of its frames {error}", number) from None
     return [
-        int(own.sum()) / max(1, np.count_nonzero(own))
+        int(own.sum()) / max(1, int(np.count_nonzero(own)))
         for own in (areas[start:stop] for start, stop in pairwise(ends))
     ]
 
@@ -222,7 +222,7 @@ def frame_intersections(one: Track, other: Track) -> np.ndarray:
     """
     num_frames = min(len(one.sizes), len(other.sizes))
     shared = np.zeros(num_frames, np.int64)
-    if one.size == other.size is not None:
+    if one.size is not None and one.size == other.size:
         starts, common = _common(*one.line, *other.line)
         is_common = common > 0
         height, width = one.size

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.inference.mask_encoder import EncodingJob
-from seqformer.inference.rendering import compress_masks
+from seqformer.inference.mask_rendering import compress_masks
 from seqformer.inference.stream import StreamContext
 
 

@@ -11,9 +11,9 @@ from seqformer.annotations.run_lengths import RLE
 from seqformer.devices import to_device
 from seqformer.inference.clip_matching import ClipMatcher
 from seqformer.inference.frame_store import FrameStore
+from seqformer.inference.mask_rendering import mask_logits
 from seqformer.inference.network import ChunkCopy, FrameChunk
 from seqformer.inference.prediction import Detection, VideoPrediction
-from seqformer.inference.rendering import mask_logits
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream
 from seqformer.model import TemporalPool
 from seqformer.model.full_float32 import full_float32
@@ -136,6 +136,7 @@ class ClipStream(VideoStream):
                 )
 
     def close(self) -> None:
+        """See `VideoStream.close`."""
         super().close()
         self._segments = []
         self._store.close()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from seqformer.command import sentence_of
 from seqformer.config import EvalOptions
 from seqformer.distributed.environment import launch
-from seqformer.files import check_replaceable, locked, make_folder, write_json
-from seqformer.inference.results_file import load_results, lock_path, stored_settings
+from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
     check_report,
     has_ground_truth,
@@ -91,7 +91,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
             partial.close()
             check_all_there(sources, partial, failures)
             entries = [e for s in sources for e in partial.finished.get(s.video_id, [])]
-            write_json(output, entries)
+            write_results(output, entries)
             if not failures:
                 partial.remove()
         ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there

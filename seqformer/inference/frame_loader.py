@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from seqformer.data.video_sources import VideoSource
-from seqformer.inference.network_size import check_frame, resize_frame
+from seqformer.inference.resize import check_frame, resize_frame
 from seqformer.processes import deaf_children, serve
 
 Resized = tuple[np.ndarray, tuple[int, int]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, Precision
 from seqformer.devices import HostCopy, on_device, sent
@@ -15,6 +15,7 @@ from seqformer.inference.frame_store import FrameData
 from seqformer.model import TemporalPool, inference_copy, mask_reference
 from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
+from seqformer.model.seqformer import SeqFormer
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -59,7 +60,7 @@ class FrameNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
+    def __init__(self, model: SeqFormer, precision: Precision, device: torch.device) -> None:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]

@@ -122,7 +122,7 @@ class VideoPrediction:
         """The video's part of a results file.
 
         parity: `video_name` keeps the first ten characters of the first file name only
-        (test_results.py::test_video_name_is_cut_to_ten_characters).
+        (test_results_file.py::test_video_name_is_cut_to_ten_characters).
         """
         return [
             {

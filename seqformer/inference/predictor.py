@@ -1,4 +1,4 @@
-"""One video -> tracks with masks, scores and labels: the door to inference for programs.
+"""One video -> tracks with masks, scores and labels: inference for programs.
 
 predictor = Predictor.from_checkpoint("r50.pth")
 prediction = predictor.predict("dog.mp4")          # or a folder, an array, any iterable
@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from seqformer.config import BackboneName, EvalConfig, Precision, config_from_dict
 from seqformer.data.video_sources import open_video
+from seqformer.devices import choose_device
 from seqformer.inference.chunk_size import default_chunk_frames
 from seqformer.inference.clip_stream import ClipStream
 from seqformer.inference.mask_encoder import MaskEncoder
@@ -28,6 +28,7 @@ from seqformer.inference.network import FrameNetwork
 from seqformer.inference.prediction import VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream, WholeVideoStream
 from seqformer.model import Checkpoint, model_from_checkpoint
+from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -47,7 +48,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: SeqFormer,
         classes: ClassMap | None = None,
         config: EvalConfig | None = None,
         device: DeviceName | str | torch.device = "auto",
@@ -182,20 +183,3 @@ def _trained_config(checkpoint: Checkpoint) -> EvalConfig | None:
         except ValueError as error:
             raise ValueError(f"{checkpoint.path} has no proper settings: {error}") from None
     return None
-
-
-def choose_device(name: DeviceName | str | torch.device) -> torch.device:
-    """auto takes the GPU where there is one; "cuda:1" need not be the current one.
-
-    Raises: ValueError when there is no GPU, or none of this number.
-    """
-    has_gpu = torch.cuda.is_available()
-    device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError("device cuda was asked for but PyTorch finds no usable GPU; use cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device} was asked for but this machine has {torch.cuda.device_count()} "
-            "GPU(s); the first is cuda:0"
-        )
-    return device

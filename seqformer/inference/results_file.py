@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.json_file import read_json_file
-from seqformer.files import remove_leftovers, replacing, to_disk, writing_to
+from seqformer.files import remove_leftovers, replacing, to_disk, write_json, writing_to
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,14 @@ def load_results(path: Path) -> list[dict[str, Any]]:
     if not isinstance(content, list):
         raise ValueError(f"{path} must hold a list of results, not {type(content).__name__}")
     return content
+
+
+def write_results(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Write results.json: at any time it holds the old results or all of the new.
+
+    Raises: WriteError.
+    """
+    write_json(path, entries)
 
 
 class PartialResults:

@@ -182,7 +182,7 @@ def predict_shared(
         failures = [
             failure
             for source in drawn
-            if on_video and (failure := _draw(on_video, source, finished[source.video_id]))
+            if on_video and (failure := _draw(on_video, source, finished[source.video_id] or []))
         ]
         failures += predict_videos(predictor, todo, partial, on_video, helpers, ranks.is_main)
     finally:

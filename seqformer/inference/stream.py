@@ -3,7 +3,7 @@
 Backbone, encoder and all decoder layers of the box queries see one frame at a time (paper section
 3.2); frames meet only in a temporal softmax per layer, whose running sums do not grow. So frames go
 through in chunks, nothing of them stays but what drawing masks needs (`FrameStore`), and the
-instance queries are computed from the sums whenever results are wanted: at the end, or at any
+instance queries are computed from the sums whenever results are asked for: at the end, or at any
 moment of a stream that has none.
 """
 
@@ -23,10 +23,10 @@ from seqformer.config import EvalConfig
 from seqformer.devices import to_device
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
+from seqformer.inference.mask_rendering import compress_masks, mask_logits
 from seqformer.inference.network import ChunkCopy, FrameChunk, FrameNetwork
-from seqformer.inference.network_size import FrameSizes, check_frame, resize_frame
 from seqformer.inference.prediction import Detection, VideoPrediction
-from seqformer.inference.rendering import compress_masks, mask_logits
+from seqformer.inference.resize import FrameSizes, check_frame, resize_frame
 from seqformer.model import TemporalPool
 from seqformer.structures import ClassMap
 
@@ -271,6 +271,7 @@ class WholeVideoStream(VideoStream):
         return jobs, torch.cat(boxes).numpy()
 
     def close(self) -> None:
+        """See `VideoStream.close`."""
         super().close()
         self._pool = self._arriving = None
         self._store.close()

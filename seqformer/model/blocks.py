@@ -43,6 +43,20 @@ class MLP(nn.Module):
         widths = [inputs] + [hidden] * (num_layers - 1) + [outputs]
         self.layers = nn.ModuleList(FullLinear(a, b) for a, b in pairwise(widths))
 
+    @property
+    def first(self) -> FullLinear:
+        """The layer that takes the input."""
+        layer = self.layers[0]
+        assert isinstance(layer, FullLinear)
+        return layer
+
+    @property
+    def last(self) -> FullLinear:
+        """The layer that makes the output."""
+        layer = self.layers[-1]
+        assert isinstance(layer, FullLinear)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
         for layer in self.layers[:-1]:

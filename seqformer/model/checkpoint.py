@@ -10,12 +10,12 @@ import json
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, config_from_dict, config_to_dict
+from ..config import BackboneName, ModelConfig, config_from_dict, config_to_dict
 from ..files import write_bytes
 from ..structures import ClassMap
 from .backbone import BACKBONES
@@ -72,7 +72,12 @@ def build_model(
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
     return SeqFormer(
-        ModelConfig(backbone=backbone, num_classes=num_classes, dropout=dropout, **settings)
+        ModelConfig(
+            backbone=cast(BackboneName, backbone),
+            num_classes=num_classes,
+            dropout=dropout,
+            **settings,
+        )
     )
 
 
@@ -285,7 +290,7 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
 
 
 def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """ "" when keys and shapes agree, else what does not, shortened."""
+    """Which keys and shapes do not agree, shortened; "" where all do."""
     missing = [k for k in expected if k not in given]
     unexpected = [k for k in given if k not in expected]
     shapes = [
@@ -311,7 +316,7 @@ def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
 
 
 def _other_heads(model: SeqFormer, checkpoint: Checkpoint) -> str:
-    """ "" unless the file has other heads than the model, which no shape shows."""
+    """How the heads of the file differ from the model's, which no shape shows; else ""."""
     config = checkpoint.model_config
     if config is None or not checkpoint.knows_heads:
         return ""

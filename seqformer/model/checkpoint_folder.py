@@ -11,11 +11,12 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class _StandIn:
     """What a pickle made of a class that it named: the arguments and the state, nothing else."""
 
     kind = ""
+    arguments: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *arguments: Any) -> _StandIn:
         made = object.__new__(cls)
@@ -78,8 +81,32 @@ class _StandIn:
         return id(self)
 
 
-class _Reader(pickle.Unpickler):
-    """Knows the names of a description, and gives stand-ins that last as long as this reading."""
+_OPCODES = frozenset(
+    (
+        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
+        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+        *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+        *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
+        *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+        *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+        *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
+        *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
+        *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.NEWOBJ, pickle.BUILD),
+    )
+)
+"""What a description is written with. None of them makes more than it has read: others take a
+number of bytes on trust."""
+
+
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Knows the names of a description, and gives stand-ins that last as long as this reading.
+
+    It is the one in Python: that in C makes room for as many objects as a file says it has.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: act for code, act in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES
+    }
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -119,8 +146,7 @@ def read_description(folder: Path) -> FolderContent:
     if check_regular(path).st_size > MAX_METADATA:
         raise ValueError(f"{path} has more than {MAX_METADATA} bytes; it is no description")
     try:
-        read = _Reader(io.BytesIO(read_regular(path))).load()
-        return _checked(folder, read)
+        return _checked(folder, _unpickled(read_regular(path)))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} is damaged or holds more than a description of "
@@ -129,11 +155,18 @@ def read_description(folder: Path) -> FolderContent:
     # What a damaged or hostile pickle can raise besides.
     except (
         *(ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
-        *(RecursionError, TypeError, UnicodeError),
+        *(RecursionError, TypeError, UnicodeError, OverflowError, struct.error),
     ) as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} is damaged ({type(error).__name__}); copy it again"
         ) from None
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except ValueError as error:  # a protocol or a number that there is not
+        raise pickle.UnpicklingError(str(error)) from None
 
 
 def _checked(folder: Path, read: Any) -> FolderContent:
@@ -160,7 +193,7 @@ def _checked(folder: Path, read: Any) -> FolderContent:
             raise pickle.UnpicklingError("a place is of no tensor")
         if not _DATA_NAME.fullmatch(name) or name not in sizes_on_disk:
             raise ValueError(f"checkpoint {folder} lacks its file {name!r}; copy it again")
-        _whole(start), _whole(length)
+        start, length = _whole(start), _whole(length)
         if start + length > sizes_on_disk[name]:
             raise ValueError(f"{folder / name} is cut off; copy it again")
         if of_info.get("transform_descriptors"):
@@ -170,7 +203,7 @@ def _checked(folder: Path, read: Any) -> FolderContent:
         hint = hint if type(hint) is int else None
         places[MetadataIndex(key, place, hint)] = _StorageInfo(name, start, length)
     metadata = Metadata(
-        state_dict_metadata=tensors, storage_data=places, storage_meta=StorageMeta()
+        state_dict_metadata=dict(tensors), storage_data=places, storage_meta=StorageMeta()
     )
     return FolderContent(
         {key: value.size for key, value in tensors.items()},
@@ -191,7 +224,8 @@ def _tensor(key: str, value: Any, bytes_on_disk: int) -> TensorStorageMetadata:
     if size.numel() * dtype.itemsize > bytes_on_disk:
         raise pickle.UnpicklingError(f"{key} is declared larger than the whole folder")
     chunks = []
-    for chunk in state.get("chunks") if isinstance(state.get("chunks"), list) else []:
+    listed = state.get("chunks")
+    for chunk in listed if isinstance(listed, list) else []:
         own = _state(chunk, "ChunkStorageMetadata")
         offsets, sizes = _size(own.get("offsets")), _size(own.get("sizes"))
         is_inside = len(offsets) == len(sizes) == len(size) and all(
@@ -226,9 +260,10 @@ def _size(value: Any) -> torch.Size:
     return torch.Size(sides)
 
 
-def _whole(value: Any) -> None:
+def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise pickle.UnpicklingError("a size or place is no whole number")
+    return value
 
 
 class TensorFolderReader(FileSystemReader):

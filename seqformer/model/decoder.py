@@ -151,6 +151,7 @@ class Decoder(nn.Module):
         """
         states = BoxStates([], [], [], [])
         for layer, box_head in zip(self.layers, self.bbox_embed, strict=True):
+            assert isinstance(layer, DecoderLayer) and isinstance(box_head, MLP)
             ratios = valid_ratios[:, None, None]  # [B, 1, 1, L, 2]
             if reference.shape[-1] == 4:
                 ratios = ratios.repeat(1, 1, 1, 1, 2)
@@ -158,7 +159,7 @@ class Decoder(nn.Module):
             box, sampled, time_logits = layer.box_stream(
                 box, query_position, level_reference, memory, shapes, valid_shapes
             )
-            delta = box_head(cast_like(box_head.layers[0], box))
+            delta = box_head(cast_like(box_head.first, box))
             prior = inverse_sigmoid(reference)
             if reference.shape[-1] == 2:
                 prior = F.pad(prior, (0, 2))
@@ -183,6 +184,7 @@ class Decoder(nn.Module):
         """
         states = []
         for layer, pooled_layer in zip(self.layers, pooled, strict=True):
+            assert isinstance(layer, DecoderLayer)
             instance = layer.instance_stream(instance, query_position, pooled_layer)
             states.append(instance)
         return states

@@ -22,7 +22,7 @@ from .resnet import FrozenBatchNorm2d, fold_frozen_norms
 from .seqformer import SeqFormer
 
 
-def inference_copy(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def inference_copy(model: SeqFormer, dtype: torch.dtype = torch.float32) -> SeqFormer:
     """A model with the same results for inference only.
 
     Args:
@@ -44,7 +44,7 @@ def inference_copy(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.M
     return copy
 
 
-def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
+def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
     """Replace the weights of the per-frame part by `dtype` ones; shared tensors stay untouched."""
     wide = {id(parameter) for module in _wide_modules(model) for parameter in module.parameters()}
     for module in model.modules():
@@ -54,8 +54,7 @@ def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
                 module.register_parameter(name, narrowed)
 
 
-def _wide_modules(model: nn.Module) -> Iterator[nn.Module]:
-    assert isinstance(model, SeqFormer)
+def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
     yield from (model.query_embed, model.reference_points, model.class_embed, model.controller)
     yield model.decoder.bbox_embed
     for layer in model.decoder.layers:

@@ -6,10 +6,15 @@ are matched or output.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._kernels import kernels
+
+if TYPE_CHECKING:
+    from kernels import RunLengths
 
 MASK_CHANNELS = 8
 """Channels of the mask features; the dynamic mask head is made for this number."""
@@ -101,9 +106,7 @@ def mask_loss_sums(
     )
 
 
-def encode_frame_masks(
-    logits: Tensor, frame_size: tuple[int, int]
-) -> tuple[list[str], list[int]] | None:
+def encode_frame_masks(logits: Tensor, frame_size: tuple[int, int]) -> RunLengths | None:
     """COCO run lengths of masks at the size of the frame.
 
     Args:

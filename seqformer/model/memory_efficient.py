@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .autograd_state import is_recorded
 from .full_float32 import exact_linear, may_round
 from .linear import linear
-from .recording import is_recorded
 
 Gradients = tuple[Tensor | None, ...]
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Stride, padding and dilation of a convolution."""
 
 
 def linears_of_sum(
@@ -140,6 +142,7 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
         scale: [O] and shift: [O], constants.
     """
     x, weight = as_autocast(x.device.type, x, conv.weight)
+    assert isinstance(conv.padding, tuple)
     geometry = (conv.stride, conv.padding, conv.dilation)
     if is_recorded(x, weight):
         return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups)
@@ -151,7 +154,7 @@ def _scaled_conv2d(
     weight: Tensor,
     scale: Tensor,
     shift: Tensor,
-    geometry: tuple[tuple[int, ...], ...],
+    geometry: Geometry,
     groups: int,
 ) -> Tensor:
     shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
@@ -166,7 +169,7 @@ class _ScaledConv2d(Function):
         weight: Tensor,
         scale: Tensor,
         shift: Tensor,
-        geometry: tuple[tuple[int, ...], ...],
+        geometry: Geometry,
         groups: int,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)

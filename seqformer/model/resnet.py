@@ -79,6 +79,7 @@ def fold_frozen_norms(model: nn.Module) -> None:
             # bn1 follows conv1; in a shortcut, "1" follows "0"
             conv_name = "0" if norm_name == "1" else norm_name.replace("bn", "conv")
             conv = parent.get_submodule(conv_name)
+            assert isinstance(conv, nn.Conv2d)
             scale, shift = norm.scale_shift()
             conv.weight = nn.Parameter(
                 conv.weight * scale[:, None, None, None], requires_grad=False
@@ -89,8 +90,6 @@ def fold_frozen_norms(model: nn.Module) -> None:
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride), 1x1, around a shortcut."""
-
-    expansion = 4
 
     def __init__(
         self, inputs: int, width: int, outputs: int, stride: int, groups: int, project: bool
@@ -130,6 +129,11 @@ class ResNet(nn.Module):
 
     channels = (256, 512, 1024, 2048)
     strides = (4, 8, 16, 32)
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, depths: tuple[int, ...], groups: int = 1, base_width: int = 64) -> None:
         super().__init__()
@@ -187,6 +191,7 @@ class MiniBlock(nn.Module):
             self.project = nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, C, h, w] -> [n, C', h / stride, w / stride]."""
         shortcut = x if self.project is None else self.project(x)
         y = self.norm1(self.conv1(x)).relu_()
         return (self.norm2(self.conv2(y)) + shortcut).relu_()

@@ -23,7 +23,8 @@ from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
 from .masks import NUM_MASK_PARAMS, MaskBranch
-from .position_encoding import geometry_of, is_rectangle, unpadded_geometry
+from .padding import is_rectangle
+from .position_encoding import geometry_of, unpadded_geometry
 from .temporal import TemporalPool
 
 
@@ -61,18 +62,22 @@ class SeqFormer(nn.Module):
         nn.init.normal_(self.level_embed)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for projection in self.input_proj.children():
+            convolution = next(projection.children())
+            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
         for layer, (class_head, box_head) in enumerate(
             zip(self.class_embed, self.decoder.bbox_embed, strict=True)
         ):
+            assert isinstance(class_head, FullLinear) and isinstance(box_head, MLP)
             nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
-            nn.init.zeros_(box_head.layers[-1].weight)
-            nn.init.zeros_(box_head.layers[-1].bias)
+            nn.init.zeros_(box_head.last.weight)
+            nn.init.zeros_(box_head.last.bias)
             if layer == 0:
-                nn.init.constant_(box_head.layers[-1].bias[2:], -2.0)
+                nn.init.constant_(box_head.last.bias[2:], -2.0)
         for linear in self.controller.layers:
+            assert isinstance(linear, FullLinear)
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 

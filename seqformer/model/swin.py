@@ -25,6 +25,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, ...]: in training some of the n become 0, the others larger."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -74,6 +75,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -227,6 +229,7 @@ class SwinTransformer(nn.Module):
         x = self.patch_embed(x)
         maps = []
         for i, stage in enumerate(self.layers):
+            assert isinstance(stage, SwinStage)
             x = stage(x)
             maps.append(rearrange(getattr(self, f"norm{i}")(x), "n h w c -> n c h w"))
             if stage.downsample is not None:

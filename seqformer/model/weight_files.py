@@ -65,6 +65,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         other objects than tensors and plain data, or tensors larger than its bytes.
     """
     content = _read_folder(path) if path.is_dir() else _read_file(path)
+    most = None if path.is_dir() else _unpacked_size(path)
     places = [key for key in STATE_KEYS if _holds_tensors(content.get(key))]
     if places:
         state = content.pop(places[0])
@@ -88,7 +89,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         name = _WRAPPERS.sub("", str(key))
         if name in named:
             raise ValueError(f"{path} holds the weight {name} twice, with and without a wrapper")
-        _check_tensor(path, name, value)
+        _check_tensor(path, name, value, most)
         named[name] = value
     return named, content
 
@@ -129,13 +130,20 @@ def _holds_tensors(value: Any, depth: int = 0) -> bool:
     return any(isinstance(v, Tensor) or _holds_tensors(v, depth + 1) for v in value.values())
 
 
-def _check_tensor(path: Path, name: str, value: Any) -> None:
-    """Raises: ValueError."""
+def _check_tensor(path: Path, name: str, value: Any, most: int | None) -> None:
+    """
+    Args:
+        most: bytes in the file; None for those of a folder, which were compared before.
+
+    Raises: ValueError.
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"{path}: weight {name} is a {type(value).__name__}, not a tensor")
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         raise ValueError(f"{path}: weight {name} is sparse, quantised or without numbers")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    has = value.untyped_storage().nbytes()
+    has = has if most is None else min(has, most)  # old files only say how many they have
+    if value.numel() * value.element_size() > has:
         raise ValueError(
             f"{path}: weight {name} says that it has shape {list(value.shape)}, but the file "
             "holds fewer numbers"
@@ -153,7 +161,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     check_regular(path, "weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    _check_zip(path)
+    check_unpacked(path, _unpacked_size(path), path.stat().st_size)
     try:
         with torch.serialization.safe_globals(_PLAIN_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -182,22 +190,20 @@ def _what_is_refused(error: pickle.UnpicklingError) -> str:
     return f"{named[1]}; of a model that was saved whole, save its state_dict() instead"
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse a torch file that would unpack to far more than it is. Raises: ValueError."""
+def _unpacked_size(path: Path) -> int:
+    """Bytes that a file holds, those of a zip as it declares them: entries that are stored as they
+    are may lie on top of one another. Raises: ValueError."""
     with open_regular(path, "weights file") as file:
-        size = path.stat().st_size
         if file.read(4) != b"PK\3\4":
-            return
+            return path.stat().st_size
         try:
             with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
+                return sum(entry.file_size for entry in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a readable checkpoint, it may be cut off: {first_line(error)}; "
                 "download or copy it again"
             ) from None
-    # Entries that are stored as they are may lie on top of one another.
-    check_unpacked(path, sum(entry.file_size for entry in entries), size)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from seqformer.evaluation.records import load_json
+from seqformer.annotations.ytvis import read_json
 from seqformer.files import write_json, writing_to
 
 logger = logging.getLogger(__name__)
@@ -23,12 +23,7 @@ def read_content(path: Path) -> Content:
     Masks that are lists of runs come back as compressed text, which means the same.
     Raises: FileNotFoundError; ValueError when it is not the JSON of an annotation file.
     """
-    content = load_json(path, "annotations").content
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a JSON {type(content).__name__}, not an object with videos, categories "
-            "and annotations; is it a results file?"
-        )
+    content = read_json(path, compress_lists=True)
     for key in ("videos", "categories"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path} has no list of {key}; a YouTube-VIS annotation file has one")

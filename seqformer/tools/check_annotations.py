@@ -13,7 +13,7 @@ from seqformer.annotations.masks import Size, is_size, parse_mask
 from seqformer.annotations.polygons import bounds
 from seqformer.annotations.rules import get_box, is_crowd, is_id, is_number
 from seqformer.annotations.run_lengths import RLE, decode_mask, encode_masks, read_runs
-from seqformer.tools.check_videos import CheckedVideo, objects
+from seqformer.tools.check_videos import CheckedVideo, objects, size_text
 from seqformer.tools.findings import Findings
 from seqformer.tools.references import Ids
 
@@ -159,7 +159,7 @@ def _check_mask(
     is_polygons = isinstance(mask, list)
     if mask_size != size:
         if not is_polygons and mask_size != video.listed_size:
-            problem = f"the mask has {_text(mask_size)} pixels, the video {_text(size)}"
+            problem = f"the mask has {size_text(mask_size)} pixels, the video {size_text(size)}"
             findings.add("mask-size", where, problem, "scaled to the size of the video")
         mask = rle = _scaled(rle, size)
         is_polygons = False
@@ -183,10 +183,6 @@ def _scaled(rle: RLE, size: Size) -> RLE:
         for new, old in zip(size, decoded.shape, strict=True)
     )
     return encode_masks(decoded[rows[:, None], columns][..., None])[0]
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]} x {size[1]}"
 
 
 def _check_boxes(

@@ -36,15 +36,15 @@ class CheckedVideo:
 
 def objects(content: dict[str, Any], key: str, findings: Findings) -> list[tuple[str, dict]]:
     """The entries of a list that are objects, with what to call them."""
-    found = []
+    with_places = []
     for i, entry in enumerate(content[key]):
         where = f"{key}[{i}]"
         if isinstance(entry, dict):
             number = entry.get("id")
-            found.append((where if number is None else f"{where} (id {number})", entry))
+            with_places.append((where if number is None else f"{where} (id {number})", entry))
         else:
             findings.add("not-an-object", where, f"is {entry!r:.40}", "removed")
-    return found
+    return with_places
 
 
 def check_categories(content: dict[str, Any], findings: Findings) -> tuple[list[dict], Ids]:
@@ -123,7 +123,7 @@ def check_videos(
                 _check_names(where, entry, images, findings)
             candidates[number] = where, entry
             content_id[number] = value
-    sizes_of = {}
+    sizes_of: dict[int, Sequence[Size | str | None]] = {}
     if images is not None:
         paths = [[images / n for n in e["file_names"]] for _, e in candidates.values()]
         sizes_of = dict(zip(candidates, _read_sizes(paths, decode, findings), strict=True))
@@ -133,27 +133,28 @@ def check_videos(
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             findings.add("repeated-frame", where, f"lists {repeated[0]} more than once", "")
-        listed = entry.get("height"), entry.get("width")
-        size = listed if is_size(*listed) else None
-        found = sizes_of.get(number, [size] * len(names))
+        listed: tuple[Any, Any] = entry.get("height"), entry.get("width")
+        size: Size | None = listed if is_size(*listed) else None
+        frame_sizes = sizes_of.get(number, [size] * len(names))
         kept = []
-        for t, result in enumerate(found):
+        for t, result in enumerate(frame_sizes):
             if isinstance(result, tuple) or images is None:
                 kept.append(t)
                 continue
             kind = "missing-frame" if result == "" else "unreadable-frame"
             problem = f"{names[t]} does not exist" if result == "" else f"{names[t]}: {result}"
             findings.add(kind, f"{where}, frame {t}", problem, "frame removed from the video")
-        on_disk = {found[t] for t in kept} if images is not None else set()
+        seen = {t: own for t in kept if isinstance(own := frame_sizes[t], tuple)}
+        on_disk = set(seen.values()) if images is not None else set()
         masks = mask_sizes.get(str(content_id[number]), set())
         size = _settle_size(where, listed, size, on_disk, masks, findings)
         if size is not None and images is not None:
-            for t in [t for t in kept if found[t] != size]:
+            for t in [t for t in kept if seen[t] != size]:
                 kept.remove(t)
                 findings.add(
                     "frame-size",
                     f"{where}, frame {t}",
-                    f"{names[t]} has {_text(found[t])} pixels, the video {_text(size)}",
+                    f"{names[t]} has {size_text(seen[t])} pixels, the video {size_text(size)}",
                     "frame removed from the video",
                 )
         if size is None:
@@ -161,7 +162,7 @@ def check_videos(
         if not kept:
             findings.add("no-frames", where, "has no frame that can be used", "video removed")
             continue
-        changed = {"height": size[0], "width": size[1]}
+        changed: dict[str, Any] = {"height": size[0], "width": size[1]}
         if len(kept) < len(names):
             changed |= {"file_names": [names[t] for t in kept]}
         if "length" in entry:
@@ -207,16 +208,18 @@ def _settle_size(
         if only is None:
             fix = "video removed: its frames and masks do not tell its size"
         else:
-            fix = f"set to {_text(only)}, the size of its {'frames' if on_disk else 'masks'}"
+            fix = f"set to {size_text(only)}, the size of its {'frames' if on_disk else 'masks'}"
         findings.add("bad-size", where, f"has height and width {listed!r:.60}", fix)
         return only
     if not on_disk or size in on_disk:
         return size
     if only is not None and (only in masks or all(_same_shape(only, one) for one in shapes)):
-        fix = f"set to {_text(only)}, the size of its frames; its masks are scaled"
-        findings.add("frame-size", where, f"is listed with {_text(size)} pixels", fix)
+        fix = f"set to {size_text(only)}, the size of its frames; its masks are scaled"
+        findings.add("frame-size", where, f"is listed with {size_text(size)} pixels", fix)
         return only
-    problem = f"has no frame of the listed {_text(size)} pixels (e.g. {_text(min(on_disk))})"
+    problem = (
+        f"has no frame of the listed {size_text(size)} pixels (e.g. {size_text(min(on_disk))})"
+    )
     findings.add("frame-size", where, problem, "video removed: its masks do not fit its frames")
     return None
 
@@ -249,8 +252,8 @@ def _read_sizes(
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        found = pool.map(read, [path for paths in videos for path in paths], chunksize=64)
-        sizes = [[next(found) for _ in paths] for paths in videos]
+        results = pool.map(read, [path for paths in videos for path in paths], chunksize=64)
+        sizes = [[next(results) for _ in paths] for paths in videos]
     for paths in videos:
         first = next((path for path in paths if path in turned), None)
         if first is not None:
@@ -259,5 +262,6 @@ def _read_sizes(
     return sizes
 
 
-def _text(size: Size) -> str:
+def size_text(size: Size) -> str:
+    """Height x width, for messages."""
     return f"{size[0]} x {size[1]}"

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from seqformer.annotations.coco import read_categories
 from seqformer.annotations.coco_categories import Edition, coco_to_ytvis, target_categories
+from seqformer.annotations.reader import read_categories
 from seqformer.annotations.rules import get_id, get_object, is_crowd
 from seqformer.annotations.ytvis import read_json
 from seqformer.files import write_bytes, writing_to
@@ -40,8 +40,7 @@ def convert(
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path} has no {key}; give an instances_*.json of COCO")
-    present = {category["id"] for category in read_categories(content, path)}
-    missing = sorted(set(mapping) - present)
+    missing = sorted(set(mapping) - read_categories(str(path), content).keys())
     if missing:
         raise ValueError(
             f"{path} lacks the COCO categories {', '.join(map(str, missing))}, which the map "
@@ -76,12 +75,10 @@ def convert(
     }
 
 
-def map_by_name(
-    coco: list[dict[str, Any]], own: list[dict[str, Any]], path: Path
-) -> dict[int, int]:
+def map_by_name(coco: dict[int, str], own: dict[int, str], path: Path) -> dict[int, int]:
     """COCO category id -> own id where the names agree. Raises: ValueError where none does."""
-    ids = {_plain(category["name"]): category["id"] for category in own}
-    mapping = {c["id"]: ids[_plain(c["name"])] for c in coco if _plain(c["name"]) in ids}
+    ids = {_plain(name): category_id for category_id, name in own.items()}
+    mapping = {i: ids[_plain(name)] for i, name in coco.items() if _plain(name) in ids}
     if not mapping:
         raise ValueError(
             f"no category of {path} has the name of a COCO category; rename them, or train "
@@ -115,13 +112,11 @@ def convert_file(source: Path, output: Path | None, edition: Edition, like: Path
     gc.disable()  # millions of new objects and no garbage
     content = read_json(source)
     if like:
-        categories = read_categories(read_json(like), like)
-        mapping = map_by_name(read_categories(content, source), categories, like)
+        own = read_categories(str(like), read_json(like))
+        mapping = map_by_name(read_categories(str(source), content), own, like)
+        categories = [{"id": i, "name": name} for i, name in own.items()]
     else:
-        mapping, categories = (
-            coco_to_ytvis(edition),
-            target_categories(edition),
-        )
+        mapping, categories = coco_to_ytvis(edition), target_categories(edition)
     converted = convert(content, source, mapping, categories, show_progress=True)
     with writing_to(target):
         target.parent.mkdir(parents=True, exist_ok=True)

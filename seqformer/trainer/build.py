@@ -26,7 +26,7 @@ from seqformer.model import (
 from seqformer.model.full_float32 import use_tf32
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import ParallelModel, build_parallel_model
+from seqformer.trainer.parallel_model import ParallelModel, build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 

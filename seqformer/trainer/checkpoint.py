@@ -118,6 +118,7 @@ class Checkpoints:
         future = dcp.async_save(
             tensors, checkpoint_id=incomplete, process_group=self.parallel.storage
         )
+        assert isinstance(future, Future)
         self._writing = finished
         self._step_before, self.last_step = self.last_step, step
         future.add_done_callback(finish)

@@ -17,7 +17,7 @@ from seqformer.files import write_bytes
 from seqformer.model import load_checkpoint, to_published
 from seqformer.model.weight_files import safetensors_bytes
 from seqformer.structures import ClassMap
-from seqformer.trainer.parallel import ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
 
 
 def export_weights(

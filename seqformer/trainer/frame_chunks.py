@@ -27,7 +27,7 @@ from seqformer.model.decoder import BoxStates
 from seqformer.model.seqformer import mask_reference
 from seqformer.model.temporal import TemporalPool
 from seqformer.structures import ClipBatch, ClipOutput
-from seqformer.trainer.parallel import ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.precision import Precision
 
 Losses = dict[str, Tensor]
@@ -159,6 +159,7 @@ def _go_back(
     kept: _Kept, start: int, states: BoxStates, mask_features: Tensor, pool: TemporalPool
 ) -> None:
     """From the gradients of `kept`, through the chunk whose first frame is `start`."""
+    assert kept.boxes.grad is not None and kept.mask_features.grad is not None
     here = slice(start, start + mask_features.shape[1])
     share = (pool.maximum - kept.maximum).exp()
     pairs = [

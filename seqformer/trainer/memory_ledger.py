@@ -94,7 +94,7 @@ class _Fused(torch.autograd.Function):
         gradients: list[Tensor | None] = []
         for is_tensor, needed in zip(ctx.is_tensor, ctx.needs_input_grad[3:], strict=True):
             tensor = next(saved) if is_tensor else None
-            gradients.append(torch.empty_like(tensor) if needed else None)
+            gradients.append(None if tensor is None or not needed else torch.empty_like(tensor))
         return None, None, None, *gradients
 
 
@@ -130,8 +130,8 @@ def gpu_operators(
                 args, kwargs = tree_unflatten(leaves, structure)
                 return run(*args, **kwargs)
 
-            leaves = map(cast, leaves) if is_attention else leaves
-            return _Fused.apply(ledger, rebuilt, is_attention, *leaves)
+            taken = map(cast, leaves) if is_attention else leaves
+            return _Fused.apply(ledger, rebuilt, is_attention, *taken)
 
         return call
 
@@ -142,7 +142,7 @@ def gpu_operators(
 
         return call
 
-    replaced = [
+    replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (torch.autograd, "backward", noting),
         (torch, "autocast", lambda run: _autocast),
         *((kernels, name, partial(fused, is_attention=False)) for name in KERNELS),
@@ -163,4 +163,5 @@ def gpu_operators(
 
 
 def num_bytes(tensors: Any) -> int:
+    """Of all tensors together."""
     return sum(t.numel() * t.element_size() for t in tensors)

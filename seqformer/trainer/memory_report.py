@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,10 @@ from seqformer.criterion import Matches, SetCriterion
 from seqformer.distributed.context import DistributedContext
 from seqformer.distributed.environment import launch
 from seqformer.model import build_model_from_config
-from seqformer.structures import ClipBatch
+from seqformer.structures import ClipBatch, ClipTargets
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.memory_ledger import Ledger, gpu_operators, num_bytes
-from seqformer.trainer.parallel import build_parallel_model
-from seqformer.trainer.parallel.parallel_model import units_of
+from seqformer.trainer.parallel_model import build_parallel_model, units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 
@@ -101,7 +101,7 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         precision,
         frame_chunk=config.compute.frame_chunk,
     )
-    step.criterion.matcher = _PretendedMatcher()
+    step.criterion.matcher = _PretendedMatcher()  # type: ignore[assignment] # it does what is asked
     H, W = size or _largest_frame(config)
     shape = (config.data.batch_size, config.data.num_frames, H, W)
     for parameter in model.parameters():  # of the micro-batch before
@@ -132,16 +132,16 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
 
 def _batch(shape: tuple[int, int, int, int]) -> ClipBatch:
     B, T, H, W = shape
-    target = {
-        "labels": torch.empty(INSTANCES, dtype=torch.int64, device=META),
-        "boxes": torch.empty(INSTANCES, T, 4, device=META),
-        "masks": torch.empty(INSTANCES, T, H, W, dtype=torch.bool, device=META),
-        "size": (H, W),
-    }
+    target = ClipTargets(
+        labels=torch.empty(INSTANCES, dtype=torch.int64, device=META),
+        boxes=torch.empty(INSTANCES, T, 4, device=META),
+        masks=torch.empty(INSTANCES, T, H, W, dtype=torch.bool, device=META),
+        size=(H, W),
+    )
     return ClipBatch(
         images=torch.empty(B, T, 3, H, W, device=META),
         padding_mask=torch.empty(B, H, W, dtype=torch.bool, device=META),
-        targets=[dict(target) for _ in range(B)],
+        targets=[target.copy() for _ in range(B)],
     )
 
 
@@ -155,7 +155,7 @@ class _PretendedMatcher:
     def finish(self) -> Matches:
         D, B = self._shape
         index = torch.empty(D * B * INSTANCES, dtype=torch.int64, device=META)
-        host = [[(range(INSTANCES), range(INSTANCES))] * B for _ in range(D)]
+        host = [[(np.arange(INSTANCES), np.arange(INSTANCES))] * B for _ in range(D)]
         return Matches(index, index.clone(), index.clone(), index.clone(), host)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqformer.model import SeqFormer
+from seqformer.model.decoder import DecoderLayer
 from seqformer.model.full_float32 import full_linear
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -68,6 +69,7 @@ def keep_float32_islands(model: SeqFormer) -> None:
     for mlp in (model.controller, *model.decoder.bbox_embed):
         heads += mlp.layers
     for layer in model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
         heads.append(layer.time_attention_weights)
     for name, module in model.named_modules():
         if name.endswith("sampling_offsets"):

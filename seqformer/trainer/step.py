@@ -19,7 +19,7 @@ from seqformer.criterion import SetCriterion
 from seqformer.structures import ClipBatch, ClipOutput, ClipTargets
 from seqformer.trainer.frame_chunks import backward_in_chunks
 from seqformer.trainer.optim import clip_gradients
-from seqformer.trainer.parallel import ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.precision import Precision
 
 

@@ -21,9 +21,7 @@ class TensorBoardLogger:
     """Writes to `output`/tensorboard; look at it with `tensorboard --logdir OUTPUT`."""
 
     def __init__(self, output: Path) -> None:
-        """
-        Raises: ValueError when the package tensorboard is not installed.
-        """
+        """Raises: ValueError when the package tensorboard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -18,7 +18,6 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
-from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.clip_loader import DeadWorkerError
 from seqformer.data.loader import build_train_loader
@@ -26,20 +25,19 @@ from seqformer.determinism import deterministic_algorithms
 from seqformer.distributed.context import DistributedContext, distributed_context
 from seqformer.distributed.environment import launch
 from seqformer.distributed.errors import LostProcessError, communication_errors
-from seqformer.files import WriteError, write_json
-from seqformer.structures import ClassMap, ClipBatch
+from seqformer.files import write_json
+from seqformer.structures import ClipBatch
+from seqformer.trainer.advice import with_advice
 from seqformer.trainer.build import build_training, seed_all
 from seqformer.trainer.checkpoint import (
-    CheckpointError,
     Checkpoints,
     model_tensors,
     optimizer_tensors,
 )
-from seqformer.trainer.checkpoint_folders import newest_sound, read_run
+from seqformer.trainer.checkpoint_folders import read_run
 from seqformer.trainer.clock import Clock
 from seqformer.trainer.errors import (
     DataError,
-    MemoryShortageError,
     StoppedError,
     setup_errors,
 )
@@ -50,12 +48,12 @@ from seqformer.trainer.memory_report import memory_report
 from seqformer.trainer.nonfinite_steps import NonFiniteLossError, NonFiniteSteps
 from seqformer.trainer.optim import apply_schedule
 from seqformer.trainer.profile import StepProfiler
+from seqformer.trainer.resume import agree_on_checkpoint, check_same_data, load_newest
 from seqformer.trainer.run_folder import check_same_run, own_output, prepare_output
 from seqformer.trainer.run_log import (
     LOG_NAME,
     RunLog,
     memory_gb,
-    read_log,
 )
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.step import is_finite
@@ -91,11 +89,11 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
             rank = session.get("rank")
             is_main = (launch().rank if rank is None else rank) == 0
             stack.enter_context(own_output(config, is_main))
-            found = prepare_output(config)
+            checkpoint = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(distributed_context(config.device, **session))
-            trainer = Trainer(config, parallel, found, stop)
+            trainer = Trainer(config, parallel, checkpoint, stop)
         return trainer.fit()
 
 
@@ -113,24 +111,24 @@ class Trainer:
         self,
         config: TrainConfig,
         parallel: DistributedContext,
-        found: Path | None = None,
+        checkpoint: Path | None = None,
         stop: StopRequest | None = None,
     ) -> None:
         """
         Args:
             config: the run.
             parallel: the processes.
-            found: whether there is a checkpoint to go on from: the newest sound one is taken.
+            checkpoint: whether there is one to go on from: the newest sound one is taken.
             stop: asks the run to end early.
 
         Raises: ValueError or OSError saying what to change.
         """
         self.parallel, self.device = parallel, parallel.device
         self._stop = stop or StopRequest()
-        found = _of_one_mind(config.output, parallel, found is not None)
-        saved = None if found is None else read_run(found)
-        if saved is not None and found is not None:
-            check_same_run(config, saved, found)
+        checkpoint = agree_on_checkpoint(config.output, parallel, checkpoint is not None)
+        saved = None if checkpoint is None else read_run(checkpoint)
+        if saved is not None and checkpoint is not None:
+            check_same_run(config, saved, checkpoint)
             config = _with_global_batch(config, saved["global_batch_size"])
 
         self.loader, self.classes = build_train_loader(
@@ -171,54 +169,43 @@ class Trainer:
         self.profiler = StepProfiler(
             config.output, self.device, enabled=config.logging.profile, rank=parallel.rank
         )
-        self._was_restored = found is not None
-        if saved is not None and found is not None:
-            self._restore(found, saved)
+        self._was_restored = checkpoint is not None
+        if saved is not None and checkpoint is not None:
+            self._restore(checkpoint, saved)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, then validate. Returns: the metrics; empty without any, and
         when the run was asked to stop."""
-        config, is_main = self.config, self.parallel.is_main
         try:
-            if is_main:
-                write_json(config.output / "config.json", config_to_dict(config))
-            self.parallel.barrier()
-            self._announce()
-            self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.tensorboard)
-            self.clock.start(self.step)
-            with closing(self.loader), closing(self.log), communication_errors(), self.profiler:
-                metrics = self._train_to_the_end()
-                self.checkpoints.wait()
+            with with_advice(self.checkpoints, lambda: self.step, self.device):
+                return self._fit()
         except StoppedError:
             self.checkpoints.wait()
             self._say_stopped()
             return {}
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}. {self._advice()}") from None
-        except DataError as error:
-            raise DataError(f"{error}. {self._what_to_mend()}") from error.__cause__
-        except (CheckpointError, WriteError) as error:
-            raise CheckpointError(f"{error}. {self._where_to_go_on()}") from error
-        except LostProcessError as error:
-            raise LostProcessError(f"{error}. {self._where_to_go_on()}") from error.__cause__
-        except (RuntimeError, MemoryError, OSError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryShortageError(
-                f"step {self.step + 1} does not fit into the memory of {self.device} "
-                f"({sentence_of(error)}); a smaller --data.batch-size (the gradients are the same "
-                "with --data.global-batch-size as it is), --frame-chunk, --recompute or "
-                f"--precision bf16 need less. {self._where_to_go_on()}"
-            ) from error
+
+    def _fit(self) -> dict[str, Any]:
+        config, is_main = self.config, self.parallel.is_main
+        if is_main:
+            write_json(config.output / "config.json", config_to_dict(config))
+        self.parallel.barrier()
+        self._announce()
+        self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.tensorboard)
+        self.clock.start(self.step)
+        with closing(self.loader), closing(self.log), communication_errors(), self.profiler:
+            metrics = self._train_to_the_end()
+            self.checkpoints.wait()
         return metrics
 
     def _train_to_the_end(self) -> dict[str, Any]:
-        if self._was_restored and self.step < self.total_steps and self._is_validation_missing():
+        epoch_steps = self.steps_per_epoch
+        is_early = self.step < self.total_steps
+        if self._was_restored and is_early and self.validator.is_missing(self.step, epoch_steps):
             self._validate()
         while self.step < self.total_steps:
             if not self._train_epoch(*divmod(self.step, self.steps_per_epoch)):
                 return {}
-            if self.step < self.total_steps and self._is_validation_due():
+            if self.step < self.total_steps and self.validator.is_due(self.step, epoch_steps):
                 self._validate()
         metrics = self._validate()
         weights = self.config.output / WEIGHTS_NAME
@@ -345,57 +332,21 @@ class Trainer:
             "optimizer": optimizer_tensors(self.model, self.optimizer),
         }
 
-    def _restore(self, found: Path, saved: dict[str, Any]) -> None:
-        classes = ClassMap.from_dict(saved["classes"])
-        if classes != self.classes:
-            raise ValueError(
-                f"{found} was trained on other classes than the annotation file has "
-                f"({_differing_classes(classes, self.classes)}); to fine-tune, use --weights and "
-                "another --output"
-            )
-        if saved["steps_per_epoch"] != self.steps_per_epoch:
-            raise ValueError(
-                f"{found} comes from a run of {saved['steps_per_epoch']} steps per epoch; this "
-                f"data makes {self.steps_per_epoch}. Resume with the same data"
-            )
-        found, saved = self._load_newest(found, saved)
+    def _restore(self, checkpoint: Path, saved: dict[str, Any]) -> None:
+        check_same_data(checkpoint, saved, self.classes, self.steps_per_epoch)
+        checkpoint, saved = load_newest(
+            self.checkpoints, self.config, checkpoint, saved, self._tensors()
+        )
         if not is_finite(*(_local(p) for p in self.model.parameters())):
-            raise ValueError(f"{found} holds NaN or infinite weights; resume from an earlier one")
+            raise ValueError(
+                f"{checkpoint} holds NaN or infinite weights; resume from an earlier one"
+            )
         if saved["scaler"] and self.precision.scaler.is_enabled():
             self.precision.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         self.clock.seconds_before = saved["seconds"]
         self.window.fetched = list(saved["log_window"])
         self.nonfinite_steps.count = saved["skipped_steps"]
-
-    def _load_newest(self, found: Path, saved: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-        """Fill model and optimiser from a checkpoint, or from one before it if it cannot be read.
-
-        Returns: that checkpoint and its `run.json`.
-        Raises: ValueError naming the newest one when none can be read.
-        """
-        refused: dict[Path, str] = {}
-        while True:
-            problem = None
-            try:
-                self.checkpoints.load(found, self._tensors())
-            except ValueError as error:
-                problem = str(error)
-            problems = [text for text in self.parallel.gather(problem) if text is not None]
-            if not problems:
-                break
-            refused[found] = problems[0]
-            try:
-                other = _of_one_mind(self.config.output, self.parallel, True, tuple(refused))
-                assert other is not None
-                found, saved = other, read_run(other)
-            except ValueError:
-                raise ValueError(next(iter(refused.values()))) from None
-            check_same_run(self.config, saved, found)
-        for path, reason in refused.items():
-            logger.warning("%s is not used: %s", path, reason)
-        self.checkpoints.last_step = saved["step"]
-        return found, saved
 
     def _log_losses(self) -> None:
         """Mean losses since the last line, with learning rates and speed, to log and terminal."""
@@ -418,19 +369,6 @@ class Trainer:
                 "memory_gb": memory_gb(self.device),
             }
         )
-
-    def _is_validation_due(self) -> bool:
-        every = self.config.eval_every_epochs
-        epoch, rest = divmod(self.step, self.steps_per_epoch)
-        return every > 0 and rest == 0 and epoch % every == 0
-
-    def _is_validation_missing(self) -> bool:
-        """Whether the run ended in, or just before, the validation of this step."""
-        missing = False
-        if self.step and self._is_validation_due() and self.parallel.is_main:
-            log = read_log(self.config.output / LOG_NAME)
-            missing = not any("validation" in r and r.get("step") == self.step for r in log)
-        return self.parallel.gather(missing)[0]
 
     def _validate(self) -> dict[str, Any]:
         """Score the validation set, where there is one; rank 0 writes metrics.json.
@@ -489,64 +427,6 @@ class Trainer:
             self.step,
             self._stop.received or "by another process",
         )
-
-    def _what_to_mend(self) -> str:
-        step = self.checkpoints.last_step
-        if step is None:
-            return "No checkpoint had been written yet"
-        return (
-            f"{self.checkpoints.path(step)} holds step {step}; mend what is broken, or take its "
-            "video out of the annotations, and continue with --resume"
-        )
-
-    def _where_to_go_on(self) -> str:
-        step = self.checkpoints.last_step
-        if step is None:
-            return "No checkpoint had been written yet"
-        return f"The checkpoint of step {step} is complete; continue with --resume"
-
-    def _advice(self) -> str:
-        self.checkpoints.wait()
-        step = self.checkpoints.last_step
-        if step is None:
-            return "No checkpoint had been written; try a smaller --optim.lr or more warm-up steps"
-        return (
-            f"{self.checkpoints.path(step)} still holds the sound weights of step {step}; "
-            "start from them with --weights, --no-drop-class-heads, a smaller --optim.lr and "
-            "another --output"
-        )
-
-
-def _of_one_mind(
-    output: Path, parallel: DistributedContext, is_there: bool, without: tuple[Path, ...] = ()
-) -> Path | None:
-    """The newest sound checkpoint as rank 0 sees it, whatever a shared file system shows others.
-
-    Raises: ValueError or OSError, on every process, when there should be one and there is none.
-    """
-    found: Path | None = None
-    problem: str | None = None
-    if parallel.is_main and is_there:
-        try:
-            found = newest_sound(output, without)
-        except (ValueError, OSError) as error:
-            problem = sentence_of(error)
-    found, problem = parallel.gather((found, problem))[0]
-    if problem is not None:
-        raise ValueError(problem)
-    return found
-
-
-def _differing_classes(then: ClassMap, now: ClassMap) -> str:
-    """The first categories that differ, and how many there are."""
-    old, new = (dict(zip(one.ids, one.names, strict=True)) for one in (then, now))
-    differing = [i for i in sorted(old.keys() | new.keys()) if old.get(i) != new.get(i)]
-    named = [
-        f"{i} was {old.get(i, 'absent')!r} and is now {new.get(i, 'absent')!r}"
-        for i in differing[:3]
-    ]
-    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    return ", ".join(named) + more if differing else "their order"
 
 
 def _with_global_batch(config: TrainConfig, size: int) -> TrainConfig:

@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.video_sources import VideoSource, listed_videos
 from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import evaluate, format_table
-from seqformer.files import write_json
 from seqformer.inference import Predictor
-from seqformer.inference.results_file import load_results
+from seqformer.inference.results_file import load_results, write_results
+from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
 from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
-from seqformer.trainer.parallel import ParallelModel
+from seqformer.trainer.parallel_model import ParallelModel
+from seqformer.trainer.run_log import LOG_NAME, read_log
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.tensorboard import TensorBoardLogger
 
@@ -79,7 +78,7 @@ class ValidationSet:
 
     def score(
         self,
-        model: nn.Module,
+        model: SeqFormer,
         classes: ClassMap,
         config: EvalConfig,
         parallel: DistributedContext,
@@ -123,7 +122,7 @@ class ValidationSet:
             (video for share in shares for video in share), key=lambda video: video[0]
         )
         results = [entry for _, entries in in_order for entry in entries]
-        write_json(output / "results.json", results)
+        write_results(output / "results.json", results)
         if not self.has_instances:
             logger.warning("%s holds no instances, so there is no AP", self.annotations)
             return {}
@@ -159,6 +158,20 @@ class Validator:
         self._tensorboard = tensorboard
         self._set = ValidationSet.from_config(config.data)
         self.best = BestCheckpoint.read(config.output)
+
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the run is validated after this step, besides at its end."""
+        every = self._config.eval_every_epochs
+        epoch, rest = divmod(step, steps_per_epoch)
+        return every > 0 and rest == 0 and epoch % every == 0
+
+    def is_missing(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the run ended in, or just before, the validation of this step."""
+        missing = False
+        if step and self.is_due(step, steps_per_epoch) and self._parallel.is_main:
+            log = read_log(self._config.output / LOG_NAME)
+            missing = not any("validation" in r and r.get("step") == step for r in log)
+        return self._parallel.gather(missing)[0]
 
     def score(
         self, parallel_model: ParallelModel, step: int, stop: StopRequest | None = None

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
 from seqformer.annotations.packed import Video
+from seqformer.annotations.packed_masks import decode_segmentation
 from seqformer.annotations.run_lengths import encode_masks
-from seqformer.annotations.segmentation import decode_segmentation
 from seqformer.visualization.drawing import (
     DrawnTrack,
     Track,

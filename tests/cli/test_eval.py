@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from seqformer.cli.eval import main
-from seqformer.data.video_sources import read_video
+from seqformer.data.video_reader import read_video
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.predictor import Predictor
 from seqformer.model import build_model, save_safetensors

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from seqformer.config import AugmentConfig, DataConfig, config_from_dict, config_to_dict, presets
 from seqformer.data.loader import build_train_loader
 from seqformer.data.sampling import ClipBatchSampler, epoch_order, item_generator
-from tests.data.test_coco import make_coco
+from tests.annotations.test_coco import make_coco
 
 AUGMENT = AugmentConfig(
     short_sides=(40, 48), crop_resize_short_sides=(50, 60), crop_min=36, crop_max=60

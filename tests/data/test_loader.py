@@ -14,9 +14,10 @@ from PIL import Image
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data import clips as clips_module
+from seqformer.data import clip_dataset
 from seqformer.data.class_map import build_class_map
-from seqformer.data.clips import ConcatClipDataset, Sample, VideoClips
+from seqformer.data.clip_dataset import ConcatClipDataset, Sample
+from seqformer.data.clips import VideoClips
 from seqformer.data.collate import collate
 from seqformer.data.loader import build_train_loader
 from seqformer.data.sampling import SampleKey
@@ -173,7 +174,7 @@ def test_clip_without_instance_gives_way_to_another(small):
 
 
 def test_endless_search_for_an_instance_ends(small, monkeypatch):
-    monkeypatch.setattr(clips_module, "MAX_TRIES", 3)
+    monkeypatch.setattr(clip_dataset, "MAX_TRIES", 3)
     for annotation in small.content["annotations"]:
         annotation["segmentations"] = [None] * 6
     small.save()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqformer.config import AugmentConfig
-from seqformer.data.masks import ClipMasks
+from seqformer.data.clip_masks import ClipMasks
 from seqformer.data.pseudo_clips import (
     StillChange,
     affine_matrix,

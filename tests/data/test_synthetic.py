@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.annotations.segmentation import decode_segmentation
+from seqformer.annotations.packed_masks import decode_segmentation
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.frames import read_video_frame

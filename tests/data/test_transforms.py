@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seqformer.data import transforms
-from seqformer.data.masks import ClipMasks, DenseMasks
+from seqformer.data.clip_masks import ClipMasks, DenseMasks
 from seqformer.data.photometric import PhotometricDistortion, shift_saturation_and_hue
 from seqformer.data.transforms import (
     Clip,

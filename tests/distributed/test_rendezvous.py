@@ -105,5 +105,8 @@ def test_our_waits_end_by_exceptions():
         meet(where, 1, 2, timedelta(seconds=20), Waiting(lambda: "rank 0 ended"))
     with pytest.raises(dist.DistNetworkError, match="Timed out waiting"):
         meet(where, 1, 2, timedelta(seconds=0.3), Waiting(lambda: None))
+    served = Launch(0, 2, 0, address="127.0.0.1", port=store.port)
+    with pytest.raises(ValueError, match="is another run using the port"):
+        meet(served, 0, 2, timedelta(seconds=5), Waiting(lambda: None))
     with pytest.raises(ValueError, match="MASTER_ADDR or MASTER_PORT is not set; start all"):
         meet(Launch(1, 2, 1), 1, 2, timedelta(seconds=1), Waiting(lambda: None))

@@ -13,7 +13,8 @@ from seqformer.annotations.packed import open_packed
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import ModelConfig
 from seqformer.data.frames import read_frame
-from seqformer.data.video_sources import find_videos, open_video, read_video
+from seqformer.data.video_reader import read_video
+from seqformer.data.video_sources import find_videos, open_video
 from seqformer.distributed.context import distributed_context
 from seqformer.evaluation.records import read_ground_truth
 from seqformer.evaluation.ytvis_metric import evaluate

@@ -55,18 +55,18 @@ def test_every_class(golden, metrics):
     _, expected, _ = golden
     assert {str(category_id) for category_id in metrics.per_class} == set(expected["per_category"])
     for category_id, row in metrics.per_class.items():
-        wanted = expected["per_category"][str(category_id)]
-        assert row["name"] == wanted.pop("name")
-        got = {name: row[name] for name in wanted}
-        assert got == pytest.approx(wanted, rel=0, abs=TOLERANCE)
+        official = expected["per_category"][str(category_id)]
+        assert row["name"] == official.pop("name")
+        got = {name: row[name] for name in official}
+        assert got == pytest.approx(official, rel=0, abs=TOLERANCE)
 
 
 def test_every_threshold(golden, metrics):
     _, expected, _ = golden
     for name, table in (("ap_per_iou", metrics.precision), ("ar100_per_iou", metrics.recall)):
-        for of_threshold, wanted in zip(table[..., 0, 2], expected[name].values(), strict=True):
+        for of_threshold, official in zip(table[..., 0, 2], expected[name].values(), strict=True):
             valid = of_threshold[of_threshold > -1]
-            assert valid.mean() == pytest.approx(wanted, rel=0, abs=TOLERANCE)
+            assert valid.mean() == pytest.approx(official, rel=0, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["precision", "recall", "scores"])
@@ -76,10 +76,10 @@ def test_every_array_entry(golden, metrics, name):
 
 def test_every_iou(golden):
     files, _, arrays = golden
-    got, wanted = pairwise_ious(*files), arrays["iou_table"]
-    assert got.shape == wanted.shape
-    order = [np.lexsort(table.T[:4]) for table in (got, wanted)]
-    np.testing.assert_allclose(got[order[0]], wanted[order[1]], rtol=0, atol=TOLERANCE)
+    got, official = pairwise_ious(*files), arrays["iou_table"]
+    assert got.shape == official.shape
+    order = [np.lexsort(table.T[:4]) for table in (got, official)]
+    np.testing.assert_allclose(got[order[0]], official[order[1]], rtol=0, atol=TOLERANCE)
 
 
 def test_parsed_json_scores_like_the_files(golden, metrics):

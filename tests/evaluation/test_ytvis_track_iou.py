@@ -59,8 +59,8 @@ def packed(tracks: list) -> list:
 def test_iou_equals_that_of_dense_masks(sizes, data):
     results, truths = data.draw(dense_tracks(sizes)), data.draw(dense_tracks(sizes))
     got = track_ious(packed(results), packed(truths))
-    wanted = [[dense_iou(result, truth) for truth in truths] for result in results]
-    np.testing.assert_array_equal(got, wanted)
+    expected = [[dense_iou(result, truth) for truth in truths] for result in results]
+    np.testing.assert_array_equal(got, expected)
 
 
 @settings(deadline=None, max_examples=100)

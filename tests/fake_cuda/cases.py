@@ -23,7 +23,7 @@ from seqformer.trainer.checkpoint import model_tensors, optimizer_tensors
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.optim import apply_schedule, build_optimizer
-from seqformer.trainer.parallel import build_parallel_model
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 from tests.fake_cuda.standins import DEVICE

@@ -116,10 +116,10 @@ def test_killed_ten_times_then_finished(weights, videos, uninterrupted, tmp_path
     for kill in range(10):
         before = finished(output)
         # Mostly in the middle of a video, some while the model loads: always in what is left.
-        wanted = before + (kill % 3 != 2) if before < 16 else before
+        expected = before + (kill % 3 != 2) if before < 16 else before
         processes = start(command(weights, videos, output), world_size=3 if kill % 5 == 4 else 1)
         deadline = time.monotonic() + 60
-        while finished(output) < wanted and time.monotonic() < deadline:
+        while finished(output) < expected and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.01))
         for process in processes:

@@ -9,10 +9,11 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
-from seqformer.inference import rendering
+from seqformer.devices import choose_device
+from seqformer.inference import mask_rendering
 from seqformer.inference.mask_encoder import MaskEncoder
-from seqformer.inference.network_size import resize_frame
-from seqformer.inference.predictor import Predictor, choose_device
+from seqformer.inference.predictor import Predictor
+from seqformer.inference.resize import resize_frame
 from seqformer.model import build_model, save_safetensors
 from seqformer.model.decoder import BoxStates
 from seqformer.structures import ClassMap, ClipOutput
@@ -196,13 +197,13 @@ def test_boxes_are_pixels_of_the_original_frame():
 
 def test_only_queries_of_the_output_are_rendered(monkeypatch):
     rendered = []
-    original = rendering.render_masks
+    original = mask_rendering.render_masks
 
     def counting(features, params, *rest):
         rendered.append(len(params))
         return original(features, params, *rest)
 
-    monkeypatch.setattr(rendering, "render_masks", counting)
+    monkeypatch.setattr(mask_rendering, "render_masks", counting)
     scores = [[0.9, 0.8], [0.7, 0.6], [0.5, 0.4], [0.3, 0.2]]
     predict(clip_output(scores, full_features()), top_k=3)
     assert rendered == [2]
@@ -233,17 +234,17 @@ def test_bad_frames_are_refused_in_words():
 @pytest.mark.parametrize("is_compiled", [True, False])
 def test_threshold_is_that_of_the_sigmoid(is_compiled, monkeypatch):
     if not is_compiled:
-        monkeypatch.setattr(rendering, "encode_frame_masks", lambda *_: None)
+        monkeypatch.setattr(mask_rendering, "encode_frame_masks", lambda *_: None)
     logits = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0)) * 4
     full = torch.nn.functional.interpolate(logits[:, None], (33, 50), mode="bilinear")[:, 0]
     expected = (full.sigmoid() > 0.5).numpy()
     for pixels in (1, 2 * 33 * 50, 2**23):  # one, two and all frames at once
-        monkeypatch.setattr(rendering, "MAX_PIXELS_AT_ONCE", pixels)
-        jobs = rendering.compress_masks(logits, (33, 50), MaskEncoder())
+        monkeypatch.setattr(mask_rendering, "MAX_PIXELS_AT_ONCE", pixels)
+        jobs = mask_rendering.compress_masks(logits, (33, 50), MaskEncoder())
         assert sum(count for count, _ in jobs) == 5
         decoded = [coco_mask.decode(rle) for _, job in jobs for rle in job.result()]
         assert np.array_equal(np.stack(decoded), expected)
-    jobs = rendering.compress_masks(-logits.abs() - 1, (33, 50), MaskEncoder())
+    jobs = mask_rendering.compress_masks(-logits.abs() - 1, (33, 50), MaskEncoder())
     assert not any(job.has_pixels for _, job in jobs)
 
 

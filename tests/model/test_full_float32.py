@@ -80,11 +80,11 @@ def islands(model: nn.Module) -> list[torch.Tensor]:
 
 def test_the_heads_are_islands():
     model = small_model()
-    found = {name for name, module in model.named_modules() if isinstance(module, FullLinear)}
+    exact = {name for name, module in model.named_modules() if isinstance(module, FullLinear)}
     mlps = ("controller", "decoder.bbox_embed.0", "decoder.bbox_embed.1")
     expected = {f"{mlp}.layers.{i}" for mlp in mlps for i in range(3)}
     expected |= {f"decoder.layers.{i}.time_attention_weights" for i in range(2)}
-    assert found == expected | {"reference_points", "class_embed.0", "class_embed.1"}
+    assert exact == expected | {"reference_points", "class_embed.0", "class_embed.1"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -125,8 +125,8 @@ def test_full_linear_is_a_linear_layer(shape, tf32):
     expected = F.linear(*arguments)
     actual = full_linear(*arguments)
     torch.testing.assert_close(actual, expected)
-    found, wanted = (torch.autograd.grad(o, arguments, seed) for o in (actual, expected))
-    torch.testing.assert_close(found, wanted)
+    grads, expected_grads = (torch.autograd.grad(o, arguments, seed) for o in (actual, expected))
+    torch.testing.assert_close(grads, expected_grads)
 
 
 def test_compiled_in_one_piece(tf32):

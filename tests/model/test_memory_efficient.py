@@ -88,9 +88,9 @@ def test_results_and_gradients_are_those_of_the_plain_formula(name):
     modules.double()
     inputs = [x.double() for x in inputs]
     result, grads, _ = outcome(lean, inputs, modules)
-    wanted, wanted_grads, _ = outcome(plain, inputs, modules)
-    torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-12)
-    for grad, expected in zip(grads, wanted_grads, strict=True):
+    plain_result, plain_grads, _ = outcome(plain, inputs, modules)
+    torch.testing.assert_close(result, plain_result, rtol=1e-12, atol=1e-12)
+    for grad, expected in zip(grads, plain_grads, strict=True):
         torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -99,10 +99,10 @@ def test_autocast_lowers_the_same_inputs(name):
     lean, plain, inputs, modules = problem(name)
     with torch.autocast("cpu", torch.bfloat16):
         result, grads, _ = outcome(lean, inputs, modules)
-        wanted, wanted_grads, _ = outcome(plain, inputs, modules)
-    assert result.dtype == wanted.dtype == torch.bfloat16
-    torch.testing.assert_close(result, wanted, rtol=3e-2, atol=3e-2)
-    for grad, expected in zip(grads, wanted_grads, strict=True):
+        plain_result, plain_grads, _ = outcome(plain, inputs, modules)
+    assert result.dtype == plain_result.dtype == torch.bfloat16
+    torch.testing.assert_close(result, plain_result, rtol=3e-2, atol=3e-2)
+    for grad, expected in zip(grads, plain_grads, strict=True):
         assert grad.dtype == expected.dtype == torch.float32
         torch.testing.assert_close(grad, expected, rtol=5e-2, atol=5e-2 * expected.abs().max())
 

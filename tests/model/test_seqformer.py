@@ -203,6 +203,7 @@ def test_no_python_loop_over_frames_or_instances(model):
             training_losses(model, torch.randn(B, T, 3, 32, 48), None, targets)
         return count.calls
 
+    operators(2, 2, 2)  # geometry of this shape is kept from now on
     base = operators(2, 2, 2)
     assert operators(2, 6, 2) == base
     assert operators(2, 2, 5) == base

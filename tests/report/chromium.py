@@ -47,8 +47,8 @@ class Chromium:
 
         def use_pipes() -> None:  # the protocol's file descriptors are 3 and 4
             high = [os.dup(fd) for fd in (to_browser, from_browser)]
-            for fd, wanted in zip(high, (3, 4), strict=True):
-                os.dup2(fd, wanted)
+            for fd, expected in zip(high, (3, 4), strict=True):
+                os.dup2(fd, expected)
 
         self._process = subprocess.Popen(
             [find_chromium(), *FLAGS, f"--user-data-dir={profile}",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from seqformer.annotations.segmentation import decode_segmentation
+from seqformer.annotations.packed_masks import decode_segmentation
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.cli.data.convert import main
 from seqformer.tools.check import check
@@ -85,8 +85,8 @@ def test_palette_masks(labels, tmp_path):
         (bear, "tree", labels == 7),
     ]
     assert [(list(files), name) for files, name, _ in found] == [e[:2] for e in expected]
-    for (_, _, got), (_, _, wanted) in zip(found, expected, strict=True):
-        assert (got == wanted).all()
+    for (_, _, got), (_, _, truth) in zip(found, expected, strict=True):
+        assert (got == truth).all()
     assert_sound(out, tmp_path / "images")
     raw = json.loads(out.read_text())
     assert [c["name"] for c in raw["categories"]] == ["bear", "tree", "object"]

@@ -14,7 +14,7 @@ from seqformer.distributed.context import DistributedContext
 from seqformer.model import build_model_from_config
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.optim import build_optimizer
-from seqformer.trainer.parallel import build_parallel_model
+from seqformer.trainer.parallel_model import build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
 from tests.trainer.tiny import make_batch, tiny_model_config

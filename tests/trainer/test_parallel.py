@@ -7,7 +7,7 @@ import torch
 
 from seqformer.config import OptimConfig
 from seqformer.distributed.context import DistributedContext, distributed_context
-from seqformer.trainer.parallel import build_parallel_model
+from seqformer.trainer.parallel_model import build_parallel_model
 from tests.trainer.one_step import (
     assert_same,
     build_step,

@@ -32,10 +32,10 @@ def test_low_precision_gradients_point_where_float32_ones_do(precision):
     exact, low = build("fp32"), build(precision)
     if precision == "fp16":
         low.precision.scaler.load_state_dict(low.precision.scaler.state_dict() | {"scale": 64.0})
-    wanted, got = (take_step(step, 1, clips=2) for step in (exact, low))
+    expected, got = (take_step(step, 1, clips=2) for step in (exact, low))
     assert got["skipped"] == 0
-    assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
-    assert got["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=5e-2)
+    assert got["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+    assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=5e-2)
     assert cosine_similarity(flat(low), flat(exact), dim=0) > 0.99
     assert {p.dtype for p in low.parallel_model.model.parameters()} == {torch.float32}
 

@@ -82,8 +82,8 @@ def test_tensorboard_has_scalars_and_drawn_validation_videos(drawn, tmp_path):  
     tensorboard = EventAccumulator(str(config.output / "tensorboard"))
     tensorboard.Reload()
     tags = tensorboard.Tags()
-    wanted = {"loss/loss", "loss/loss_dice_0", "run/lr", "run/grad_norm", "validation/AP"}
-    assert wanted <= set(tags["scalars"])
+    expected_tags = {"loss/loss", "loss/loss_dice_0", "run/lr", "run/grad_norm", "validation/AP"}
+    assert expected_tags <= set(tags["scalars"])
     assert [event.step for event in tensorboard.Scalars("loss/loss")] == [1, 2]
     assert len(tags["images"]) == 2
     picture = tensorboard.Images(tags["images"][0])[0]

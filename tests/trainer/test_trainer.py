@@ -27,8 +27,8 @@ def test_run_leaves_log_config_and_checkpoint(tiny_data, tmp_path):
     records = read_training_lines(tmp_path / "run/log.jsonl")
     assert [r["step"] for r in records] == [2, 4, 5]
     assert [r["epoch"] for r in records] == [0, 1, 1]
-    wanted = {"loss", "loss_ce", "loss_dice_0", "grad_norm", "lr", "time", "clips_per_second"}
-    assert all(wanted <= r.keys() for r in records)
+    expected = {"loss", "loss_ce", "loss_dice_0", "grad_norm", "lr", "time", "clips_per_second"}
+    assert all(expected <= r.keys() for r in records)
     assert all(math.isfinite(v) for r in records for v in r.values())
     assert json.loads((tmp_path / "run/config.json").read_text())["max_steps"] == 5
 

@@ -11,12 +11,8 @@ from torch import Tensor, nn
 from seqformer.model import SeqFormer
 from seqformer.model.decoder import DecoderLayer, inverse_sigmoid
 from seqformer.model.encoder import EncoderLayer
-from seqformer.model.position_encoding import (
-    encoder_reference_points,
-    level_mask,
-    sine_position,
-    valid_ratio,
-)
+from seqformer.model.padding import level_mask, valid_ratio
+from seqformer.model.position_encoding import encoder_reference_points, sine_position
 from seqformer.model.resnet import Bottleneck, FrozenBatchNorm2d, ResNet
 
 from .attention import Shapes, masked_value, sample_frames, self_attention

@@ -173,13 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
             try:
                 row = count_peer(found, call, direction, capability)
-            except (
-                ValueError,
-                Fault,
-                EmulatedFaultError,
-                nvcc.NvccError,
-                CompilationError,
-            ) as error:
+            except failures as error:
                 print(f"{peer.name:17}left out: {error}", flush=True)
                 left_out.append(key | {"reason": str(error)})
                 store.write()

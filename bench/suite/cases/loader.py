@@ -26,7 +26,7 @@ from bench.suite.schema import Call, Case, Side, Size
 from bench.suite.scratch import drawn
 from seqformer.annotations.run_lengths import read_mask
 from seqformer.config import AugmentConfig, DataConfig
-from seqformer.data.clips import ConcatClipDataset
+from seqformer.data.clip_dataset import ConcatClipDataset
 from seqformer.data.collate import collate
 from seqformer.data.loader import build_train_loader
 from seqformer.data.sampling import SampleKey

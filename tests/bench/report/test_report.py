@@ -127,6 +127,16 @@ def test_a_broken_record_is_one_clear_sentence(tmp_path, content, capsys):
     assert "broken.json is not a benchmark record of schema 1" in said
 
 
+@pytest.mark.parametrize("name", ["", "gone", "file"])
+def test_a_place_without_records_empties_no_page(tmp_path, name, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "REPORT.md"
+    out.write_text("of before")
+    assert command(["--results", str(tmp_path / name), "--out", str(out)]) == 1
+    assert "holds no records; nothing is written" in capsys.readouterr().err
+    assert out.read_text() == "of before"
+
+
 def test_files_older_than_the_schema_are_left_out_by_name(tmp_path):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "old.json").write_text('{"machine": {}, "tasks": {}}')

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.run_lengths import encode_masks
-from seqformer.data.video_sources import read_video
+from seqformer.data.video_reader import read_video
 from seqformer.visualization.drawing import (
     COLOURS,
     DrawnTrack,

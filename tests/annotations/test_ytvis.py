@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from seqformer.annotations.segmentation import decode_segmentation
+from seqformer.annotations.packed_masks import decode_segmentation
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.data.class_map import build_class_map
 from seqformer.data.frames import read_frame, read_video_frame

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from seqformer.annotations.segmentation import Segmentation, sample_mask
+from seqformer.annotations.packed_masks import Segmentation, sample_mask
 
 
 class MaskSource(Protocol):
@@ -23,7 +23,7 @@ class MaskSource(Protocol):
     """(N, T, H, W)"""
 
     def sample(self, instances: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """bool [n, T, h, w]: `masks[instances][..., rows[:, None], columns]`."""
+        """Bool [n, T, h, w]: `masks[instances][..., rows[:, None], columns]`."""
         ...
 
 
@@ -65,7 +65,7 @@ class ClipMasks:
         return replace(self, instances=self.instances[is_kept])
 
     def decode(self) -> np.ndarray:
-        """bool [n, T, h, w]. Raises: ValueError naming a broken annotation."""
+        """Bool [n, T, h, w]. Raises: ValueError naming a broken annotation."""
         return self.source.sample(self.instances, self.rows, self.columns)
 
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from seqformer.annotations.run_lengths import compress_runs
-from seqformer.annotations.segmentation import (
+from seqformer.annotations.packed_masks import (
     decode_segmentation,
     pack_segmentation,
     sample_mask,
     unpack_segmentation,
 )
-from seqformer.data.masks import ClipMasks, DenseMasks, IdMapMasks, PackedMasks
+from seqformer.annotations.run_lengths import compress_runs
+from seqformer.data.clip_masks import ClipMasks, DenseMasks, IdMapMasks, PackedMasks
 
 
 def compressed(mask: np.ndarray) -> str:
