@@ -133,6 +133,7 @@ def line(name: str, row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    import triton
     from triton.compiler.errors import CompilationError
 
     failures = (ValueError, Fault, EmulatedFaultError, nvcc.NvccError, CompilationError)
@@ -179,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 store.write()
             else:
                 print(line(peer.name, row), flush=True)
-                store.enter(key | asdict(row) | {"binds": row.binds})
+                made_by = {"binds": row.binds, "triton": triton.__version__}
+                store.enter(key | asdict(row) | made_by)
     store.write()
     print(store.path)
     return 0
