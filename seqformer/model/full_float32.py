@@ -60,7 +60,8 @@ def _turn_off() -> Callable[[], None]:
     from torch 2.9 on `fp32_precision`, after which the former refuses to be read."""
     products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     saved: list[tuple[Any, str, Any]] = []
-    for place, newer in ((products, products), (cudnn, getattr(cudnn, "conv", None))):
+    places: list[tuple[Any, Any]] = [(products, products), (cudnn, getattr(cudnn, "conv", None))]
+    for place, newer in places:
         try:
             saved.append((place, "allow_tf32", place.allow_tf32))
         except RuntimeError:
