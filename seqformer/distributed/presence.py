@@ -152,7 +152,8 @@ def _shut_in_child() -> None:
         presence._shut()
 
 
-os.register_at_fork(after_in_child=_shut_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shut_in_child)
 
 
 def _name(launch: Launch, rank: int) -> bytes:
