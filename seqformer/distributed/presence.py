@@ -56,6 +56,8 @@ class Presence:
         self._began, self._looks = time.monotonic(), 0
         self._is_over = threading.Event()
         self._listener = _listen(self._names.pop(launch.rank))
+        if self._listener is None:  # others may not be seen for the same reason
+            self._expected.clear()
         _open.add(self)
         self._thread = threading.Thread(target=self._look_around, name="presence", daemon=True)
         self._thread.start()
