@@ -230,7 +230,7 @@ def explain(operator: Callable[..., Any], *arguments: Any, **options: Any) -> Ex
     choice = choose(*floats)
     if choice is _REFUSED:
         raise ValueError(_refusal(floats[0].device))
-    why_not = dict(choice.why_not)
+    why_not: dict[str, str] = {str(name): why for name, why in choice.why_not.items()}
     if choice.implementation != "cpu":
         why_not["c"] = why_not["torch"] = why_not.pop("cpu")
         return Explanation(choice.implementation, why_not)

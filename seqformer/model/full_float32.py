@@ -60,8 +60,9 @@ def _turn_off() -> Callable[[], None]:
     from torch 2.9 on `fp32_precision`, after which the former refuses to be read."""
     products: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
+    convolutions: Any = getattr(cudnn, "conv", None)
     saved: list[tuple[Any, str, Any]] = []
-    for place, newer in ((products, products), (cudnn, getattr(cudnn, "conv", None))):
+    for place, newer in ((products, products), (cudnn, convolutions)):
         try:
             saved.append((place, "allow_tf32", place.allow_tf32))
         except RuntimeError:
