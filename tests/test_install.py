@@ -63,7 +63,8 @@ def their_wheel(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("theirs") / "kernels-9.9-py3-none-any.whl"
     info = "kernels-9.9.dist-info"
     files = {
-        "kernels/__init__.py": "THEIRS = True\n",
+        "kernels/__init__.py": "from kernels.layer import kernelize\nTHEIRS = True\n",
+        "kernels/layer.py": "def kernelize():\n    from kernels import THEIRS\n    return THEIRS\n",
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: kernels\nVersion: 9.9\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -181,3 +182,14 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
         "assert ms_deform_attn is used.ms_deform_attn"
     )
     python(env, "-c", reverse, cwd=our_source)
+    # There the folder answers for the other package, too, which libraries ask for its names.
+    both = (
+        "from kernels.layer import kernelize; from kernels import THEIRS, kernelize as same; "
+        "import kernels, seqformer.kernels; assert kernelize is same and kernelize() and THEIRS; "
+        "assert kernels is seqformer.kernels and callable(kernels.ms_deform_attn); "
+        "assert not hasattr(kernels, 'nobody')"
+    )
+    for first in ("", "import seqformer.kernels; "):
+        python(env, "-c", first + both, cwd=our_source)
+    from_elsewhere = "import seqformer.kernels as k; assert not hasattr(k, 'THEIRS'), k.__path__"
+    python(env, "-c", from_elsewhere, cwd=tmp_path)
