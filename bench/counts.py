@@ -5,6 +5,7 @@
     python -m bench.counts attention --only 'encoder 360' --capability 80 --dtype float32
     python -m bench.counts masks --capability 80
     python -m bench.counts memory           # predictions for `bench.gpu --part first`; a minute
+    python -m bench.counts least            # what any deformable attention has to move
     python -m bench.counts peers --sources DeformableDETR DCNv4 deformops-wheel
     python -m bench.counts tables           # of docs/kernels.md, from the records
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-OURS = ("attention", "masks", "memory")
+OURS = ("attention", "masks", "memory", "least")
 KINDS = (*OURS, "peers", "tables")
 
 

@@ -30,6 +30,8 @@ Size = Literal["small", "published"]
 SIZES = {"small": (96, 128), "published": (480, 640)}
 IMAGE_SIZES = {"RfDetr": (512, 512), "RTDetr": (640, 640), "RTDetrV2": (640, 640)}
 """Pixels, height and width; of published models that are made for one size."""
+MASKED = 1e30
+"""Values from here on stand for nothing: anchors outside the image are the largest float."""
 NOTHING = 1e-7
 """A gradient this small beside the model's largest is rounding (a bias before a softmax)."""
 
@@ -45,14 +47,20 @@ def step(model: nn.Module, given: families.Inputs) -> tuple[list[Tensor], list[T
     return [x.detach() for x in outputs], [torch.zeros(1) if g is None else g for g in grads]
 
 
-def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """The largest, each as a share of the largest value of its tensor."""
-    tops = [float(x[x.isfinite()].abs().amax()) if x.numel() else 0.0 for x in second]
+def difference(first: Sequence[Tensor], second: Sequence[Tensor], floor: float = 0.0) -> float:
+    """The largest, each as a share of the largest value of its tensor.
+
+    Args:
+        floor: tensors that are smaller than this share of the largest one do not count.
+    """
+    counted = [y.abs() < MASKED for y in second]
+    tops = [
+        float(y[c].abs().amax()) if c.any() else 0.0 for y, c in zip(second, counted, strict=True)
+    ]
     worst = 0.0
-    for x, y, top in zip(first, second, tops, strict=True):
-        if top > NOTHING * max(tops):
-            finite = y.isfinite()
-            worst = max(worst, float((x.double() - y.double())[finite].abs().amax()) / top)
+    for x, y, c, top in zip(first, second, counted, tops, strict=True):
+        if top > floor * max(tops):
+            worst = max(worst, float((x.double() - y.double())[c].abs().amax()) / top)
     return worst
 
 
@@ -90,9 +98,9 @@ def row(name: str, size: Size, rounds: int) -> str:
             with integrations.use_in_transformers(model):
                 times.setdefault((kind, "ours"), []).append(seconds(call))
     cells = [name, f"{height}x{width}"]
-    for part in (0, 1):
-        own = difference(theirs[part], truth[part])
-        cells.append(f"{difference(ours[part], theirs[part]):.0e} ({own:.0e})")
+    for part, floor in ((0, 0.0), (1, NOTHING)):
+        own = difference(theirs[part], truth[part], floor)
+        cells.append(f"{difference(ours[part], theirs[part], floor):.0e} ({own:.0e})")
     for kind in ("inference", "step"):
         before, after = (min(times[kind, side]) for side in ("theirs", "ours"))
         cells.append(f"{before:.2f} s, {after:.2f} s: {before / after:.1f} times")

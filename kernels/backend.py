@@ -6,6 +6,7 @@ back to another implementation afterwards.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .device import facts, is_triton_installed
+
+logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "triton", "reference"]
 Implementation = Literal["triton", "cpu", "reference"]
@@ -119,7 +123,12 @@ def _kernels_on(device: torch.device) -> Choice:
 
 def is_reference_chosen(first: Tensor, *others: Tensor | None) -> bool:
     """Whether `choose` takes the plain PyTorch definition."""
-    return choose(first, *others).implementation == "reference"
+    choice = choose(first, *others)
+    if choice.implementation != "reference":
+        return False
+    if not is_compiling() and "reference" not in _told:
+        _tell(choice)
+    return True
 
 
 def kernel_implementation(tensor: Tensor) -> Implementation:
@@ -130,7 +139,32 @@ def kernel_implementation(tensor: Tensor) -> Implementation:
     choice = _kernels_on(tensor.device)
     if choice is _REFUSED:
         raise ValueError(_refusal(tensor.device))
+    if choice.implementation not in _told:
+        _tell(choice)
     return choice.implementation
+
+
+_told: set[Implementation] = set()
+"""What this process was told of."""
+_KINDS = {
+    "triton": "Triton kernels",
+    "cpu": "the CPU's own code",
+    "reference": "the plain PyTorch definition",
+}
+
+
+def _tell(choice: Choice) -> None:
+    """Say once per process and implementation that it runs, and why."""
+    _told.add(choice.implementation)
+    reason = choice.why_not.get("triton")
+    if reason is None:
+        reason = "the tensors are on a GPU" if choice is _GPU else _ASKED_TRITON
+    logger.info(
+        "deformable attention and masks run as %s: %s (%s or use_backend() chooses)",
+        _KINDS[choice.implementation],
+        reason,
+        ENVIRONMENT_VARIABLE,
+    )
 
 
 def _refusal(device: torch.device) -> str:
@@ -196,7 +230,7 @@ def explain(operator: Callable[..., Any], *arguments: Any, **options: Any) -> Ex
     choice = choose(*floats)
     if choice is _REFUSED:
         raise ValueError(_refusal(floats[0].device))
-    why_not = dict(choice.why_not)
+    why_not: dict[str, str] = {str(name): why for name, why in choice.why_not.items()}
     if choice.implementation != "cpu":
         why_not["c"] = why_not["torch"] = why_not.pop("cpu")
         return Explanation(choice.implementation, why_not)

@@ -92,6 +92,8 @@ def why_not(name: str, dtype: torch.dtype) -> str:
 
 def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     """The library, from the cache or made now. Raises: _UnavailableError."""
+    if not hasattr(os, "geteuid"):
+        raise _UnavailableError("C code is compiled on Linux and macOS only")
     compiler = _compiler()
     if compiler is None:
         raise _UnavailableError("no C compiler found (cc, gcc or clang)")

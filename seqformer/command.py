@@ -38,7 +38,8 @@ _LONGEST = 600
 _TIDYING_SECONDS = 20
 """After a request to end another one is not heard for so long."""
 _POLL_SECONDS = 0.05
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")
+ENDING_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """Those that ask a command to end."""
 _running: list[Command] = []
 """The commands that run now, the innermost last."""

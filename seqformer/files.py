@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import io
 import json
@@ -22,6 +21,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +161,8 @@ def to_disk(file: IO[Any]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Names that were made or changed in a folder survive a power cut."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -246,11 +252,17 @@ def _release_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_release_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _take(path: Path, what: str) -> int | None:
     """The locked handle of a file that has this name; None where the disk knows no locks."""
+    if fcntl is None:
+        logger.warning(
+            "%s cannot be locked (this system has no flock): do not start a second run there", path
+        )
+        return None
     while True:
         with writing_to(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

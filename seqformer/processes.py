@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from multiprocessing import parent_process, spawn
 from typing import Any
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
+_CAN_BLOCK = hasattr(signal, "pthread_sigmask")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -27,14 +29,20 @@ def deaf_children() -> Iterator[None]:
     They inherit this thread's mask of blocked signals, forked or spawned. What comes meanwhile
     reaches this process after the block. SIGKILL is what ends such a process.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = _block(_SIGNALS)
     command_line = spawn.get_command_line
     spawn.get_command_line = lambda **options: _quietly(command_line(**options))
     try:
         yield
     finally:
         spawn.get_command_line = command_line
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _CAN_BLOCK:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _block(signals: set[signal.Signals]) -> set[Any]:
+    """Block signals in this thread, on systems that can; those that were blocked before."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, signals) if _CAN_BLOCK else set()
 
 
 def _quietly(command: list[str]) -> list[str]:
@@ -52,7 +60,8 @@ def _quietly(command: list[str]) -> list[str]:
 
 def hear_sigterm() -> None:
     """In a process started by `deaf_children`: SIGTERM ends it from now on."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if _CAN_BLOCK:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def exit_with_parent() -> None:
@@ -61,7 +70,7 @@ def exit_with_parent() -> None:
     On Linux the system sees to it, even where the process hangs or is stopped. It acts when the
     *thread* that started the process ends, so start helpers from one that stays.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # where a server forked it, it is not deaf
+    _block(_SIGNALS)  # where a server forked it, it is not deaf
     parent = parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""What crosses the doors between data, model, criterion, inference and trainer.
+"""What goes between data, model, criterion, inference and trainer.
 
 Letters: B clips, T frames, Q queries, C channels, L levels, K classes, N instances,
 D decoder layers, G generated mask-head weights, H x W padded frame size,

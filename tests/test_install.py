@@ -9,6 +9,7 @@ import os
 import site
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -62,7 +63,8 @@ def their_wheel(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("theirs") / "kernels-9.9-py3-none-any.whl"
     info = "kernels-9.9.dist-info"
     files = {
-        "kernels/__init__.py": "THEIRS = True\n",
+        "kernels/__init__.py": "from kernels.layer import kernelize\nTHEIRS = True\n",
+        "kernels/layer.py": "def kernelize():\n    from kernels import THEIRS\n    return THEIRS\n",
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: kernels\nVersion: 9.9\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -79,7 +81,7 @@ def our_source(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("ours") / "checkout"
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "seqformer", "kernels",
-         "pyproject.toml", "README.md", "LICENSE"],
+         "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\n")  # fmt: skip
     for name in filter(None, listed):
@@ -112,6 +114,25 @@ def test_the_source_archive_makes_the_same_wheel(our_source, our_wheel, tmp_path
     (wheel,) = tmp_path.glob("seqformer-*.whl")
     names = [set(zipfile.ZipFile(path).namelist()) for path in (our_wheel, wheel)]
     assert names[0] == names[1]
+
+
+def test_the_source_archive_is_complete(tmp_path):
+    """All that is tracked, so that whoever unpacks it can test it and measure with it."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    copy = tmp_path / "checkout"
+    for name in filter(lambda name: (ROOT / name).is_file(), tracked):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).symlink_to(ROOT / name)
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("seqformer-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    missing = {name for name in tracked if (ROOT / name).is_file()} - names
+    assert not missing, sorted(missing)[:10]
 
 
 def fresh_environment(folder: Path) -> Path:
@@ -161,3 +182,14 @@ def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their
         "assert ms_deform_attn is used.ms_deform_attn"
     )
     python(env, "-c", reverse, cwd=our_source)
+    # There the folder answers for the other package, too, which libraries ask for its names.
+    both = (
+        "from kernels.layer import kernelize; from kernels import THEIRS, kernelize as same; "
+        "import kernels, seqformer.kernels; assert kernelize is same and kernelize() and THEIRS; "
+        "assert kernels is seqformer.kernels and callable(kernels.ms_deform_attn); "
+        "assert not hasattr(kernels, 'nobody')"
+    )
+    for first in ("", "import seqformer.kernels; "):
+        python(env, "-c", first + both, cwd=our_source)
+    from_elsewhere = "import seqformer.kernels as k; assert not hasattr(k, 'THEIRS'), k.__path__"
+    python(env, "-c", from_elsewhere, cwd=tmp_path)

@@ -1,7 +1,7 @@
 """Other projects' deformable attention, each with everything that our operator replaces.
 
 Where they can be imported: the public CUDA operator of Deformable-DETR, in one launch and frame by
-frame as SeqFormer calls it, mmcv's, and DCNv4's flash operator.
+frame as SeqFormer calls it, mmcv's, DCNv4's flash operator, and deformops, on a CPU, too.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ class Peer:
 
     Attributes:
         module: what must be importable; "a.b" wants the submodule too.
+        on_cpu: whether it runs there, too.
     """
 
     name: str
     module: str
     run: Callable[[Inputs, list[Tensor]], Tensor]
     dtypes: tuple[torch.dtype, ...]
+    on_cpu: bool = False
 
     def is_installed(self) -> bool:
         package, _, inner = self.module.partition(".")
         return find_spec(package) is not None and (not inner or find_spec(self.module) is not None)
 
     def runs_on(self, device: torch.device) -> bool:
-        return device.type == "cuda" and self.is_installed()
+        return (device.type == "cuda" or self.on_cpu) and self.is_installed()
 
 
 @lru_cache(maxsize=64)
@@ -112,6 +114,15 @@ def _dcnv4(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
     return FlashDeformAttnFunction.apply(value, shapes, starts, joined.contiguous(), 64)
 
 
+def _deformops(inputs: Inputs, leaves: list[Tensor]) -> Tensor:
+    """By its own choice of implementation: eager PyTorch on a CPU."""
+    from deformops.registry import msda
+
+    value, locations, weights = prepared(inputs, leaves)
+    sizes, starts = _shape_tensors(tuple(inputs.shapes), value.device)
+    return msda(value, sizes, starts, locations, weights.to(value.dtype))
+
+
 PEERS = (
     Peer(
         "public CUDA op by frame", "MultiScaleDeformableAttention", _public_by_frame,
@@ -120,6 +131,10 @@ PEERS = (
     Peer("public CUDA op", "MultiScaleDeformableAttention", _public, (torch.float32,)),
     Peer("mmcv", "mmcv._ext", _mmcv, (torch.float32, torch.float16)),
     Peer("DCNv4 flash", "DCNv4", _dcnv4, (torch.float16,)),
+    Peer(
+        "deformops", "deformops", _deformops,
+        (torch.float32, torch.bfloat16, torch.float16), on_cpu=True,
+    ),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def backward(
     grad_points = grad_weights = grad_reference = None
     if needs_samples or needs_reference:
         grad_points, grad_weights = new(B, Q, M, L, P, 2), new(B, Q, M, L, P)
-    if needs_reference:
+    if needs_reference and reference is not None:
         grad_reference = new(B, Q, M, L, reference.shape[-1])
     if grad_output.numel() and P:
         grad_output = grad_output.to(inputs.value.dtype).contiguous()
@@ -96,12 +97,18 @@ def backward(
             cuts = _cuts(M, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
             jobs = [_Job(b, b + 1, 0, Q, m0, m1) for b in range(B) for m0, m1 in cuts]
             _run(compiled.backward, arguments, jobs)
+    if grad_reference is not None:
+        grad_reference = grad_reference.sum(2)
     return (
-        grad_value.to(value.dtype) if needs_value else None,
-        sum_of_shared(grad_points, points) if needs_samples else None,
-        sum_of_shared(grad_weights, weights) if needs_samples else None,
-        sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
+        None if grad_value is None else grad_value.to(value.dtype),
+        _asked_for(needs_samples, grad_points, points),
+        _asked_for(needs_samples, grad_weights, weights),
+        _asked_for(needs_reference, grad_reference, reference),
     )
+
+
+def _asked_for(needs: bool, grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+    return sum_of_shared(grad, like) if needs and grad is not None and like is not None else None
 
 
 def compiled_for(value: Tensor, points: Tensor) -> ctypes.CDLL | None:
@@ -203,7 +210,7 @@ class _Job(ctypes.Structure):
     ]
 
 
-def _run(function: ctypes._CFuncPtr, arguments: _Arguments, jobs: list[_Job]) -> None:
+def _run(function: Any, arguments: _Arguments, jobs: list[_Job]) -> None:
     function.restype = None
     run_jobs(function, [(ctypes.byref(arguments), ctypes.byref(job)) for job in jobs])
 
@@ -221,7 +228,8 @@ def _per_image(x: Tensor, B: int) -> Tensor:
 
 
 def _slopes(inputs: _Inputs, B: int) -> Tensor:
-    """d location / d offset, broadcastable to [B, Q, M, L, P, 2]."""
+    """Derivative of a location by its offset, broadcastable to [B, Q, M, L, P, 2]."""
+    assert inputs.reference is not None
     sizes = inputs.value.new_tensor([[w, h] for h, w in inputs.shapes])
     if inputs.reference.shape[-1] == 2:
         return 1 / sizes[:, None]
@@ -245,6 +253,7 @@ def _sampling(inputs: _Inputs) -> tuple[Tensor, Tensor, Tensor]:
 
 def _inside(inputs: _Inputs, B: int) -> Tensor:
     """[B, S, 1, 1], 1 inside the valid region and 0 outside."""
+    assert inputs.valid is not None
     valid = _per_image(inputs.valid, B)
     levels = []
     for level, (height, width) in enumerate(inputs.shapes):

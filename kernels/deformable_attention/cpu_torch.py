@@ -286,7 +286,7 @@ def _sample_gradients(
 
 
 def _scatter_rows(rows: Tensor, weights: Tensor, grad: Tensor, E: int, length: int) -> Tensor:
-    """sum over corners of weight * grad into their table rows: [length, D].
+    """Sum over corners of weight * grad into their table rows: [length, D].
 
     The stable sort fixes the order of summation, so the result is the same in every run.
     """

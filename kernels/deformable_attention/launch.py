@@ -84,11 +84,13 @@ def backward(
     _, Q, _, L, P, _ = points.shape
     needs_value, needs_samples, needs_reference = needs
     if grad_output.numel() == 0 or P == 0:
-        wanted = (needs_value, needs_samples, needs_samples, needs_reference)
+        is_needed = (needs_value, needs_samples, needs_samples, needs_reference)
         inputs = (value, points, weights, reference)
         return tuple(
-            torch.zeros_like(x, memory_format=torch.contiguous_format) if want else None
-            for x, want in zip(inputs, wanted, strict=True)
+            torch.zeros_like(x, memory_format=torch.contiguous_format)
+            if n and x is not None
+            else None
+            for x, n in zip(inputs, is_needed, strict=True)
         )
     is_deterministic = needs_value and torch.are_deterministic_algorithms_enabled()
     needs_rows = needs_samples or needs_reference
@@ -98,11 +100,11 @@ def backward(
     if needs_value and needs_samples and not (needs_reference or is_deterministic):
         merged = launch_merged.config_of(value, points, levels.is_large)
         if merged is not None:
-            shares = tuple(_share(B, shared) for shared in (tensors[1], *tensors[3:]))
-            grads = launch_merged.backward(
+            shares = (_share(B, tensors[1]), _share(B, tensors[3]), _share(B, tensors[4]))
+            sums = launch_merged.backward(
                 (form, merged), _sizes(form), levels.codes, shares, tensors, aligned(grad_output)
             )
-            return grads[0].to(value.dtype), *map(sum_of_shared, grads[1:], tensors[1:3]), None
+            return sums[0].to(value.dtype), *map(sum_of_shared, sums[1:], tensors[1:3]), None
     unused = tensors[1]
     scale, inverse = unused, None
     if is_deterministic:
@@ -115,7 +117,7 @@ def backward(
     if needs_rows:
         grad_points = value.new_empty((B, Q, M, L, P, 2), dtype=torch.float32)
         grad_weights = value.new_empty((B, Q, M, L, P), dtype=torch.float32)
-    if needs_reference:
+    if needs_reference and reference is not None:
         numbers = reference.shape[-1]
         grad_reference = value.new_empty((B, Q, M, L, numbers), dtype=torch.float32)
     grads = (grad_value, grad_points, grad_weights, grad_reference)
@@ -132,13 +134,16 @@ def backward(
         (*tensors, aligned(grad_output), scale, *grads),
         levels.codes,
     )
-    if is_deterministic:
+    if inverse is not None:
         grad_value = grad_value.to(torch.float32).mul_(inverse)
+    d_reference = None
+    if needs_reference and reference is not None:
+        d_reference = sum_of_shared(grad_reference.sum(2), reference)
     return (
         grad_value.to(value.dtype) if needs_value else None,
         sum_of_shared(grad_points, points) if needs_samples else None,
         sum_of_shared(grad_weights, weights) if needs_samples else None,
-        sum_of_shared(grad_reference.sum(2), reference) if needs_reference else None,
+        d_reference,
     )
 
 

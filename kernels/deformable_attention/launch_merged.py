@@ -152,6 +152,7 @@ def softmax_rows(samples: int) -> int:
 def count_variant(
     arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
 ) -> KernelVariant:
+    """How `count_kernel` is compiled for these arguments (tensors or dtypes)."""
     layout = grid_of_samples(sizes["P"])
     constants = {name: sizes[name] for name in _COMMON} | layout
     return _variant(count_kernel, arguments, constants, layout["BQ"], sizes["L"])
@@ -160,6 +161,7 @@ def count_variant(
 def offset_variant(
     arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
 ) -> KernelVariant:
+    """How `offset_kernel` is compiled for these arguments (tensors or dtypes)."""
     constants = {"L": sizes["L"], "BLOCK": 1024}
     return _variant(offset_kernel, arguments, constants, 1024, 1)
 
@@ -167,6 +169,7 @@ def offset_variant(
 def scatter_variant(
     arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
 ) -> KernelVariant:
+    """How `scatter_kernel` is compiled for these arguments (tensors or dtypes)."""
     layout = grid_of_samples(sizes["P"])
     constants = {name: sizes[name] for name in (*_COMMON, "SAMPLES")} | layout
     return _variant(scatter_kernel, arguments, constants, layout["BQ"], sizes["L"])
@@ -175,6 +178,7 @@ def scatter_variant(
 def merge_variant(
     arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
 ) -> KernelVariant:
+    """How `merge_kernel` is compiled for these arguments (tensors or dtypes)."""
     layout = merge_layout(sizes["D"], config)
     constants = {name: sizes[name] for name in (*_COMMON, "D")} | layout
     rows = max(layout["STREAMS"] * config.run // (sizes["L"] * sizes["P"]), 1)
@@ -185,6 +189,7 @@ def merge_variant(
 def softmax_variant(
     arguments: dict[str, Any], sizes: dict[str, Any], config: MergedConfig
 ) -> KernelVariant:
+    """How `softmax_kernel` is compiled for these arguments (tensors or dtypes)."""
     rows = softmax_rows(sizes["SAMPLES"])
     constants = {"LP": sizes["L"] * sizes["P"], "SAMPLES": sizes["SAMPLES"], "BLOCK": rows}
     return _variant(softmax_kernel, arguments, constants, rows, 1)

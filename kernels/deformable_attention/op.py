@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -53,7 +54,10 @@ class _MSDeformAttn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        grads = _backward(grad_output, *ctx.saved_tensors, ctx.shapes, _needs(ctx))
+        value, points, weights, reference, valid = ctx.saved_tensors
+        grads = _backward(
+            grad_output, value, points, weights, reference, valid, ctx.shapes, _needs(ctx)
+        )
         return *_asked_for(ctx, grads), None, None
 
 
@@ -65,11 +69,7 @@ def _forward(
     valid: Tensor | None,
     shapes: Shapes,
 ) -> Tensor:
-    if kernel_implementation(value) == "triton":
-        from . import launch as implementation
-    else:
-        implementation = cpu
-    return implementation.forward(value, points, weights, reference, valid, shapes)
+    return _implementation(value).forward(value, points, weights, reference, valid, shapes)
 
 
 def _backward(
@@ -82,13 +82,18 @@ def _backward(
     shapes: Shapes,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    if kernel_implementation(value) == "triton":
-        from . import launch as implementation
-    else:
-        implementation = cpu
-    return implementation.backward(
+    return _implementation(value).backward(
         grad_output, value, points, weights, reference, valid, shapes, needs
     )
+
+
+def _implementation(value: Tensor) -> ModuleType:
+    """The module that answers a call."""
+    if kernel_implementation(value) == "triton":
+        from . import launch
+
+        return launch
+    return cpu
 
 
 def _needs(ctx: Any) -> list[bool]:
@@ -157,7 +162,8 @@ def backward(
             is not is an empty tensor.
     """
     grads = _backward(grad_output, value, points, weights, reference, valid, _pairs(shapes), needs)
-    return tuple(value.new_empty(0) if grad is None else grad for grad in grads)
+    full = [value.new_empty(0) if grad is None else grad for grad in grads]
+    return full[0], full[1], full[2], full[3]
 
 
 @backward.register_fake
@@ -177,8 +183,12 @@ def _(
         value.new_empty(value.shape) if needs_value else nothing,
         points.new_empty(points.shape) if needs_samples else value.new_empty(0),
         weights.new_empty(weights.shape) if needs_samples else value.new_empty(0),
-        reference.new_empty(reference.shape) if needs_reference else value.new_empty(0),
+        value.new_empty(0) if reference is None else _like(reference, needs_reference),
     )
+
+
+def _like(tensor: Tensor, is_needed: bool) -> Tensor:
+    return tensor.new_empty(tensor.shape if is_needed else 0)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

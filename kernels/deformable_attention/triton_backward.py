@@ -203,6 +203,7 @@ def backward_kernel(
     VEC: tl.constexpr,
     SPLIT: tl.constexpr,  # lanes read four channels each, and add one channel at a time
 ):
+    """All gradients of a block of rows; that of value is added to memory."""
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
     if HAS_VALID:
         valid += shared(image, share_valid) * (L * 2)

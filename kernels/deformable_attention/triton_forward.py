@@ -64,7 +64,7 @@ def place(Q, M: tl.constexpr, BQ: tl.constexpr, HEADS: tl.constexpr, LANES: tl.c
 
 @triton.jit
 def shared(image, share):
-    """image // n, the entry of an input that n images in a row share; share = ceil(2^30 / n)."""
+    """Entry image // n of an input that n images in a row share; share = ceil(2^30 / n)."""
     return tl.umulhi(image << 2, share)
 
 
@@ -299,6 +299,7 @@ def forward_kernel(
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
+    """The output of a block of rows."""
     image, head, q, exists, lane = place(Q, M, BQ, HEADS, LANES)
     if KIND != LOCATIONS:
         _, largest = scaled_logits(weights, Q, share_points, M, L, P, BQ, HEADS, SAMPLES)

@@ -90,7 +90,7 @@ def _renewed(pointers, offset, mask, old, VECTORS: tl.constexpr):
 
 @triton.jit
 def _grow(sums, share, grads, VECTORS: tl.constexpr):
-    """sums + share * gradient."""
+    """Sums with share * gradient added."""
     vectors = (sums[0] + share * grads[0],)
     for k in tl.static_range(1, VECTORS):
         vectors += (sums[k] + share * grads[k],)

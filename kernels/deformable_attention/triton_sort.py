@@ -83,6 +83,7 @@ def count_kernel(
     BQ: tl.constexpr,
     LANES: tl.constexpr,  # of a row, a point each
 ):
+    """Samples of each cell, and the rank of each sample in its cell."""
     slot, head, q, exists, p = place(Q, M, BQ, 1, LANES)
     exists = exists & (p < P)
     p = tl.minimum(p, P - 1)
@@ -183,6 +184,7 @@ def scatter_kernel(
     BQ: tl.constexpr,
     LANES: tl.constexpr,
 ):
+    """The record of each sample, written to its place in the order of cells."""
     slot, head, q, exists, p = place(Q, M, BQ, 1, LANES)
     exists = exists & (p < P)
     p = tl.minimum(p, P - 1)

@@ -52,11 +52,12 @@ def encode(logits: Tensor, frame_size: tuple[int, int]) -> tuple[list[str], list
     capacity = 16 * (frame_size[1] + 16)
     text = torch.empty(M, capacity, dtype=torch.uint8)
     _draw(compiled, logits, frame_size, None, text, length, area)
+    lengths = length.tolist()
     counts = [
-        None if n < 0 else bytes(row[:n]).decode("ascii")
-        for row, n in zip(text.numpy(), length.tolist(), strict=True)
+        bytes(row[: max(n, 0)]).decode("ascii")
+        for row, n in zip(text.numpy(), lengths, strict=True)
     ]
-    for mask in [i for i, c in enumerate(counts) if c is None]:
+    for mask in [i for i, n in enumerate(lengths) if n < 0]:
         text = torch.empty(1, 6 * (frame_size[0] * frame_size[1] + 1), dtype=torch.uint8)
         one = torch.zeros(1, dtype=torch.int64)
         _draw(compiled, logits[mask : mask + 1], frame_size, None, text, one, one.clone())

@@ -15,11 +15,13 @@ from . import cpu
 
 @torch.library.custom_op("seqformer_kernels::threshold_masks", mutates_args=())
 def forward(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
+    """`run` as an operator of torch, opaque to tracing."""
     return run(logits, height, width, packed)
 
 
 @torch.no_grad()
 def run(logits: Tensor, height: int, width: int, packed: bool) -> Tensor:
+    """Masks of logits [M, h, w]: uint8 [M, W, H], or packed [M, W, ceil(H / 8)]."""
     if kernel_implementation(logits) == "triton":
         from . import launch
 

@@ -40,6 +40,7 @@ def threshold_kernel(
     BX: tl.constexpr,
     BY: tl.constexpr,
 ):
+    """A tile of a mask: whether the logits, blended at each pixel, are above zero."""
     m = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
     tiles_y = tl.cdiv(rows, BY)

@@ -12,6 +12,7 @@ Definition: `reference.py`. Operators: `op.py`. GPU: `triton_forward.py`. CPU: `
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -58,9 +59,9 @@ def dynamic_mask_head(
     Raises: ValueError naming the argument, what was given and what is needed; on a CPU also for a
         clip index out of range and for references that are not finite.
     """
-    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    tensors = (mask_features, mask_params, reference_points, clip_index)
     inputs, head = checked(
-        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+        tensors, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
     )
     if is_reference_chosen(*inputs[:3]):
         check_values(inputs)
@@ -81,16 +82,16 @@ def dynamic_mask_head_reference(
     upsample: int = 2,
 ) -> Tensor:
     """`dynamic_mask_head` in plain PyTorch: the definition."""
-    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    tensors = (mask_features, mask_params, reference_points, clip_index)
     inputs, head = checked(
-        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+        tensors, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
     )
     check_values(inputs)
     return reference.dynamic_mask_head(inputs, head)
 
 
 def checked(
-    inputs: MaskHeadInputs,
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor],
     mask_stride: int,
     hidden_width: int,
     num_layers: int,
@@ -101,7 +102,8 @@ def checked(
 
     Raises: ValueError as `check_head`.
     """
-    features, params, references, _ = inputs
+    features, params, references, _ = tensors
+    inputs = MaskHeadInputs(*cast(tuple[Tensor, Tensor, Tensor, Tensor], tensors))
     channels = features.shape[2] if features.dim() == 5 else 0
     # A number of channels that is a symbol has no hash.
     make = _known_head if type(channels) is int and not is_compiling() else MaskHeadConfig

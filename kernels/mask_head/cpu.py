@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Tile(NamedTuple):
     frame: int
     rows: slice | Tensor
     first: int
-    count: int
+    count: int  # type: ignore[assignment] # in the place of tuple.count
 
 
 class Network:
@@ -119,7 +119,7 @@ class Network:
         self._grad_features = torch.zeros_like(self._features) if needs_features else None
         self._grad_params = torch.zeros(T, *self._params.shape, dtype=self.dtype)
         self._grad_references = torch.zeros(N, T, 2, dtype=self.dtype)
-        if needs_features:
+        if self._grad_features is not None:
             self._arguments.grad_features = self._grad_features.data_ptr()
         self._arguments.grad_params = self._grad_params.data_ptr()
         self._arguments.grad_references = self._grad_references.data_ptr()
@@ -135,7 +135,7 @@ class Network:
         d_params = self.unsort(sum_in_order(self._grad_params))
         return self._grad_features, d_params, self.unsort(self._grad_references)
 
-    def _run(self, function: ctypes._CFuncPtr, tile: Tile, masks: Tensor) -> None:
+    def _run(self, function: Any, tile: Tile, masks: Tensor) -> None:
         space = torch.empty(self._space, dtype=self.dtype)
         job = _Job(
             tile.clip, tile.frame, tile.first, tile.first + tile.count,

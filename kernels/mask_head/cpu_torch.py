@@ -103,7 +103,7 @@ class Block:
         return hidden
 
     def logits(self) -> Tensor:
-        """z [f, n, h*w], before upsampling; valid until the next block's."""
+        """Logits z [f, n, h*w], before upsampling; valid until the next block's."""
         z = self._scratch("z", self.f * self.n, 1, self._inputs.shape[2])
         for tile in self._tiles():
             units = self._hidden(tile, keep=False)[-1]

@@ -118,10 +118,11 @@ def in_dtypes(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of features, params and references in their dtypes; None where not asked for."""
     is_needed = (needs[0], needs[1], needs[1])
-    return tuple(
-        g.to(t.dtype) if needed else None
+    features, params, references = (
+        g.to(t.dtype) if needed and g is not None else None
         for g, t, needed in zip(grads, inputs[:3], is_needed, strict=True)
     )
+    return features, params, references
 
 
 def check_head(inputs: MaskHeadInputs, head: MaskHeadConfig) -> None:

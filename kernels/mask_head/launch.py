@@ -134,6 +134,7 @@ def variant_of(
     constants: dict[str, Any],
     config: LaunchConfig | BackwardConfig,
 ) -> KernelVariant:
+    """A variant whose programs have a lane for each column of cells."""
     types = {name: argument_type(value) for name, value in arguments.items()}
     return KernelVariant(
         kernel=kernel,
@@ -146,6 +147,7 @@ def variant_of(
 
 
 def network_constants(head: MaskHeadConfig) -> dict[str, int]:
+    """Constants of every kernel that evaluates the network."""
     return {
         "C": head.channels,
         "D": head.hidden_width,

@@ -95,8 +95,8 @@ def _backward(
 )
 def forward(*arguments: Any) -> Tensor:
     """[N, T, F*h, F*w] logits in the dtype of the features, contiguous."""
-    *inputs, sizes = arguments
-    inputs = MaskHeadInputs(*inputs)
+    *tensors, sizes = arguments
+    inputs = MaskHeadInputs(*tensors)
     return _forward(inputs, head_of(inputs.features.shape[2], sizes))
 
 
@@ -122,8 +122,8 @@ def backward(*arguments: Any) -> tuple[Tensor, ...]:
             features, and of parameters and references are asked for; what is not is an empty
             tensor.
     """
-    grad, *inputs, sizes, needs = arguments
-    inputs = MaskHeadInputs(*inputs)
+    grad, *tensors, sizes, needs = arguments
+    inputs = MaskHeadInputs(*tensors)
     grads = _backward(grad, inputs, head_of(inputs.features.shape[2], sizes), needs)
     return tuple(grad.new_empty(0) if g is None else g for g in grads)
 
@@ -148,7 +148,9 @@ def needed(needs_grad: Sequence[bool]) -> list[bool]:
     return [needs_grad[0], needs_grad[1] or needs_grad[2]]
 
 
-def asked_for(needs_grad: Sequence[bool], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def asked_for(
+    needs_grad: Sequence[bool], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
     """Gradients of the first three inputs; None for one that needs none."""
     return tuple(g if needs else None for g, needs in zip(grads, needs_grad[:3], strict=True))
 

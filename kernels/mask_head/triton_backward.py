@@ -126,6 +126,7 @@ def gradient_kernel(
     FEATURE_E: tl.constexpr,
     BP: tl.constexpr,
 ):
+    """Gradients of features, and partial sums of those of parameters."""
     BLOCK: tl.constexpr = FEATURE_E * BP
     PROGRAMS: tl.constexpr = 1 if UNITS > D else (LAYERS - 1) * (D // UNITS)
     blocks = tile_cells // BLOCK

@@ -341,6 +341,7 @@ def forward_kernel(
     CELLS: tl.constexpr,  # cells of a row that a lane evaluates
     BP: tl.constexpr,
 ):
+    """Logits of an instance in a frame, row after row."""
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     b = load_index(clip_index, n, B)

@@ -71,9 +71,9 @@ def dynamic_mask_loss(
     Returns: `MaskLossSums`, differentiable once in features, parameters and references.
     Raises: ValueError as `dynamic_mask_head`, and for targets that do not fit.
     """
-    inputs = MaskHeadInputs(mask_features, mask_params, reference_points, clip_index)
+    tensors = (mask_features, mask_params, reference_points, clip_index)
     inputs, head = checked(
-        inputs, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
+        tensors, mask_stride, hidden_width, num_layers, relative_coordinates, upsample
     )
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class PixelLosses:
         run_jobs(read_frame, [(tiles,) for tiles in net.frames()])
         return net.gradients()
 
-    def _run(self, function: ctypes._CFuncPtr, tile: Tile, masks: Tensor) -> None:
+    def _run(self, function: Any, tile: Tile, masks: Tensor) -> None:
         job = _Job(tile.frame, tile.first, tile.first + tile.count, masks.data_ptr())
         function(ctypes.byref(self._arguments), ctypes.byref(job))
 
@@ -111,7 +112,7 @@ def _pixel_losses(
     """None where the C code cannot be compiled."""
     net = network(inputs, head)
     compiled = None if net is None else compiled_for(net.dtype)
-    if compiled is None:
+    if net is None or compiled is None:
         return None
     compiled.sums.restype = compiled.gradient.restype = None
     return PixelLosses(compiled, net, given)

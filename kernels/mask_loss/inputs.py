@@ -18,7 +18,7 @@ class LossTargets(NamedTuple):
     """
 
     masks: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment] # in the place of tuple.index
     stride: int
     alpha: float
     gamma: float

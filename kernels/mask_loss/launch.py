@@ -94,7 +94,8 @@ def loss_variant(
     gamma: float,
 ) -> KernelVariant:
     """How the kernel for the losses is compiled."""
-    constants = network_constants(head) | {"F": head.upsample, "CELLS": config.cells}
+    constants: dict[str, Any] = network_constants(head)
+    constants |= {"F": head.upsample, "CELLS": config.cells}
     constants |= {"BP": 32 * config.num_warps, "ALPHA": alpha, "GAMMA": gamma}
     return variant_of(loss_kernel, arguments, constants, config)
 

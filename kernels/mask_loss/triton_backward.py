@@ -59,6 +59,7 @@ def loss_gradient_kernel(
     CELLS: tl.constexpr,  # that a lane evaluates; with F > 1 the first and the last are not its own
     BP: tl.constexpr,
 ):
+    """The gradient of the logits of cells, from those of the sums of an instance."""
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w

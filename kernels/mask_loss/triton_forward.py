@@ -36,7 +36,7 @@ def load_target(targets, y, x, inside, target_h, target_w, target_stride):
 
 @triton.jit
 def power(x, GAMMA: tl.constexpr):
-    """x ** GAMMA for x in 0..1."""
+    """Power x ** GAMMA for x in 0..1."""
     if GAMMA == 0:
         y = tl.full(x.shape, 1.0, tl.float32)
     elif GAMMA == 1:
@@ -89,6 +89,7 @@ def loss_kernel(
     CELLS: tl.constexpr,
     BP: tl.constexpr,
 ):
+    """Sums of an instance over a block of cells and the pixels that belong to them."""
     frame = tl.program_id(0) // tiles
     n = (frame // T).to(tl.int64)
     features += (load_index(clip_index, n, B) * T + frame % T) * C * h * w

@@ -6,19 +6,23 @@ not all given back. So a process of its own parses, writes the flat file, and en
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from seqformer.annotations.packed import PackedAnnotations, open_packed, save_packed
 from seqformer.processes import serve
 from seqformer.safe_files import check_regular
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +91,8 @@ def _lock(path: Path) -> Iterator[None]:
     """Held by one process of the machine at a time. Raises: OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -101,6 +106,9 @@ def _temporary(path: Path, parse: Callable[[], PackedAnnotations]) -> PackedAnno
 
 def _parse_apart(path: Path, parse: Callable[[], PackedAnnotations], file: Path) -> None:
     """Parse and save in a process of its own. Raises: what happened there."""
+    if "fork" not in get_all_start_methods():  # Windows
+        save_packed(parse(), file)
+        return
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     arguments = (f"reading {path}", _parse_and_save, parse, file, sender)

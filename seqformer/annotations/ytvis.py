@@ -38,6 +38,11 @@ class AnnotationSet:
     categories: list[dict[str, Any]]
 
     @property
+    def arena(self) -> PackedAnnotations:
+        """`packed`, by its former name."""
+        return self.packed
+
+    @property
     def videos(self) -> Videos:
         """In the order of the file."""
         return Videos(self.packed)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from seqformer.command import exit_with
-from seqformer.distributed.environment import launch
-from seqformer.distributed.presence import announced
 
 PROGRAM = "seqformer"
 
@@ -74,10 +73,20 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
 
     Returns: the exit code.
     """
-    # Before anything that takes time, the other processes of the run learn that this one is there.
-    with announced(launch()) if name in _ON_SEVERAL_PROCESSES else nullcontext():
+    with _announced() if name in _ON_SEVERAL_PROCESSES else nullcontext():
         module = importlib.import_module(f"seqformer.cli.{module_name(name)}")
         return module.main(arguments, program)
+
+
+def _announced() -> AbstractContextManager[None]:
+    """Before anything that takes time, the other processes of the run learn that this one is
+    there."""
+    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
+        return nullcontext()  # nor is anything imported for it
+    from seqformer.distributed.environment import launch
+    from seqformer.distributed.presence import announced
+
+    return announced(launch())
 
 
 def module_name(command: str) -> str:

@@ -24,6 +24,8 @@ class Launch:
         local_world_size: processes of this machine; None where it is not said.
         address: of the machine with rank 0; None where it is not said.
         port: there.
+        in_pod: whether Kubernetes started it: its operators give the pod of rank 0 a loopback
+            address, though the others have pods of their own.
         attempt: tells this start from others that had the same address: run, restart and job.
     """
 
@@ -33,6 +35,7 @@ class Launch:
     local_world_size: int | None = None
     address: str | None = None
     port: int | None = None
+    in_pod: bool = False
     attempt: tuple[str, ...] = ()
 
     @property
@@ -45,7 +48,7 @@ class Launch:
             first = self.rank - self.local_rank
             known = range(max(0, first), min(first + self.local_world_size, self.world_size))
             return known if self.rank in known else None
-        return range(self.world_size) if self.is_loopback else None
+        return range(self.world_size) if self.is_loopback and not self.in_pod else None
 
     @property
     def is_loopback(self) -> bool:
@@ -84,6 +87,7 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
         local,
         environment.get("MASTER_ADDR", "").strip() or None,
         _number(environment, "MASTER_PORT", None, at_most=65535),
+        "KUBERNETES_SERVICE_HOST" in environment,
         tuple(environment.get(name, "") for name in _ATTEMPT),
     )
 

@@ -56,6 +56,8 @@ class Presence:
         self._began, self._looks = time.monotonic(), 0
         self._is_over = threading.Event()
         self._listener = _listen(self._names.pop(launch.rank))
+        if self._listener is None:  # others may not be seen for the same reason
+            self._expected.clear()
         _open.add(self)
         self._thread = threading.Thread(target=self._look_around, name="presence", daemon=True)
         self._thread.start()
@@ -150,7 +152,8 @@ def _shut_in_child() -> None:
         presence._shut()
 
 
-os.register_at_fork(after_in_child=_shut_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shut_in_child)
 
 
 def _name(launch: Launch, rank: int) -> bytes:

@@ -18,6 +18,7 @@ from seqformer.command import sentence_of
 from seqformer.config import EvalOptions
 from seqformer.distributed.environment import launch
 from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.inference.category_names import class_names, warn_about_categories
 from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
     check_report,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from seqformer.data.video_sources import VideoSource
     from seqformer.inference.results_file import PartialResults
     from seqformer.inference.runner import Failure
-    from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -54,13 +54,8 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     from seqformer.distributed.context import distributed_context
     from seqformer.export import is_exported
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.runner import (
-        Helpers,
-        own_threads,
-        predict_shared,
-        resolve_runtime,
-        run_settings,
-    )
+    from seqformer.inference.run_settings import own_threads, resolve_runtime, run_settings
+    from seqformer.inference.runner import Helpers, predict_shared
     from seqformer.inference.stream import StreamLimits
 
     with (
@@ -226,42 +221,6 @@ def check_writable_outputs(options: EvalOptions) -> None:
         if folder is None:
             continue
         make_folder(folder, flag)
-
-
-def warn_about_categories(categories: Mapping[int, str], classes: ClassMap | None) -> None:
-    """Say where the annotation file and the checkpoint mean different things by an id."""
-    if not categories or classes is None:
-        return
-    known = class_names({}, classes)
-    renamed = [
-        f"{i} is {name!r} in the file, {known[i]!r} in the checkpoint"
-        for i, name in sorted(categories.items())
-        if i in known and known[i] != name
-    ]
-    absent = [f"{i} ({name})" for i, name in sorted(categories.items()) if i not in known]
-    foreign = [f"{i} ({name})" for i, name in sorted(known.items()) if i not in categories]
-    for problem, listed in (
-        ("mean something else", renamed),
-        ("are not known to the checkpoint, which will never find them", absent),
-        ("are found by the checkpoint but not listed in the file", foreign),
-    ):
-        if listed:
-            more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-            logger.warning(
-                "the annotation file's categories differ from those of the checkpoint: %d %s: %s%s",
-                len(listed),
-                problem,
-                "; ".join(listed[:5]),
-                more,
-            )
-
-
-def class_names(categories: Mapping[int, str], classes: ClassMap | None) -> dict[int, str]:
-    """Category id -> name; the checkpoint has the last word."""
-    if classes is None:
-        return dict(categories)
-    named = zip(classes.ids, classes.names, strict=True)
-    return {**categories, **{i: n for i, n in named if i >= 0 and n and n != f"unused_{i}"}}
 
 
 def _drawer(options: EvalOptions, names: Mapping[int, str]) -> Callable[..., None]:

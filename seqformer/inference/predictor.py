@@ -1,4 +1,4 @@
-"""One video -> tracks with masks, scores and labels: the door to inference for programs.
+"""One video -> tracks with masks, scores and labels: inference for programs.
 
 predictor = Predictor.from_checkpoint("r50.pth")
 prediction = predictor.predict("dog.mp4")          # or a folder, an array, any iterable

@@ -9,14 +9,11 @@ was too small is tried again with half the frames at once, and half of those.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from seqformer.command import is_out_of_memory, sentence_of
-from seqformer.config import EvalConfig
 from seqformer.data.video_sources import VideoSource
 from seqformer.distributed.context import DistributedContext
 from seqformer.inference.frame_loader import FrameLoader, Resized
@@ -70,80 +66,6 @@ class Helpers:
             n if given is None else given for given, n in zip((decode, encode), usual, strict=True)
         ]
         return cls(decode_workers=asked[0], encode_workers=asked[1])
-
-
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """A run may set PyTorch's number of threads; after the block it is as before."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def resolve_runtime(
-    predictor: Predictor,
-    ranks: DistributedContext,
-    stored: dict[str, Any],
-    threads: int | None = None,
-) -> None:
-    """Fill in what depends on the machine: once per run, the same on every rank, and in a run that
-    is continued what it was started with.
-
-    Args:
-        predictor: its `config.chunk_frames` is settled.
-        stored: settings of the run that is continued; {} for a new one.
-        threads: of PyTorch on a CPU; by default at most 4, however many processes there are, for
-            the last bits of results depend on it.
-    """
-    chunk_frames, threads = ranks.from_main(
-        (
-            predictor.config.chunk_frames
-            or stored.get("chunk_frames")
-            or predictor.default_chunk_frames(),
-            threads or stored.get("threads") or min(4, os.cpu_count() or 1),
-        )
-    )
-    predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
-    if predictor.device.type == "cpu":
-        torch.set_num_threads(int(threads))
-
-
-def _digest(weights: Path) -> str:
-    """Of a file, or of all files in a checkpoint folder."""
-    digest = hashlib.sha256()
-    paths = [weights] if weights.is_file() else sorted(filter(Path.is_file, weights.iterdir()))
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def run_settings(
-    weights: Path,
-    config: EvalConfig,
-    sources: Sequence[VideoSource],
-    device: torch.device | None = None,
-) -> dict[str, Any]:
-    """What decides the results: a run may only be continued where all of it is equal."""
-    weights_digest = _digest(weights)
-    videos = [
-        (
-            *(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]),
-            *(name for name in ("upright", "allow_broken") if getattr(s, name)),
-        )
-        for s in sources
-    ]
-    return {
-        "format": 2,
-        "weights": str(weights),
-        "weights_sha256": weights_digest,
-        "videos_sha256": hashlib.sha256(repr(videos).encode()).hexdigest(),
-        "device": "cpu" if device is None else device.type,
-        "threads": torch.get_num_threads() if device is None or device.type == "cpu" else None,
-        **asdict(config),
-    }
 
 
 def predict_shared(

@@ -3,7 +3,7 @@
 Backbone, encoder and all decoder layers of the box queries see one frame at a time (paper section
 3.2); frames meet only in a temporal softmax per layer, whose running sums do not grow. So frames go
 through in chunks, nothing of them stays but what drawing masks needs (`FrameStore`), and the
-instance queries are computed from the sums whenever results are wanted: at the end, or at any
+instance queries are computed from the sums whenever results are asked for: at the end, or at any
 moment of a stream that has none.
 """
 

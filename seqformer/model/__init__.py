@@ -11,6 +11,7 @@ from .checkpoint import (
     save_safetensors,
 )
 from .convert import published_name, to_published
+from .hub import from_pretrained, push_to_hub, save_pretrained
 from .inference_copy import inference_copy
 from .masks import render_masks
 from .seqformer import SeqFormer, mask_reference
@@ -22,6 +23,7 @@ __all__ = [
     "TemporalPool",
     "build_model",
     "build_model_from_config",
+    "from_pretrained",
     "inference_copy",
     "load_backbone_weights",
     "load_checkpoint",
@@ -29,7 +31,9 @@ __all__ = [
     "mask_reference",
     "model_from_checkpoint",
     "published_name",
+    "push_to_hub",
     "render_masks",
+    "save_pretrained",
     "save_safetensors",
     "to_published",
 ]

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..config import BackboneName, ModelConfig, config_from_dict, config_to_dict
+from ..config import BackboneName, EvalConfig, ModelConfig, config_from_dict, config_to_dict
 from ..files import write_bytes
 from ..structures import ClassMap
 from .backbone import BACKBONES
@@ -246,13 +246,24 @@ def _assume_heads(path: str | Path, config: ModelConfig) -> None:
         )
 
 
-def save_safetensors(path: str | Path, model: SeqFormer, classes: ClassMap) -> None:
-    """Write weights, settings and class map as one safetensors file under the published names."""
+def save_safetensors(
+    path: str | Path,
+    model: SeqFormer,
+    classes: ClassMap,
+    evaluation: EvalConfig | None = None,
+) -> None:
+    """Write weights, settings and class map as one safetensors file under the published names.
+
+    Args:
+        evaluation: frame size and so on that the predictor takes over.
+    """
     state = {k: v.cpu().contiguous().clone() for k, v in to_published(model).items()}
     metadata = {
         "model_config": json.dumps(config_to_dict(model.config)),
         "classes": json.dumps(classes.to_dict()),
     }
+    if evaluation is not None:
+        metadata["args"] = json.dumps({"eval": config_to_dict(evaluation)})
     write_bytes(Path(path), safetensors_bytes(state, metadata))
 
 

@@ -305,8 +305,11 @@ def _read_tensor(data: io.BytesIO, key: str) -> Tensor:
     """The tensor that `torch.save` wrote. Raises: ValueError."""
     try:
         with zipfile.ZipFile(data) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError(f"{key} is compressed, as torch never writes it")
+            entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError(f"{key} is compressed, as torch never writes it")
+        if sum(entry.file_size for entry in entries) > data.getbuffer().nbytes:
+            raise ValueError(f"{key} lists more than it holds")
     except zipfile.BadZipFile:
         raise ValueError(f"{key} is damaged") from None
     data.seek(0)

@@ -58,9 +58,11 @@ def use_tf32(allowed: bool) -> None:
 def _turn_off() -> Callable[[], None]:
     """Returns: what restores the settings, through the interface that made them: `allow_tf32`, or
     from torch 2.9 on `fp32_precision`, after which the former refuses to be read."""
-    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    products: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    convolutions: Any = getattr(cudnn, "conv", None)
     saved: list[tuple[Any, str, Any]] = []
-    for place, newer in ((products, products), (cudnn, getattr(cudnn, "conv", None))):
+    for place, newer in ((products, products), (cudnn, convolutions)):
         try:
             saved.append((place, "allow_tf32", place.allow_tf32))
         except RuntimeError:

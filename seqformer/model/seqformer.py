@@ -9,13 +9,15 @@ calls the first in chunks and merges the pools.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..structures import ClipOutput
+from ..structures import ClassMap, ClipOutput
 from .attention import MSDeformAttn
 from .backbone import build_backbone
 from .blocks import MLP
@@ -29,7 +31,17 @@ from .temporal import TemporalPool
 
 
 class SeqFormer(nn.Module):
-    """The whole network; see `forward`."""
+    """The whole network; see `forward`.
+
+    Attributes:
+        config: its settings.
+        classes: of its outputs, where `from_pretrained` read them; else None.
+    """
+
+    classes: ClassMap | None = None
+    from_pretrained: ClassVar[Callable[..., SeqFormer]]
+    save_pretrained: ClassVar[Callable[..., None]]
+    push_to_hub: ClassVar[Callable[..., str]]
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -73,11 +73,11 @@ class ParallelModel:
         return self.wrapped("forward", images, padding_mask)
 
     def box_stream(self, frames: Tensor, padding_mask: Tensor | None) -> tuple[BoxStates, Tensor]:
-        """`SeqFormer.box_stream` of some frames, for a backward pass in pieces."""
+        """`SeqFormer.box_stream` of some frames, for a backward pass in chunks of frames."""
         return self._unreduced()("box_stream", frames, padding_mask)
 
     def instances(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """`SeqFormer.instance_stream`, then `instance_heads`, for a backward pass in pieces.
+        """`SeqFormer.instance_stream`, then `instance_heads`, for a backward pass in chunks.
 
         Returns: class logits [D, B, Q, K] and mask parameters [D, B, Q, G].
         """
@@ -85,7 +85,7 @@ class ParallelModel:
         return self._unreduced()("instance_heads", instances)
 
     def _unreduced(self) -> nn.Module:
-        """Without DDP's preparations, which cannot follow a backward pass in pieces;
+        """Without DDP's preparations, which cannot follow a backward pass in chunks;
         `average_gradients` then takes their place. Under FSDP the same as `wrapped`."""
         if isinstance(self.wrapped, DistributedDataParallel):
             return self.wrapped.module
@@ -106,7 +106,7 @@ class ParallelModel:
             yield
 
     def average_gradients(self) -> None:
-        """Average what backward passes in pieces left; FSDP has done so in the last of them."""
+        """Average what backward passes in chunks left; FSDP has done so in the last of them."""
         if not isinstance(self.wrapped, DistributedDataParallel):
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -47,8 +47,8 @@ RIGHT = np.array([[x, y, x + 5, y + 4] for y, x in PLACES], np.float32)
     ],
 )
 def test_a_mask_without_a_usable_box_gets_its_own(boxes):
-    found, notes = taken(with_boxes(boxes))
-    np.testing.assert_array_equal(found, RIGHT)
+    actual, notes = taken(with_boxes(boxes))
+    np.testing.assert_array_equal(actual, RIGHT)
     assert notes == [
         "it: 3 masks without a usable box, which is made from the mask (first: it, annotations "
         "entry 0, frame 0)"
@@ -71,30 +71,30 @@ def test_a_mask_without_a_usable_box_gets_its_own(boxes):
     ],
 )
 def test_boxes_of_another_meaning_are_found_out(form, words):
-    found, notes = taken(with_boxes([form(x, y) for y, x in PLACES]))
-    np.testing.assert_array_equal(found, RIGHT)
+    actual, notes = taken(with_boxes([form(x, y) for y, x in PLACES]))
+    np.testing.assert_array_equal(actual, RIGHT)
     assert len(notes) == 1 and words in notes[0] and "it: 3 boxes" in notes[0]
 
 
 def test_boxes_that_are_loose_or_tight_stay_as_they_are():
     boxes = [[x - 2, y - 1, 9, 7] for y, x in PLACES]
-    found, notes = taken(with_boxes(boxes))
-    assert notes == [] and found[1].tolist() == [7, 2, 16, 9]
+    actual, notes = taken(with_boxes(boxes))
+    assert notes == [] and actual[1].tolist() == [7, 2, 16, 9]
 
 
 def test_a_box_without_a_mask_is_left_out():
     content = with_boxes([[x, y, 5, 4] for y, x in PLACES])
     content["annotations"][0]["segmentations"][1] = None
-    found, notes = taken(content)
-    assert not found[1].any() and "1 boxes without a mask" in notes[0]
-    found, notes = taken(content, presence="box")
-    assert found[1].tolist() == RIGHT[1].tolist() and notes == []
+    actual, notes = taken(content)
+    assert not actual[1].any() and "1 boxes without a mask" in notes[0]
+    actual, notes = taken(content, presence="box")
+    assert actual[1].tolist() == RIGHT[1].tolist() and notes == []
 
 
 def test_as_published_the_box_decides():
     content = with_boxes([[2, 1, 5, 4], None, [0, 0, 0, 0]])
-    found, _ = taken(content, presence="box")
-    assert found.tolist() == [RIGHT[0].tolist(), [0] * 4, [0] * 4]
+    actual, _ = taken(content, presence="box")
+    assert actual.tolist() == [RIGHT[0].tolist(), [0] * 4, [0] * 4]
 
 
 def test_an_empty_mask_is_no_instance():

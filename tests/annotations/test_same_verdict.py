@@ -116,8 +116,8 @@ def damaged(place: tuple, value: Any) -> dict[str, Any]:
 
 
 def agree(content: dict[str, Any], folder) -> None:
-    found = verdicts(content, folder)
-    is_refused = {reader: bool(words) for reader, words in found.items()}
+    actual = verdicts(content, folder)
+    is_refused = {reader: bool(words) for reader, words in actual.items()}
     # Scoring needs neither frames nor sizes nor a class, so it may take a file that lacks them.
     missing = any(
         isinstance(video, dict) and None in map(video.get, ("height", "width", "file_names"))
@@ -125,9 +125,9 @@ def agree(content: dict[str, Any], folder) -> None:
     )
     if missing or not content["videos"] or not content["categories"]:
         del is_refused["scoring"]
-    if any("leaves-folder" in words for words in found.values()):
+    if any("leaves-folder" in words for words in actual.values()):
         return  # found without the folder of images, of which the others know nothing
-    assert len(set(is_refused.values())) == 1, found
+    assert len(set(is_refused.values())) == 1, actual
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)

@@ -77,11 +77,22 @@ for words in {list(HELP.values())!r}:
 def test_every_module_is_a_listed_command():
     folder = ROOT / "seqformer" / "cli"
     modules = {
-        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+        path.relative_to(folder)
+        .with_suffix("")
+        .as_posix()
+        .replace("/", ".")
+        .removesuffix(".__init__")
         for path in folder.rglob("*.py")
         if "\ndef main(arguments: Sequence[str], program" in path.read_text()
     }
     assert modules == {module_name(name) for name in COMMANDS}
+
+
+def test_kernels_answers_for_the_backend_that_is_asked_for(capsys):
+    assert main(["kernels", "--backend", "reference"]) == 0
+    out = capsys.readouterr().out
+    assert "backend asked for: reference" in out and "PyTorch, the definition" in out
+    assert kernels.current_backend() == "auto"
 
 
 def test_overviews_and_mistakes(capsys):

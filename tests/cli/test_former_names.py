@@ -48,3 +48,11 @@ def test_the_settings_of_data():
 def test_what_has_moved(former, now, name):
     modules = (importlib.import_module(f"seqformer.{place}") for place in (former, now))
     assert len({getattr(module, name) for module in modules}) == 1
+
+
+def test_packed_annotations():
+    from seqformer.annotations.packed import PackedBuilder
+    from seqformer.annotations.ytvis import AnnotationSet
+
+    packed = PackedBuilder().build({})
+    assert AnnotationSet(path=Path("it"), packed=packed, categories=[]).arena is packed

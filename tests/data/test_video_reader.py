@@ -222,8 +222,8 @@ def test_folders_as_people_have_them(films, tmp_path, caplog):
         (tmp_path / name).write_text("x")
     (tmp_path / "v1" / "loop").symlink_to(tmp_path)
     with caplog.at_level(logging.WARNING):
-        found = {source.name: len(source.paths) for source in find_videos(tmp_path)}
-    assert found == {"film_1": 1, "FILM_2": 1, "film_3": 1, "v1_img1": 2, "v2": 2}
+        actual = {source.name: len(source.paths) for source in find_videos(tmp_path)}
+    assert actual == {"film_1": 1, "FILM_2": 1, "film_3": 1, "v1_img1": 2, "v2": 2}
     (message,) = caplog.messages
     assert message.startswith("3 files in") and "thumbnail.jpg" in message
 
@@ -252,9 +252,9 @@ def test_pictures_beside_videos_are_a_video_unless_they_are_covers(films, tmp_pa
 def test_no_two_videos_have_one_name_on_any_disk(names, films, tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    found = [source.name for source in find_videos(tmp_path)]
+    actual = [source.name for source in find_videos(tmp_path)]
     import unicodedata
 
-    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
-    assert all(name.strip(". ") and len(name) < 140 for name in found)
-    assert not any(re.fullmatch(r"(con|nul|aux|lpt\d)(\..*)?", n.casefold()) for n in found)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in actual}) == len(names)
+    assert all(name.strip(". ") and len(name) < 140 for name in actual)
+    assert not any(re.fullmatch(r"(con|nul|aux|lpt\d)(\..*)?", n.casefold()) for n in actual)

@@ -155,8 +155,10 @@ def test_who_has_met_misses_nobody_and_is_seen_until_the_end():
 
 def test_a_name_that_is_taken_is_said_and_no_end(here, monkeypatch, caplog):
     monkeypatch.setattr(presence, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(presence, "NEVER_CAME_SECONDS", 0.3)
     second = Presence(launched(0))
     assert "cannot see whether this one is there (Address already in use" in caplog.text
+    assert lost(second, 1) is None
     second.close()
 
 
@@ -167,6 +169,7 @@ def test_a_name_that_is_taken_is_said_and_no_end(here, monkeypatch, caplog):
         ({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, range(2, 4)),
         ({"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "localhost"}, range(4)),
         ({"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "node1"}, None),
+        ({"WORLD_SIZE": "4", "RANK": "0", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
         ({"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "2"}, None),
     ],
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import resource
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from seqformer.model import load_checkpoint
-from seqformer.model.checkpoint_folder import read_description
+from seqformer.model.checkpoint_folder import _read_tensor, read_description
 
 MOST = 300
 """MiB that a reader may take for a file of a few bytes; the bombs claim gigabytes."""
@@ -69,6 +71,20 @@ def test_a_weights_file_of_the_old_kind_that_says_more_than_it_has(tmp_path):
     (tmp_path / "a.pth").write_bytes(data[: data.rindex(b"]")] + b"]q\x00.")
     with pytest.raises(ValueError, match=r"shape \[268435456\], but the file holds fewer numbers"):
         load_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_tensor_of_a_checkpoint_folder_whose_entries_lie_on_one_another():
+    buffer = io.BytesIO()
+    torch.save(torch.zeros(2**18), buffer)
+    assert _read_tensor(buffer, "model.a").numel() == 2**18
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for number in range(1, 50):
+            again = copy.copy(next(e for e in archive.filelist if e.filename.endswith("data/0")))
+            again.filename = f"{again.filename[:-1]}{number}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    with pytest.raises(ValueError, match=r"model\.a lists more than it holds"):
+        _read_tensor(buffer, "model.a")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -43,13 +43,13 @@ def load(case: Path, name: str):
 def test_official_numbers_come_out_of_the_tallies(case):
     truth, results = load(case, "gt.json"), load(case, "results.json")
     expected = json.loads((case / "expected.json").read_text())["stats_vector"]
-    found = analyse(truth, results, **FEW)
-    got = [found.stats[name].value for name in ("AP", "AP50", "AP75", "AR100")]
-    got += [row.stats["AP"] for row in found.by_area[1:]]
+    analysis = analyse(truth, results, **FEW)
+    got = [analysis.stats[name].value for name in ("AP", "AP50", "AP75", "AR100")]
+    got += [row.stats["AP"] for row in analysis.by_area[1:]]
     assert got == pytest.approx([expected[i] for i in (0, 1, 2, 8, 3, 4, 5)], rel=0, abs=1e-12)
-    assert found.errors.ap == pytest.approx(expected[1], rel=0, abs=1e-12)
+    assert analysis.errors.ap == pytest.approx(expected[1], rel=0, abs=1e-12)
     official = evaluate(truth, results).per_class
-    for category_id, interval in found.per_class.items():
+    for category_id, interval in analysis.per_class.items():
         assert interval.value == pytest.approx(official[category_id]["AP"], rel=0, abs=1e-12)
 
 
@@ -106,29 +106,29 @@ def test_every_kind_of_error(name):
     results = [result(track, 0.4, category_id=category_id)]
     if kind == "duplicate":
         results.insert(0, result([A] * 4, 0.9))
-    found = analyse(truth, results, **FEW)
-    outcome = found.videos[0].errors.results[-1]
+    analysis = analyse(truth, results, **FEW)
+    outcome = analysis.videos[0].errors.results[-1]
     assert (outcome.kind, outcome.instance) == (kind, about)
     expected = {k: int(k == kind) for k in FALSE_POSITIVE_TYPES}
     is_covered = kind in ("true", "duplicate", "class", "mask", "switch", "fragment")
-    assert found.errors.counts == {**expected, "missed": 1 if is_covered else 2}
+    assert analysis.errors.counts == {**expected, "missed": 1 if is_covered else 2}
     if kind in ("class", "mask", "switch", "fragment"):
-        assert found.errors.costs[kind] == pytest.approx(0.5)
-        assert found.errors.ap == 0
+        assert analysis.errors.costs[kind] == pytest.approx(0.5)
+        assert analysis.errors.ap == 0
     if kind == "duplicate":
-        assert found.errors.costs[kind] == 0  # it comes after full recall of its class
+        assert analysis.errors.costs[kind] == 0  # it comes after full recall of its class
 
 
 def test_costs_worked_by_hand():
     """One class, two instances; a better false positive halves the precision of the only hit."""
     truth = problem([annotation([A] * 3), annotation([B] * 3, id=2)])
     blank = rectangle(1, 14, 2, 2)
-    found = analyse(truth, [result([blank] * 3, 0.9), result([A] * 3, 0.5)], **FEW).errors
-    assert found.ap == pytest.approx(0.5 * 51 / 101)
-    assert found.costs["background"] == pytest.approx(0.5 * 51 / 101)
-    assert found.costs["missed"] == pytest.approx(0.5 - 0.5 * 51 / 101)
-    assert found.cost_of_all_false == found.costs["background"]
-    assert found.cost_of_all_missing == found.costs["missed"]
+    actual = analyse(truth, [result([blank] * 3, 0.9), result([A] * 3, 0.5)], **FEW).errors
+    assert actual.ap == pytest.approx(0.5 * 51 / 101)
+    assert actual.costs["background"] == pytest.approx(0.5 * 51 / 101)
+    assert actual.costs["missed"] == pytest.approx(0.5 - 0.5 * 51 / 101)
+    assert actual.cost_of_all_false == actual.costs["background"]
+    assert actual.cost_of_all_missing == actual.costs["missed"]
 
 
 def test_a_stricter_threshold_turns_hits_into_poor_masks():
@@ -143,23 +143,23 @@ def test_a_stricter_threshold_turns_hits_into_poor_masks():
 def test_crowds_are_neither_missed_nor_confused_with():
     truth = problem([annotation([A] * 2, iscrowd=1)], categories=(1, 2))
     results = [result([A] * 2), result([A] * 2, category_id=2)]
-    found = analyse(truth, results, **FEW)
-    assert [o.kind for o in found.videos[0].errors.results] == ["ignored", "background"]
-    assert found.errors.counts["missed"] == 0 and found.errors.ap == -1
+    analysis = analyse(truth, results, **FEW)
+    assert [o.kind for o in analysis.videos[0].errors.results] == ["ignored", "background"]
+    assert analysis.errors.counts["missed"] == 0 and analysis.errors.ap == -1
 
 
 @settings(deadline=None, max_examples=40)
 @given(random_problems(), st.sampled_from([0.5, 0.75]))
 def test_without_any_error_the_ap_is_one(case, threshold):
-    found = analyse(*case, iou_threshold=threshold, **FEW)
+    analysis = analyse(*case, iou_threshold=threshold, **FEW)
     official = evaluate(*case).stats["AP50" if threshold == 0.5 else "AP75"]
-    assert found.errors.ap == pytest.approx(official, abs=1e-12)
-    everything = _ap([video.errors for video in found.videos], frozenset(ERROR_TYPES))
+    assert analysis.errors.ap == pytest.approx(official, abs=1e-12)
+    everything = _ap([video.errors for video in analysis.videos], frozenset(ERROR_TYPES))
     assert everything == pytest.approx(-1 if official == -1 else 1)
     num_wrong = sum(
-        o.kind not in ("true", "ignored") for v in found.videos for o in v.errors.results
+        o.kind not in ("true", "ignored") for v in analysis.videos for o in v.errors.results
     )
-    assert sum(found.errors.counts[kind] for kind in FALSE_POSITIVE_TYPES) == num_wrong
+    assert sum(analysis.errors.counts[kind] for kind in FALSE_POSITIVE_TYPES) == num_wrong
 
 
 @settings(deadline=None, max_examples=30)
@@ -186,15 +186,15 @@ def test_slices_score_like_files_of_their_videos(case):
                 entry["segmentations"] = (entry["segmentations"] * 2)[: video["id"]]
     for entry in truth["annotations"]:
         entry["areas"] = [s and int(coco_mask.area(s)) for s in entry["segmentations"]]
-    found = analyse(truth, results, length_edges=[1, 3], **FEW)
-    assert [row.name for row in found.by_length][:2] == ["1 frame", "2 to 3 frames"]
-    for row, ids in zip(found.by_length, [{1}, {2, 3}, {4}], strict=True):
+    analysis = analyse(truth, results, length_edges=[1, 3], **FEW)
+    assert [row.name for row in analysis.by_length][:2] == ["1 frame", "2 to 3 frames"]
+    for row, ids in zip(analysis.by_length, [{1}, {2, 3}, {4}], strict=True):
         part = copy.deepcopy(truth)
         part["videos"] = [v for v in truth["videos"] if v["id"] in ids]
         part["annotations"] = [a for a in truth["annotations"] if a["video_id"] in ids]
         official = evaluate(part, [r for r in results if r["video_id"] in ids]).stats
         assert row.stats == pytest.approx({name: official[name] for name in row.stats}, abs=1e-12)
-    for video in found.videos:
+    for video in analysis.videos:
         part = {**truth, "videos": [truth["videos"][video.video_id - 1]]}
         part["annotations"] = [a for a in truth["annotations"] if a["video_id"] == video.video_id]
         own = [r for r in results if r["video_id"] == video.video_id]
@@ -253,13 +253,13 @@ def test_comparison_is_paired():
     for i in missed[:4]:
         better[i]["segmentations"] = [A]
     first, second = analyse(truth, results), analyse(truth, better)
-    found = compare(first, second)
-    row = found.stats["AP"]
+    comparison = compare(first, second)
+    row = comparison.stats["AP"]
     assert row.difference.value == pytest.approx(row.second - row.first)
     assert row.difference.low >= 0 and row.share_better > 0.9
     paired = row.difference.high - row.difference.low
     assert paired < first.stats["AP"].high - first.stats["AP"].low
-    changed = {v for v, (one, other) in found.per_video.items() if one != other}
+    changed = {v for v, (one, other) in comparison.per_video.items() if one != other}
     assert changed == {results[i]["video_id"] for i in missed[:4]}
     same = compare(first, first)
     assert same.stats["AP"].share_better == 0.5
@@ -270,10 +270,10 @@ def test_comparison_is_paired():
 
 def test_everything_is_json():
     truth, results = many_videos(5, 0.6, 1)
-    found = analyse(truth, results, **FEW)
-    videos = json.loads(json.dumps(found.to_dict()))["videos"]
+    analysis = analyse(truth, results, **FEW)
+    videos = json.loads(json.dumps(analysis.to_dict()))["videos"]
     assert round(videos["1"]["AP"], 9) in (0, 1)
-    again = json.loads(json.dumps(compare(found, found, **FEW).to_dict()))
+    again = json.loads(json.dumps(compare(analysis, analysis, **FEW).to_dict()))
     assert again["per_video"].keys() == {"1", "2", "3", "4", "5"}
 
 

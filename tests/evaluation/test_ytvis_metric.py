@@ -70,17 +70,19 @@ def test_input_is_left_as_it_was(case):
 
 def test_equal_ious_go_to_the_last_instance():
     """The first result takes the second of two equal instances, the second result the first."""
-    found = match(
+    actual = match(
         np.array([[0.6, 0.6], [0.0, 0.6]]), np.full(2, 9.0), np.full(2, 9.0), np.zeros(2, bool)
     )
-    assert found.is_matched[0, 0].tolist() == [True, False]
+    assert actual.is_matched[0, 0].tolist() == [True, False]
 
 
 def test_a_counting_instance_comes_before_a_larger_iou_with_an_ignored_one():
-    found = match(np.array([[0.9, 0.6]]), np.array([9.0]), np.full(2, 9.0), np.array([True, False]))
-    assert found.is_matched[0, :3, 0].all()
-    assert not found.is_ignored[0, :3, 0].any()
-    assert found.is_ignored[0, 3:9, 0].all()  # only the crowd is left above 0.60
+    actual = match(
+        np.array([[0.9, 0.6]]), np.array([9.0]), np.full(2, 9.0), np.array([True, False])
+    )
+    assert actual.is_matched[0, :3, 0].all()
+    assert not actual.is_ignored[0, :3, 0].any()
+    assert actual.is_ignored[0, 3:9, 0].all()  # only the crowd is left above 0.60
 
 
 def test_crowds_match_any_number_of_times_and_forgive():
@@ -91,18 +93,18 @@ def test_crowds_match_any_number_of_times_and_forgive():
 
 def test_an_instance_ignored_for_its_area_forgives_once():
     large, small = 300.0**2, 20.0
-    found = match(
+    actual = match(
         np.full((2, 1), 0.9), np.array([small, small]), np.array([large]), np.zeros(1, bool)
     )
     in_small = 1
-    assert found.num_instances.tolist() == [1, 0, 0, 1]
-    assert found.is_matched[in_small, 0].tolist() == [True, False]
-    assert found.is_ignored[in_small, 0].tolist() == [True, False]
+    assert actual.num_instances.tolist() == [1, 0, 0, 1]
+    assert actual.is_matched[in_small, 0].tolist() == [True, False]
+    assert actual.is_ignored[in_small, 0].tolist() == [True, False]
 
 
 def test_a_result_without_partner_is_ignored_outside_its_area_range():
-    found = match(np.zeros((1, 0)), np.array([20.0]), np.zeros(0), np.zeros(0, bool))
-    assert found.is_ignored[:, 0, 0].tolist() == [False, False, True, True]
+    actual = match(np.zeros((1, 0)), np.array([20.0]), np.zeros(0), np.zeros(0, bool))
+    assert actual.is_ignored[:, 0, 0].tolist() == [False, False, True, True]
 
 
 def test_an_area_on_the_border_belongs_to_both_ranges():

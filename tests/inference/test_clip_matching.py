@@ -45,12 +45,12 @@ def columns(track) -> dict[int, set[int]]:
     """Frame -> columns that the finished masks of a track fill."""
     from pycocotools import mask as coco_mask
 
-    found = {}
+    actual = {}
     for start, _, job in track.masks:
         for offset, rle in enumerate(job.result()):
             filled = coco_mask.decode(rle).any(axis=0)
-            found[start + offset] = set(np.flatnonzero(filled).tolist())
-    return found
+            actual[start + offset] = set(np.flatnonzero(filled).tolist())
+    return actual
 
 
 def test_instances_are_joined_where_their_masks_agree():

@@ -170,3 +170,19 @@ def test_public_contract():
         "use_backend",
     ]
     assert all(hasattr(kernels, name) for name in kernels.__all__)
+
+
+def test_what_runs_is_said_once_with_the_reason(monkeypatch, caplog):
+    monkeypatch.setattr(backend, "_told", set())
+    caplog.set_level("INFO")
+    operator = kernels.threshold_masks
+    for _ in range(2):
+        kernels.ms_deform_attn(*calls()[kernels.ms_deform_attn])
+        operator(*calls()[operator])
+        with kernels.use_backend("reference"):
+            operator(*calls()[operator])
+    said = [r.getMessage() for r in caplog.records if "masks run as" in r.getMessage()]
+    assert len(said) == 2
+    assert "the CPU's own code: the tensors are not on a GPU" in said[0]
+    assert "the plain PyTorch definition: the backend 'reference' was asked for" in said[1]
+    assert all("SEQFORMER_KERNELS_BACKEND or use_backend() chooses" in text for text in said)

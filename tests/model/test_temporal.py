@@ -100,13 +100,13 @@ def test_streams_in_portions_are_the_whole_forward_with_its_gradients():
     total = loss(whole.class_logits, whole.mask_params, whole.boxes, whole.mask_features)
     expected = torch.autograd.grad(total, parameters)
 
-    found = [model.box_stream(images[:, part], padding) for part in chunks(5, [2, 3])]
-    pool = TemporalPool.of(found[0][0].time_logits, found[0][0].sampled)
-    for states, _ in found[1:]:
+    actual = [model.box_stream(images[:, part], padding) for part in chunks(5, [2, 3])]
+    pool = TemporalPool.of(actual[0][0].time_logits, actual[0][0].sampled)
+    for states, _ in actual[1:]:
         pool = pool.merge(TemporalPool.of(states.time_logits, states.sampled))
     class_logits, mask_params = model.instance_heads(model.instance_stream(pool.pooled()))
-    boxes = torch.cat([torch.stack(states.boxes) for states, _ in found], dim=2)
-    features = torch.cat([f for _, f in found], dim=1)
+    boxes = torch.cat([torch.stack(states.boxes) for states, _ in actual], dim=2)
+    features = torch.cat([f for _, f in actual], dim=1)
     for name, part in (
         ("class_logits", class_logits),
         ("mask_params", mask_params),
@@ -114,7 +114,7 @@ def test_streams_in_portions_are_the_whole_forward_with_its_gradients():
         ("mask_features", features),
     ):
         torch.testing.assert_close(part, getattr(whole, name), rtol=1e-9, atol=1e-10)
-    entered = torch.cat([mask_reference(states.references[-1]) for states, _ in found], dim=1)
+    entered = torch.cat([mask_reference(states.references[-1]) for states, _ in actual], dim=1)
     torch.testing.assert_close(entered, whole.reference_points[-1])
     gradients = torch.autograd.grad(loss(class_logits, mask_params, boxes, features), parameters)
     torch.testing.assert_close(gradients, expected, rtol=1e-7, atol=1e-9)

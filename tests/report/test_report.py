@@ -26,10 +26,10 @@ FAST = ReportOptions(resamples=20)
 
 def embedded(page, name: str):
     """A JSON block of the page."""
-    found = re.search(
+    actual = re.search(
         rf'<script type="application/json" id="{name}">(.*?)</script>', page.read_text(), re.S
     )
-    return json.loads(found[1])
+    return json.loads(actual[1])
 
 
 def test_the_page_is_complete_in_itself(dataset, tmp_path):

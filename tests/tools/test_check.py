@@ -167,15 +167,15 @@ UNMENDED = {
 
 
 def run(data, *options) -> tuple[int, list[dict]]:
-    found = data.root / "found.json"
-    arguments = ["--annotations", data.annotations, "--images", data.images, "--output", found]
+    actual = data.root / "found.json"
+    arguments = ["--annotations", data.annotations, "--images", data.images, "--output", actual]
     code = main([*map(str, arguments), *options])
-    return code, json.loads(found.read_text())
+    return code, json.loads(actual.read_text())
 
 
 def test_a_sound_file_is_sound(dataset, capsys):
-    code, found = run(dataset, "--decode", "--strict")
-    assert (code, found) == (0, [])
+    code, actual = run(dataset, "--decode", "--strict")
+    assert (code, actual) == (0, [])
     assert capsys.readouterr().out == "0 errors, 0 warnings\n"
 
 
@@ -235,9 +235,9 @@ def test_every_fault_is_found_and_mended(name, dataset, capsys):
     path = dataset.save()
     before = path.read_bytes()
     mended = dataset.root / "mended.json"
-    code, found = run(dataset, "--fix", str(mended))
-    assert kind in {finding["kind"] for finding in found}
-    assert code == (1 if any(f["kind"] in ERRORS for f in found) else 0)
+    code, actual = run(dataset, "--fix", str(mended))
+    assert kind in {finding["kind"] for finding in actual}
+    assert code == (1 if any(f["kind"] in ERRORS for f in actual) else 0)
     assert f"({kind})" in capsys.readouterr().out
     assert path.read_bytes() == before
     load_annotation_file(mended)  # what the trainer would say
@@ -294,9 +294,9 @@ def test_cut_frames_are_found_by_decoding(dataset):
     path = frame_path(dataset)
     path.write_bytes(path.read_bytes()[:-300])
     assert run(dataset)[0] == 0
-    code, found = run(dataset, "--decode")
-    assert code == 1 and [f["kind"] for f in found] == ["unreadable-frame"]
-    assert str(path.name) in found[0]["problem"]
+    code, actual = run(dataset, "--decode")
+    assert code == 1 and [f["kind"] for f in actual] == ["unreadable-frame"]
+    assert str(path.name) in actual[0]["problem"]
 
 
 def test_without_images_the_file_alone_is_checked(dataset):

@@ -75,7 +75,7 @@ def test_palette_masks(labels, tmp_path):
     out = tmp_path / "out.json"
     command = ["davis", "--masks", str(tmp_path / "masks"), "--images", str(tmp_path / "images")]
     assert main([*command, "--labels", str(names), "--output", str(out)]) == 0
-    found = tracks(out)
+    actual = tracks(out)
     ant, bear = [f"ant/0000{t}.png" for t in (0, 1)], [f"bear/0000{t}.jpg" for t in range(3)]
     expected = [
         (ant, "object", labels[:2] == 1),
@@ -84,8 +84,8 @@ def test_palette_masks(labels, tmp_path):
         (bear, "object", labels == 2),
         (bear, "tree", labels == 7),
     ]
-    assert [(list(files), name) for files, name, _ in found] == [e[:2] for e in expected]
-    for (_, _, got), (_, _, truth) in zip(found, expected, strict=True):
+    assert [(list(files), name) for files, name, _ in actual] == [e[:2] for e in expected]
+    for (_, _, got), (_, _, truth) in zip(actual, expected, strict=True):
         assert (got == truth).all()
     assert_sound(out, tmp_path / "images")
     raw = json.loads(out.read_text())
@@ -120,9 +120,9 @@ def test_mots_masks(labels, tmp_path, caplog):
     out = tmp_path / "out.json"
     command = ["mots", "--masks", str(tmp_path / "instances"), "--output", str(out)]
     assert main([*command, "--images", str(tmp_path / "image_02")]) == 0
-    found = tracks(out)
-    assert [name for _, name, _ in found] == ["car", "car", "pedestrian"]
-    for (_, _, got), number in zip(found, (1, 7, 2), strict=True):
+    actual = tracks(out)
+    assert [name for _, name, _ in actual] == ["car", "car", "pedestrian"]
+    for (_, _, got), number in zip(actual, (1, 7, 2), strict=True):
         assert (got == (labels == number)).all()
     assert_sound(out, tmp_path / "image_02")
     assert "regions to ignore, in 1 frames" in caplog.text
@@ -175,11 +175,11 @@ def test_coco_video(key, labels, tmp_path, caplog):
     out = tmp_path / "out.json"
     source = write(tmp_path / "coco.json", content)
     assert main(["coco-video", "--annotations", source, "--output", str(out)]) == 0
-    found = tracks(out)
-    assert [(list(f), name) for f, name, _ in found] == [
+    actual = tracks(out)
+    assert [(list(f), name) for f, name, _ in actual] == [
         (["v/0.jpg", "v/1.jpg", "v/2.jpg"], name) for name in ("cat", "dog", "cat")
     ]
-    for (_, _, got), number in zip(found, (1, 2, 7), strict=True):
+    for (_, _, got), number in zip(actual, (1, 2, 7), strict=True):
         assert (got == (labels == number)).all()
     raw = json.loads(out.read_text())
     assert [a["iscrowd"] for a in raw["annotations"]] == [0, 0, 1]
@@ -270,9 +270,9 @@ def test_void_is_void_in_every_frame(labels, tmp_path):
             Image.fromarray(numbers).save(tmp_path / "masks" / name / f"{t}.png")
     out = tmp_path / "out.json"
     assert main(["davis", "--masks", str(tmp_path / "masks"), "--output", str(out)]) == 0
-    found = tracks(out)
-    assert {files[0] for files, _, _ in found} == {"bear/0.jpg"}
-    for (_, _, got), number in zip(found, (1, 2, 7), strict=True):
+    actual = tracks(out)
+    assert {files[0] for files, _, _ in actual} == {"bear/0.jpg"}
+    for (_, _, got), number in zip(actual, (1, 2, 7), strict=True):
         assert (got == (labels == number)).all()
 
 

@@ -75,12 +75,12 @@ def take_step(
 
 def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
     """Whole gradients by parameter name."""
-    found = {}
+    actual = {}
     for name, parameter in step.parallel_model.model.named_parameters():
         if parameter.grad is not None:
             grad = parameter.grad
-            found[name] = (grad.full_tensor() if isinstance(grad, DTensor) else grad).clone()
-    return found
+            actual[name] = (grad.full_tensor() if isinstance(grad, DTensor) else grad).clone()
+    return actual
 
 
 def step_and_gradients(

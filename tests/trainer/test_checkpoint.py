@@ -30,8 +30,8 @@ def losses(folder):
 
 def final_state(config):
     """Tensors of the newest checkpoint, read by a trainer of the same run."""
-    found = complete_checkpoints(config.output)[-1]
-    trainer = Trainer(override(config, resume=True), ONE, found)
+    actual = complete_checkpoints(config.output)[-1]
+    trainer = Trainer(override(config, resume=True), ONE, actual)
     flat = dict(trainer._tensors()["model"])
     for name, state in trainer._tensors()["optimizer"].items():
         flat |= {f"{name}.{key}": value for key, value in state.items()}
@@ -136,9 +136,9 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     store.save(1, {"x": tensor}, {})
     tensor.fill_(2.0)
     store.wait()
-    found = {"x": torch.zeros(1000, 1000)}
-    store.load(store.path(1), found)
-    assert found["x"].unique().tolist() == [1.0]
+    actual = {"x": torch.zeros(1000, 1000)}
+    store.load(store.path(1), actual)
+    assert actual["x"].unique().tolist() == [1.0]
 
 
 def test_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):

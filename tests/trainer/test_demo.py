@@ -1,7 +1,9 @@
 """The demo: everything from an empty folder, in one or several processes."""
 
 import json
+import signal
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 
@@ -85,3 +87,18 @@ def test_processes_follow_cores_load_and_batch(monkeypatch, cores, load, batch, 
 def test_batch_that_cannot_be_shared_is_refused(tmp_path):
     with pytest.raises(SetupError, match=r"cannot share --data\.batch-size 2 evenly"):
         run_demo(small_demo(tmp_path, processes=3))
+
+
+def test_a_process_that_ends_before_all_have_met_is_missed_by_rank_0():
+    context = get_context("fork")
+    peers = [context.Process(target=signal.pause) for _ in range(2)]
+    for peer in peers:
+        peer.start()
+    try:
+        assert demo._ended(peers) is None
+        peers[1].kill()
+        peers[1].join()
+        assert demo._ended(peers) == "rank 2 ended before all had met"
+    finally:
+        peers[0].kill()
+        peers[0].join()

@@ -82,8 +82,8 @@ def losses(output: Path) -> list[tuple[int, float]]:
 
 def newest(output: Path) -> int:
     """Step of the newest checkpoint."""
-    found = complete_checkpoints(output)
-    return step_of(found[-1]) if found else 0
+    actual = complete_checkpoints(output)
+    return step_of(actual[-1]) if actual else 0
 
 
 def wait_for(condition, is_over, seconds: float = 600) -> None:
@@ -145,8 +145,8 @@ def test_torchrun_restarts_a_run_that_lost_a_process(data, tmp_path):
 def children(pid: int) -> list[int]:
     """The training processes that torchrun started."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    found = []
+    actual = []
     for child in map(int, text.split()):
         command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-        found += [child] if b"train.py" in command else []
-    return found
+        actual += [child] if b"train.py" in command else []
+    return actual

@@ -123,8 +123,8 @@ def test_sharded_processes_validate_their_shares_and_keep_the_best(
     kept = [step_of(path) for path in complete_checkpoints(config.output)]
     assert kept == sorted({best["step"], 4})
     expected = load_checkpoint(config.output / f"checkpoints/step_{best['step']:08d}").state
-    found = load_checkpoint(config.output / "best.safetensors").state
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    actual = load_checkpoint(config.output / "best.safetensors").state
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
 def train_in_session(session, config):

@@ -40,11 +40,11 @@ def one_step(device="cpu", **how):
 def reads(run) -> Counter[str]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
-    found: Counter[str] = Counter()
+    actual: Counter[str] = Counter()
     for event in profiled.events():
         name = event.name.removeprefix("aten::")
-        found[name] += name in READS and not is_inside(event, "aten::_fused_adamw_")
-    return +found
+        actual[name] += name in READS and not is_inside(event, "aten::_fused_adamw_")
+    return +actual
 
 
 def is_inside(event: FunctionEvent | None, name: str) -> bool:

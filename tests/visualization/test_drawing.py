@@ -197,13 +197,13 @@ def test_ground_truth_beside_results_in_the_same_colours():
         DrawnTrack(category_id=1, score=1.0, segmentations=[square(10, 100), square(20, 100)]),
         DrawnTrack(category_id=1, score=1.0, segmentations=[square(200, 100), None]),
     ]
-    found = [
+    actual = [
         track(0.9, square(205, 105), square(205, 105)),
         track(0.8, square(15, 100), square(25, 100)),
         track(0.7, square(100, 10), square(100, 10)),
         track(0.1, square(100, 170), square(100, 170)),
     ]
-    first, second = side_by_side(iter(grey(2)), truth, found, {}, min_score=0.3)
+    first, second = side_by_side(iter(grey(2)), truth, actual, {}, min_score=0.3)
     assert first.shape == second.shape == (HEIGHT + 22, 2 * WIDTH + 4, 3)
     right = WIDTH + 4
     assert tuple(first[152, 40]) == tuple(first[152, right + 40])
@@ -220,9 +220,9 @@ def test_annotated_objects_become_tracks():
     runs = encode_masks(mask[..., None])[0]["counts"]
     instance = SimpleNamespace(annotation_id=5, category_id=3, segmentations=(runs, None))
     video = SimpleNamespace(id=1, height=HEIGHT, width=WIDTH, instances=(instance,))
-    (found,) = tracks_from_ground_truth(video)
-    assert found.category_id == 3 and found.segmentations[1] is None
-    assert np.array_equal(coco_mask.decode(found.segmentations[0]).astype(bool), mask)
+    (actual,) = tracks_from_ground_truth(video)
+    assert actual.category_id == 3 and actual.segmentations[1] is None
+    assert np.array_equal(coco_mask.decode(actual.segmentations[0]).astype(bool), mask)
     instance.segmentations = ("72", None)
     with pytest.raises(
         ValueError, match="annotation 5 of video 1, frame 0: the mask has runs that"

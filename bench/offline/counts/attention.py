@@ -49,15 +49,12 @@ WORKLOADS = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIRECTIONS = ("forward", "backward", "single adds")
 RECORD, PART = FOLDER / "attention.json", "emulated-attention"
-KERNELS = {
-    "forward": ("forward_kernel",),
-    "backward": (
-        *("backward_kernel", "count_kernel", "offset_kernel", "scatter_kernel", "merge_kernel"),
-        "softmax_kernel",
-    ),
-    "single adds": ("backward_kernel",),
+KERNEL = {
+    "forward": "deformable_attention.forward_kernel",
+    "backward": "deformable_attention.backward_kernel",
+    "single adds": "deformable_attention.backward_kernel",
 }
-"""That a direction may launch."""
+"""Of a direction that is one launch."""
 
 TILE = ("BQ", "HEADS", "VECTORS", "LANES", "VEC", "STREAMS", "RUN")
 """Constants that say how a program is laid out."""
@@ -344,6 +341,11 @@ def show_launch(launch: dict[str, Any]) -> str:
     )
 
 
+def is_of(row: dict[str, Any], digests: dict[str, str]) -> bool:
+    """Whether a row is of this code."""
+    return all(digests.get(kernel) == code for kernel, code in row["code"].items())
+
+
 def is_counted(direction: str, dtype: str, capability: int) -> bool:
     """What belongs to the record: float16 stands beside one peer, which has it forward only."""
     return dtype != "float16" or (direction == "forward" and capability >= 80)
@@ -370,18 +372,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         print(f"{name}, per row of {WORKLOADS[name].rows:,}\n{HEADER}")
         for direction in options.direction:
-            names_of = [f"deformable_attention.{name}" for name in KERNELS[direction]]
-            code = " ".join(code_digests()[name] for name in names_of)
             for dtype in options.dtype:
                 for capability in options.capability:
                     key = dict(zip(KEY, (name, direction, dtype, capability), strict=True))
-                    is_known = options.changed and store.has(code, **key)
+                    row = store.rows.get(store.key_of(key))
+                    is_known = options.changed and row is not None and is_of(row, code_digests())
                     if is_known or not is_counted(direction, dtype, capability):
                         continue
                     call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
-                    row = count(call, direction, capability)
-                    print("\n".join([show(row), *map(show_launch, row.launches)]), flush=True)
-                    store.enter(key | asdict(row) | {"binds": row.binds, "code": code})
+                    done = count(call, direction, capability)
+                    print("\n".join([show(done), *map(show_launch, done.launches)]), flush=True)
+                    names = [part["kernel"] for part in done.launches] or [KERNEL[direction]]
+                    code = {name: code_digests()[name] for name in names}
+                    store.enter(key | asdict(done) | {"binds": done.binds, "code": code})
     store.write()
     print(store.path)
     return 0

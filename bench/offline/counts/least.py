@@ -68,6 +68,7 @@ def least_bytes(call: MSDACall, direction: str) -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.counts least", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RECORD, help="record to write")
+    parser.add_argument("--changed", action="store_true", help="no less: it takes seconds")
     options = parser.parse_args(arguments)
     store = Store(options.output, PART, KEY)
     for workload, call in WORKLOADS.items():

@@ -7,6 +7,7 @@ written here only names their kernels, instantiates them, and launches them as t
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -322,6 +323,40 @@ def _deformops_triton(folder: Path, problem: Problem, direction: str, capability
     return launch
 
 
+def _msda_triton(folder: Path, problem: Problem, direction: str, capability: int) -> Launch:
+    """A program of two warps, the least that its tuner tries, for each row."""
+    from bench.offline.emulator.session import emulated
+
+    spec = importlib.util.spec_from_file_location("msda_triton_kernels", folder / _MSDA_TRITON)
+    assert spec is not None and spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    short = "fwd" if direction == "forward" else "bwd"
+    kernel = getattr(code, f"triton_multi_scale_deformable_attention_{short}_kernel").fn
+    N, S = problem.value.shape[:2]
+    Q, L = problem.locations.shape[1], len(problem.sizes)
+    given = [problem.value, problem.locations, problem.weights, problem.sizes]
+    sizes = (N, S, D, Q, M, L, P, D, 1 << (L - 1).bit_length(), P, "zeros", False)
+
+    def launch(options: Options) -> Ran:
+        with emulated(capability, options=options, poison=False) as session, gpu_alignment():
+            if direction == "forward":
+                outputs, first = output_of(problem), []
+            else:
+                outputs, first = gradients_of(problem), [problem.grad_output]
+            kernel[(Q, N, M)](*outputs, *first, *given, *sizes, num_warps=2)
+        done = session.launches[-1]
+        return Ran(
+            outputs=outputs,
+            counts=done.counts,
+            program=done.function.program,
+            binary=done.function.binary,
+        )
+
+    return launch
+
+
+_MSDA_TRITON = "src/msda_triton/kernels.py"
 _BOTH = ("forward", "backward")
 _WHEEL = "the unpacked wheel of deformops"
 PEERS = (
@@ -340,5 +375,9 @@ PEERS = (
     Peer(
         "DCNv4 flash", "flash_deform_im2col_cuda.cuh", "a checkout of DCNv4",
         ("float16",), ("forward",), _dcnv4, ("locations", "logits", "weights"),
+    ),
+    Peer(
+        "msda-triton", _MSDA_TRITON, "a checkout of rziga/msda-triton",
+        ("float32",), _BOTH, _msda_triton, (), False,
     ),
 )  # fmt: skip

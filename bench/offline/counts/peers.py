@@ -38,8 +38,8 @@ from kernels import ms_deform_attn_reference
 
 RECORD, PART = FOLDER / "peers.json", "emulated-peers"
 KEY = (*attention.KEY, "side")
-CAPABILITIES = tuple(capability for capability in GPUS if capability >= 80)
-"""nvcc has no code for older ones."""
+OLDEST_OF_NVCC = 80
+"""Of the GPUs here: it has no code for older ones, and CUDA peers are not counted there."""
 
 _WRONG = 10
 """Times the tests' tolerance: a peer's sum in 16 bits may be over it, and is marked; code that ran
@@ -133,11 +133,15 @@ def line(name: str, row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    import triton
+    from triton.compiler.errors import CompilationError
+
+    failures = (ValueError, Fault, EmulatedFaultError, nvcc.NvccError, CompilationError)
     parser = argparse.ArgumentParser(prog="bench.counts peers", description=__doc__.split("\n")[0])
     parser.add_argument("--sources", type=Path, nargs="+", default=[], help="folders of the peers")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--peer", default="", help="peers whose name contains this")
-    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES, choices=GPUS)
+    parser.add_argument("--capability", type=int, nargs="+", default=list(GPUS), choices=GPUS)
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--direction", nargs="+", default=DIRECTIONS, choices=DIRECTIONS)
     parser.add_argument("--changed", action="store_true", help="what the record does not have yet")
@@ -153,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("nothing to count", file=sys.stderr)
         return 2
     left_out: list[dict[str, Any]] = []
-    rates = {str(k): asdict(GPUS[k]) for k in CAPABILITIES}
+    rates = {str(k): asdict(gpu) for k, gpu in GPUS.items()}
     store = Store(options.output, PART, KEY, rates=rates, left_out=left_out, absent=sentence)
     for name in workloads:
         print(f"{name}, per row of {WORKLOADS[name].rows:,}, emulated\n{'':17}{HEADER}")
@@ -164,18 +168,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values = (name, direction, dtype, capability, peer.name)
             key = dict(zip(KEY, values, strict=True))
             is_able = dtype in peer.dtypes and direction in peer.directions
+            is_able = is_able and not (peer.needs_nvcc and capability < OLDEST_OF_NVCC)
             if not is_able or (options.changed and store.has(**key)):
                 continue
             call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
             try:
                 row = count_peer(found, call, direction, capability)
-            except (ValueError, Fault, EmulatedFaultError, nvcc.NvccError) as error:
+            except failures as error:
                 print(f"{peer.name:17}left out: {error}", flush=True)
                 left_out.append(key | {"reason": str(error)})
                 store.write()
             else:
                 print(line(peer.name, row), flush=True)
-                store.enter(key | asdict(row) | {"binds": row.binds})
+                made_by = {"binds": row.binds, "triton": triton.__version__}
+                store.enter(key | asdict(row) | made_by)
     store.write()
     print(store.path)
     return 0

@@ -41,6 +41,11 @@ def _bound(row: Row) -> float:
     return row.get("bound", row["bounds"][row["binds"]])
 
 
+def _digits(row: Row) -> int:
+    """After the point of a bound: one where a whole number would say little."""
+    return int(_bound(row) < 10)
+
+
 COLUMNS = "PTX | SASS | requests | wavefronts | L1 hit | shared | stored | atomics | L2 | DRAM MB"
 
 
@@ -65,7 +70,7 @@ def attention(rows: Sequence[Row]) -> str:
         bounds = ", ".join(f"{kind} {us:.0f}" for kind, us in row["bounds"].items())
         lines.append(
             f"| {row['direction']} {row['dtype']} | {row['gpu']} | {_counted(row)} "
-            f"| **{_bound(row):.0f} ({row['binds']})**: {bounds} |"
+            f"| **{_bound(row):.{_digits(row)}f} ({row['binds']})**: {bounds} |"
         )
     return "\n".join(lines)
 
@@ -90,8 +95,9 @@ def launches(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def peers(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    """Launch after launch, in order of the bound; ours where a peer has the launch, too."""
+def peers(ours: Sequence[Row], theirs: Sequence[Row], least: Sequence[Row] = ()) -> str:
+    """Launch after launch, in order of the bound; ours where a peer has the launch, too, and what
+    any implementation has to move."""
     groups: dict[tuple[int, ...], list[Row]] = {}
     for row in theirs:
         groups.setdefault(_order(row), []).append(row)
@@ -103,10 +109,15 @@ def peers(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
         first = groups[key][0]
         title = f"{first['workload']}, {first['direction']} {first['dtype']}, {first['gpu']}"
         lines.append(f"| *{title}* |" + " |" * 12)
+        for row in (row for row in least if _order(row) == key):
+            moved = f"{row['dram_read']:.1f}+{row['dram_write']:.1f}"
+            lines.append(
+                f"| *least traffic* |{' |' * 9} {moved} | {_bound(row):.1f} ({row['binds']}) | |"
+            )
         for row in sorted(groups[key], key=_bound):
             name = f"**{OURS}**" if row["side"] == OURS else row["side"]
             lines.append(
-                f"| {name} | {_counted(row)} | {_bound(row):.0f} ({row['binds']}) "
+                f"| {name} | {_counted(row)} | {_bound(row):.{_digits(row)}f} ({row['binds']}) "
                 f"| {row['error']:.0e} |"
             )
     return "\n".join(lines)
@@ -133,17 +144,19 @@ def masks(rows: Sequence[Row]) -> str:
 def tables(folder: Path = FOLDER) -> dict[str, str]:
     """Mark of the page -> its table."""
     from bench.offline.counts.attention import PART as OF_ATTENTION
+    from bench.offline.counts.least import PART as OF_LEAST
     from bench.offline.counts.masks import PART as OF_MASKS
     from bench.offline.counts.peers import PART as OF_PEERS
 
     ours = read_rows(folder / "attention.json", OF_ATTENTION)
     theirs = read_rows(folder / "peers.json", OF_PEERS)
+    least = read_rows(folder / "least.json", OF_LEAST)
     # Float16 is there for the peer that has nothing else.
     own = [row for row in ours if row["dtype"] != "float16"]
     return {
         "counts": attention(own),
         "launches": launches(own),
-        "peers": peers(ours, theirs),
+        "peers": peers(ours, theirs, least),
         "masks": masks(read_rows(folder / "masks.json", OF_MASKS)),
     }
 

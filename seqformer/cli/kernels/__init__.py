@@ -31,10 +31,19 @@ class Options:
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the tensors that the operators are called with."""
+    backend: Literal["auto", "triton", "reference"] | None = None
+    """To ask for, instead of what the environment variable SEQFORMER_KERNELS_BACKEND says."""
 
 
 def act(options: Options) -> None:
     """The command."""
+    from seqformer._kernels import kernels
+
+    with kernels.use_backend(options.backend or kernels.current_backend()):
+        _explain_all(options)
+
+
+def _explain_all(options: Options) -> None:
     import torch
 
     from seqformer._kernels import kernels

@@ -7,12 +7,21 @@ from bench.offline.emulator.proofs import (
     determinism,
     frame_masks,
     large,
+    large_gradients,
     mask_head,
     whole_runs,
 )
 from bench.offline.emulator.proofs.proof import EXTENTS, Extent, Proof, Row, run_proof
 
-MODULES = (deformable_attention, mask_head, frame_masks, determinism, large, whole_runs)
+MODULES = (
+    deformable_attention,
+    mask_head,
+    frame_masks,
+    determinism,
+    large,
+    large_gradients,
+    whole_runs,
+)
 
 
 def all_proofs(extent: Extent = "default", only: str = "") -> list[Proof]:

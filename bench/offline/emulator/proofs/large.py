@@ -156,7 +156,7 @@ def _mask_head_backward(gpu: EmulatedGPU) -> None:
 
     def sample(kernel: str, grid: tuple[int, int, int]) -> list[int]:
         if kernel.endswith("gradient_kernel"):
-            return _programs_of(CHOSEN, N, grid[0] // N)
+            return programs_of(CHOSEN, N, grid[0] // N)
         if kernel.endswith("sum_kernel"):
             return chosen
         return []
@@ -188,7 +188,7 @@ def _mask_loss(gpu: EmulatedGPU) -> None:
         assert_near(actual, right, FP32, name)
 
 
-def _programs_of(instances: Sequence[int], count: int, each: int) -> list[int]:
+def programs_of(instances: Sequence[int], count: int, each: int) -> list[int]:
     """Programs that belong to these instances, of `count` with `each` programs, whichever share of
     the programs runs slower than the instances."""
     return sorted(
