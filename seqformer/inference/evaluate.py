@@ -69,13 +69,10 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
         if is_exported(weights):
-            if options.compile:
-                raise ValueError(f"--compile is for checkpoints; {weights} is a graph already")
             predictor = Predictor.from_exported(weights, device=ranks.device)
         else:
             predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
         predictor.config = replace(predictor.config, **options.config_changes())
-        predictor.is_compiled = options.compile
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
         resolve_runtime(predictor, ranks, stored, options.threads)
@@ -83,8 +80,6 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
         settings = run_settings(weights, predictor.config, sources, predictor.device)
-        if options.compile:
-            settings["compile"] = True
         logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
         names = class_names(categories, predictor.classes)
         drawn = None if options.visualize is None else _drawer(options, names)

@@ -79,20 +79,11 @@ class FrameNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(
-        self,
-        model: SeqFormer,
-        precision: Precision,
-        device: torch.device,
-        is_compiled: bool = False,
-    ) -> None:
+    def __init__(self, model: SeqFormer, precision: Precision, device: torch.device) -> None:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
         self._model = inference_copy(model, self._dtype)
-        self._box_stream = self._model.box_stream
-        if is_compiled:
-            self._box_stream = torch.compile(self._box_stream, fullgraph=True, dynamic=True)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]
@@ -108,7 +99,7 @@ class FrameNetwork:
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
             images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
             images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
-            return self._chunk(*self._box_stream(images))
+            return self._chunk(*self._model.box_stream(images))
 
     def _chunk(self, states: BoxStates, features: Tensor) -> FrameChunk:
         features, boxes = features[0], states.boxes[-1][0]
