@@ -40,7 +40,10 @@ ALLOWED = {
     "seqformer/model": {"_kernels", "structures", "config", "files", "safe_files"},
     "seqformer/criterion": {"structures", "boxes", "config", "devices", "model.masks"},
     "seqformer/report": {"config", "data", "evaluation", "annotations", "safe_files", "files"},
+    "seqformer/export": {"_kernels", "structures", "config", "files", "model", "safe_files"},
     "seqformer/inference": {
+        "seqformer",
+        "export",
         "model",
         "data",
         "structures",

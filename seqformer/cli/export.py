@@ -1,6 +1,8 @@
-"""The weights of a checkpoint as one safetensors file, which the predictor and `--weights` read.
+"""A checkpoint as one file: its weights alone, or the network as a graph for other programs.
 
 seqformer export runs/r50/checkpoints/step_00010000 r50.safetensors
+seqformer export r50.pth r50.pt2 --backbone resnet50
+seqformer export r50.safetensors r50.onnx
 """
 
 from __future__ import annotations
@@ -8,28 +10,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from seqformer.cli.command import run
+from seqformer.config import BackboneName
+
+_BY_SUFFIX: dict[str, Literal["safetensors", "pt2", "onnx"]] = {
+    ".safetensors": "safetensors",
+    ".pt2": "pt2",
+    ".onnx": "onnx",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write the weights of a checkpoint folder, with its model, classes and frame size."""
+    """Write a checkpoint as one file, with its classes and frame size.
+
+    safetensors: the weights, which --weights reads. pt2: the network as a graph of torch.export,
+    which runs where SeqFormer is not installed; plain PyTorch operators, so the Triton kernels and
+    the C code do not travel with it. onnx: the same with standard ONNX operators. onnx-tensorrt:
+    with MultiscaleDeformableAttnPlugin_TRT nodes; it has never been run on TensorRT, only its
+    structure is tested.
+    """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """Folder of a checkpoint, RUN/checkpoints/step_*."""
+    """Folder of a checkpoint, RUN/checkpoints/step_*, or a weights file, ours or a released one."""
     output: Annotated[Path, tyro.conf.Positional]
-    """File to write, .safetensors."""
+    """File to write; its ending (.safetensors, .pt2, .onnx) says the format."""
+    format: Literal["safetensors", "pt2", "onnx", "onnx-tensorrt"] | None = None
+    """Instead of what the ending says."""
+    backbone: BackboneName | None = None
+    """Backbone of the weights; needed only where the file does not tell."""
 
 
 def act(options: Options) -> None:
     """The command."""
-    from seqformer.trainer.export import export_checkpoint
+    chosen = options.format or _BY_SUFFIX.get(options.output.suffix.lower())
+    if chosen is None:
+        raise ValueError(
+            f"{options.output} does not say its format; end its name in one of "
+            f"{', '.join(_BY_SUFFIX)}, or give --format"
+        )
+    if chosen == "safetensors":
+        from seqformer.trainer.export import export_checkpoint
 
-    export_checkpoint(options.checkpoint, options.output)
+        export_checkpoint(options.checkpoint, options.output, options.backbone)
+        return
+    ending = ".pt2" if chosen == "pt2" else ".onnx"
+    if options.output.suffix.lower() != ending:
+        raise ValueError(f"a file of format {chosen} should end in {ending}, not {options.output}")
+    from seqformer.inference.predictor import Predictor
+
+    predictor = Predictor.from_checkpoint(options.checkpoint, options.backbone, device="cpu")
+    predictor.export(options.output, chosen)
 
 
 def main(arguments: Sequence[str], program: str = "seqformer export") -> int:

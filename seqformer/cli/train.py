@@ -103,8 +103,18 @@ def parse(argv: Sequence[str], program: str = "train.py") -> TrainConfig:
     text, default = known[name]
     flags = _DemoFlags if isinstance(default, DemoConfig) else _TrainFlags
     shown = flags(**_values(default))
+    rest = _spelled_out(rest)
     given = parse_options(flags, rest, f"{program} {name}", description=text, default=shown)
     return type(default)(**_values(given))
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """`--compile` alone means `--compile model`."""
+    words = list(arguments)
+    for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
+        if place + 1 == len(words) or words[place + 1].startswith("-"):
+            words.insert(place + 1, "model")
+    return words
 
 
 def fail(message: str, program: str) -> NoReturn:

@@ -106,6 +106,9 @@ class EvalOptions:
     """Start over instead of continuing an interrupted run of the same command."""
     deterministic: bool = False
     """The same bits from the same command on the same machine; somewhat slower on a GPU."""
+    compile: bool = False
+    """Compile the network as one graph with torch.compile, for any frame size: minutes at the
+    start, less time per frame on a GPU."""
     verbose: bool = False
     """Show where an error of a video came from."""
     threads: int | None = None

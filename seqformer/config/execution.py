@@ -69,14 +69,17 @@ class ComputeConfig:
     of so many frames, time about one forward pass more. 0: all frames."""
     channels_last: bool = field(default=False, metadata=MAY_CHANGE)
     """Store the maps of a convolutional backbone with channels innermost."""
-    compile: tuple[Literal["backbone", "encoder", "decoder"], ...] = field(
+    compile: tuple[Literal["model", "backbone", "encoder", "decoder"], ...] = field(
         default=(), metadata=MAY_CHANGE
     )
-    """Parts whose blocks go through torch.compile."""
+    """What goes through torch.compile: the whole model as one graph (the flag alone says so), or
+    the blocks of some parts."""
 
     def __post_init__(self) -> None:
         if self.frame_chunk < 0:
             raise ValueError(f"frame_chunk must be >= 0, got {self.frame_chunk}")
+        if "model" in self.compile and len(self.compile) > 1:
+            raise ValueError("compile names the whole model and parts of it; choose one of them")
 
 
 @dataclass(frozen=True, kw_only=True)

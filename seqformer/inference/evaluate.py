@@ -52,6 +52,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from seqformer.determinism import deterministic_algorithms
     from seqformer.distributed.context import distributed_context
+    from seqformer.export import is_exported
     from seqformer.inference.predictor import Predictor
     from seqformer.inference.run_settings import own_threads, resolve_runtime, run_settings
     from seqformer.inference.runner import Helpers, predict_shared
@@ -67,8 +68,14 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
-        predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
+        if is_exported(weights):
+            if options.compile:
+                raise ValueError(f"--compile is for checkpoints; {weights} is a graph already")
+            predictor = Predictor.from_exported(weights, device=ranks.device)
+        else:
+            predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
         predictor.config = replace(predictor.config, **options.config_changes())
+        predictor.is_compiled = options.compile
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
         resolve_runtime(predictor, ranks, stored, options.threads)
@@ -76,6 +83,8 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
         settings = run_settings(weights, predictor.config, sources, predictor.device)
+        if options.compile:
+            settings["compile"] = True
         logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
         names = class_names(categories, predictor.classes)
         drawn = None if options.visualize is None else _drawer(options, names)

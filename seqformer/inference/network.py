@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,12 +42,30 @@ class FrameChunk:
     boxes: Tensor
     is_finite: Tensor
 
+    def merged_into(self, before: TemporalPool | None) -> TemporalPool:
+        """The sums of its frames, with those of the frames before."""
+        pool = self.pool(0, len(self.boxes))
+        return pool if before is None else before.merge(pool)
+
     def pool(self, start: int, stop: int) -> TemporalPool:
         """The temporal sums of frames start..stop-1 of the chunk."""
         frames = slice(start, stop)
         return TemporalPool.of(
             [x[:, frames] for x in self.time_logits], [x[:, frames] for x in self.sampled]
         )
+
+
+class Network(Protocol):
+    """What a stream asks of a model, or of an exported file in its place."""
+
+    device: torch.device
+    mask_stride: int
+
+    def frames(self, resized: Sequence[np.ndarray], before: Any = None) -> Any:
+        """A `FrameChunk` of t frames; `before` is what those before added up to."""
+
+    def instances(self, pool: Any) -> tuple[Tensor, Tensor]:
+        """Class logits [Q, K] and mask parameters [Q, 169] of what all frames add up to."""
 
 
 class FrameNetwork:
@@ -60,11 +79,20 @@ class FrameNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(self, model: SeqFormer, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: SeqFormer,
+        precision: Precision,
+        device: torch.device,
+        is_compiled: bool = False,
+    ) -> None:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
         self._model = inference_copy(model, self._dtype)
+        self._box_stream = self._model.box_stream
+        if is_compiled:
+            self._box_stream = torch.compile(self._box_stream, fullgraph=True, dynamic=True)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]
@@ -72,13 +100,15 @@ class FrameNetwork:
         )
 
     @torch.inference_mode()
-    def frames(self, resized: Sequence[np.ndarray]) -> FrameChunk:
-        """Run t frames, uint8 RGB [H, W, 3] of network size, by themselves."""
+    def frames(
+        self, resized: Sequence[np.ndarray], before: TemporalPool | None = None
+    ) -> FrameChunk:
+        """Run t frames, uint8 RGB [H, W, 3] of network size, whatever came `before`."""
         with on_device(self.device), full_float32():
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
             images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
             images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
-            return self._chunk(*self._model.box_stream(images))
+            return self._chunk(*self._box_stream(images))
 
     def _chunk(self, states: BoxStates, features: Tensor) -> FrameChunk:
         features, boxes = features[0], states.boxes[-1][0]

@@ -11,6 +11,7 @@ with predictor.stream() as stream:                 # or frames as they come
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +19,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+import seqformer
 from seqformer.config import BackboneName, EvalConfig, Precision, config_from_dict
 from seqformer.data.video_sources import open_video
 from seqformer.devices import choose_device
+from seqformer.export import Description, GraphFormat, export_graph
 from seqformer.inference.chunk_size import default_chunk_frames
 from seqformer.inference.clip_stream import ClipStream
+from seqformer.inference.exported_network import ExportedNetwork
 from seqformer.inference.mask_encoder import MaskEncoder
-from seqformer.inference.network import FrameNetwork
+from seqformer.inference.network import FrameNetwork, Network
 from seqformer.inference.prediction import VideoPrediction
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream, WholeVideoStream
 from seqformer.model import Checkpoint, model_from_checkpoint
@@ -38,29 +42,33 @@ class Predictor:
     """A model ready for videos.
 
     Attributes:
-        model: in eval mode, on `device`.
+        model: in eval mode, on `device`; None for an exported file, which is a graph and no model.
         classes: what the classifier's outputs stand for; None for released files, which do not say
             it: then the output index is the category id, as published.
         config: frame size, number of results, smallest score, mode, precision.
         limits: how much a video may keep in memory and on disk.
+        is_compiled: whether torch.compile makes one graph of what is computed per frame; set it
+            before the first video.
         encoder: compresses masks; give one with workers to have it done in the background.
     """
 
     def __init__(
         self,
-        model: SeqFormer,
+        model: SeqFormer | ExportedNetwork,
         classes: ClassMap | None = None,
         config: EvalConfig | None = None,
         device: DeviceName | str | torch.device = "auto",
         limits: StreamLimits | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.model = model.eval().to(self.device)
+        self._exported = model if isinstance(model, ExportedNetwork) else None
+        self.model = None if isinstance(model, ExportedNetwork) else model.eval().to(self.device)
         self.classes = classes
         self.config = config or EvalConfig()
         self.limits = limits or StreamLimits()
+        self.is_compiled = False
         self.encoder = MaskEncoder()
-        self._network: tuple[Precision, FrameNetwork] | None = None
+        self._network: tuple[tuple[Precision, bool], FrameNetwork] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -91,6 +99,50 @@ class Predictor:
                 f"{classes.num_classes}; use the class map the weights were trained with"
             )
         return cls(model, classes, config or _trained_config(checkpoint), device)
+
+    @classmethod
+    def from_exported(
+        cls,
+        path: str | Path,
+        device: DeviceName | str | torch.device = "auto",
+        config: EvalConfig | None = None,
+    ) -> Predictor:
+        """A predictor on a file that `export`, or `seqformer export`, wrote; classes and frame size
+        are in it.
+
+        Args:
+            path: .pt2, or .onnx, which needs onnxruntime.
+            device: where to run; "auto" is the CPU for ONNX.
+            config: instead of that of the file; mode "whole" and precision "fp32" only.
+
+        Raises: FileNotFoundError; ValueError naming the file when it is damaged, is no exported
+            SeqFormer, or holds anything that could run code.
+        """
+        is_onnx = Path(path).suffix.lower() == ".onnx"
+        device = choose_device("cpu" if is_onnx and device == "auto" else device)
+        network = ExportedNetwork(path, device)
+        described = network.description
+        return cls(network, described.classes, config or described.config, device)
+
+    def export(self, path: str | Path, graph_format: GraphFormat = "pt2") -> None:
+        """Write the model for other programs; see docs/export.md.
+
+        Raises: ValueError for an exported file itself, or when onnx is missing; WriteError.
+        """
+        if self.model is None:
+            raise ValueError("an exported file cannot be exported again; take its checkpoint")
+        config = self.model.config
+        state_shape = (config.num_decoder_layers, 1, config.num_queries, config.hidden_dim + 2)
+        description = Description(
+            version=seqformer.__version__,
+            state_shape=state_shape,
+            num_classes=config.num_classes,
+            mask_stride=self.model.mask_stride,
+            classes=self.classes,
+            config=replace(self.config, mode="whole", precision="fp32", chunk_frames=None),
+        )
+        model = self.model if self.device.type == "cpu" else deepcopy(self.model).cpu()
+        export_graph(model, description, Path(path), graph_format)
 
     def predict(self, frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> VideoPrediction:
         """Find the objects of one video, of any length.
@@ -158,11 +210,24 @@ class Predictor:
         return kind(context, limits or self.limits)
 
     @property
-    def network(self) -> FrameNetwork:
-        """The model as `config.precision` wants it; made when first needed."""
+    def network(self) -> Network:
+        """The model as `config.precision` wants it; made when first needed.
+
+        Raises: ValueError where an exported file cannot do what `config` asks for.
+        """
         precision = self.config.precision
-        if self._network is None or self._network[0] != precision:
-            self._network = precision, FrameNetwork(self.model, precision, self.device)
+        if self.model is None:
+            assert self._exported is not None
+            if precision != "fp32" or self.config.mode != "whole":
+                raise ValueError(
+                    f"{self._exported.path} computes in fp32 and whole videos; for --precision "
+                    f"{precision} and --mode {self.config.mode} take the checkpoint itself"
+                )
+            return self._exported
+        kind = precision, self.is_compiled
+        if self._network is None or self._network[0] != kind:
+            network = FrameNetwork(self.model, precision, self.device, self.is_compiled)
+            self._network = kind, network
         return self._network[1]
 
     def default_chunk_frames(self) -> int:

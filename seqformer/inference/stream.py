@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,9 @@ from seqformer.devices import to_device
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
 from seqformer.inference.mask_rendering import compress_masks, mask_logits
-from seqformer.inference.network import ChunkCopy, FrameChunk, FrameNetwork
+from seqformer.inference.network import ChunkCopy, FrameChunk, Network
 from seqformer.inference.prediction import Detection, VideoPrediction
 from seqformer.inference.resize import FrameSizes, check_frame, resize_frame
-from seqformer.model import TemporalPool
 from seqformer.structures import ClassMap
 
 
@@ -62,7 +62,7 @@ class StreamLimits:
 class StreamContext:
     """What all streams of a `Predictor` share."""
 
-    network: FrameNetwork
+    network: Network
     config: EvalConfig
     chunk_frames: int
     classes: ClassMap | None = None
@@ -109,6 +109,7 @@ class VideoStream(ABC):
         """Frames pushed so far."""
         self._sizes = FrameSizes()
         self._waiting: list[np.ndarray] = []
+        self._pool: Any = None  # sums over all frames so far, where the mode keeps them
 
     def push(self, frame: np.ndarray) -> None:
         """Take the next frame, uint8 RGB [h0, w0, 3]; it is computed when `chunk_frames` wait.
@@ -131,7 +132,7 @@ class VideoStream(ABC):
     def flush(self) -> None:
         """Compute the frames that wait."""
         if self._waiting:
-            chunk = self.context.network.frames(self._waiting)
+            chunk = self.context.network.frames(self._waiting, self._pool)
             first = self.num_frames - len(self._waiting)
             self._waiting = []
             self._absorb(chunk, first)
@@ -181,14 +182,12 @@ class WholeVideoStream(VideoStream):
 
     def __init__(self, context: StreamContext, limits: StreamLimits) -> None:
         super().__init__(context, limits)
-        self._pool: TemporalPool | None = None
         self._store = limits.store()
         self._arriving: ChunkCopy | None = None
 
     @torch.inference_mode()
     def _absorb(self, chunk: FrameChunk, first: int) -> None:
-        pool = chunk.pool(0, len(chunk.boxes))
-        self._pool = pool if self._pool is None else self._pool.merge(pool)
+        self._pool = chunk.merged_into(self._pool)
         arriving = ChunkCopy(chunk, first)
         self._keep_arrived()  # the chunk before, while this one is computed
         self._arriving = arriving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class MSDeformAttn(nn.Module):
         Returns: [B, T, Q, C].
         """
         offsets, logits = self._samples(query, position)
-        sampled = kernels.ms_deform_attn_fused(
+        sampled = self.sample(
             rearrange(value, "b t s m d -> (b t) s m d"),
             shapes,
             rearrange(offsets, "b f q m l p xy -> (b f) q m l p xy"),
@@ -83,12 +84,24 @@ class MSDeformAttn(nn.Module):
         )
         return rearrange(sampled, "(b t) q c -> b t q c", b=value.shape[0])
 
+    def sample(
+        self,
+        value: Tensor,
+        shapes: list[tuple[int, int]],
+        offsets: Tensor,
+        logits: Tensor,
+        reference: Tensor,
+        valid_shapes: Tensor | None,
+    ) -> Tensor:
+        """`kernels.ms_deform_attn_fused`; an export puts a form here that other programs run."""
+        return kernels.ms_deform_attn_fused(value, shapes, offsets, logits, reference, valid_shapes)
+
     def _samples(self, query: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, F, Q, M, L, P, 2] and logits [B, F, Q, M, L, P], in the precision of their
         layers even under autocast, and without TF32: in bf16, an offset of 8 cells is up to 0.03
         cells off."""
         samples = (self.num_heads, self.num_levels, self.num_points)
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query.device.type):
             layers = [(m.weight, m.bias) for m in (self.sampling_offsets, self.attention_weights)]
             dtype = self.sampling_offsets.weight.dtype
             offsets, logits = linears_of_sum(
@@ -125,3 +138,10 @@ class QuerySelfAttention(nn.Module):
             q, k, v, dropout_p=self.dropout if self.training else 0.0
         )
         return self.out_proj(rearrange(out, "n m q d -> n q (m d)"))
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Inside, autocast is off. Where it is so anyway, a graph has nothing to record."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

@@ -100,16 +100,22 @@ def unpadded_geometry(
 ) -> Geometry:
     """Of any clips without padding; kept, since the chunks of a video all ask for the same."""
     # What a tracer makes has no values, and must not be found by a later call.
-    is_traced = torch.compiler.is_compiling() or detect_fake_mode() is not None
-    make = _unpadded_geometry.__wrapped__ if is_traced else _unpadded_geometry
-    return make(shapes, channels, device)
+    if torch.compiler.is_compiling() or detect_fake_mode() is not None:
+        return _make_unpadded(shapes, channels, device)
+    return _kept_unpadded(shapes, channels, device)
 
 
 @lru_cache(maxsize=4)
-def _unpadded_geometry(
+def _kept_unpadded(
     shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
 ) -> Geometry:
     # Made in inference mode, it could not be used in a training step later on.
     with torch.inference_mode(False), torch.no_grad():
-        mask = torch.zeros(1, *shapes[0], dtype=torch.bool, device=device)
-        return replace(geometry_of(mask, list(shapes), channels), valid_shapes=None)
+        return _make_unpadded(shapes, channels, device)
+
+
+def _make_unpadded(
+    shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
+) -> Geometry:
+    mask = torch.zeros(1, *shapes[0], dtype=torch.bool, device=device)
+    return replace(geometry_of(mask, list(shapes), channels), valid_shapes=None)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from seqformer.config import EvalConfig, ModelConfig, config_to_dict
+from seqformer.config import BackboneName, EvalConfig, ModelConfig, config_to_dict
 from seqformer.files import write_bytes
-from seqformer.model import load_checkpoint, to_published
+from seqformer.model import model_from_checkpoint, to_published
 from seqformer.model.weight_files import safetensors_bytes
 from seqformer.structures import ClassMap
 from seqformer.trainer.parallel_model import ParallelModel
@@ -38,30 +38,32 @@ def export_weights(
     parallel_model.parallel.barrier()
 
 
-def export_checkpoint(checkpoint: Path, path: Path) -> None:
-    """Write the weights of a checkpoint folder as one file.
+def export_checkpoint(checkpoint: Path, path: Path, backbone: BackboneName | None = None) -> None:
+    """Write the weights of a checkpoint folder or weights file as one file.
 
-    Raises: FileNotFoundError or ValueError naming the folder when it is none of ours.
+    Args:
+        backbone: what the checkpoint is believed to hold; checked.
+
+    Raises: FileNotFoundError or ValueError naming the checkpoint when it holds no whole model.
     """
-    loaded = load_checkpoint(checkpoint)
-    if loaded.classes is None or loaded.model_config is None:
-        raise ValueError(f"{checkpoint} does not say which model and classes it belongs to")
-    evaluation = loaded.extra["args"]["eval"]
-    _write(path, loaded.state, loaded.model_config, loaded.classes, evaluation)
+    model, loaded = model_from_checkpoint(checkpoint, backbone)
+    settings = loaded.extra.get("args")
+    known = settings.get("eval") if isinstance(settings, dict) else None
+    _write(path, loaded.state, model.config, loaded.classes, known)
 
 
 def _write(
     path: Path,
     state: dict[str, torch.Tensor],
     config: ModelConfig,
-    classes: ClassMap,
-    evaluation: dict[str, Any],
+    classes: ClassMap | None,
+    evaluation: dict[str, Any] | None,
 ) -> None:
-    metadata = {
-        "model_config": json.dumps(config_to_dict(config)),
-        "classes": json.dumps(classes.to_dict()),
-        "args": json.dumps({"eval": evaluation}),
-    }
+    metadata = {"model_config": json.dumps(config_to_dict(config))}
+    if classes is not None:  # released files do not say it
+        metadata["classes"] = json.dumps(classes.to_dict())
+    if evaluation is not None:
+        metadata["args"] = json.dumps({"eval": evaluation})
     # Box heads stand in the file twice, as published; safetensors refuses shared memory.
     separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     write_bytes(path, safetensors_bytes(separate, metadata))

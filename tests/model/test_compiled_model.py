@@ -65,7 +65,8 @@ def test_frames_of_any_size_and_number_share_a_graph():
         return graph.forward
 
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    sizes = [(2, 64, 96), (3, 72, 100), (5, 61, 83), (1, 90, 90)]
+    sizes = [(2, 64, 96), (3, 72, 100), (5, 61, 83), (1, 90, 90), (7, 48, 80)]
+    sizes += [(2, 80, 48), (4, 100, 64), (1, 66, 97), (9, 40, 72), (6, 77, 77)]
     generator = torch.Generator().manual_seed(0)
     for frames, height, width in sizes:
         clip = torch.randn(1, frames, 3, height, width, generator=generator)
@@ -73,7 +74,7 @@ def test_frames_of_any_size_and_number_share_a_graph():
             got, expected = outputs(compiled(clip)), outputs(model(clip))
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, msg=name)
-    assert len(graphs) <= 2  # one frame alone has a graph of its own
+    assert len(graphs) <= 2  # at most two recompilations are allowed; T = 1 takes one
 
 
 @pytest.mark.slow

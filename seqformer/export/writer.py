@@ -1,0 +1,114 @@
+"""A model as a file for other programs: torch.export's .pt2, or ONNX.
+
+Both hold one graph (`graph.py`) for any number of frames of any size. Frames have at least 33
+pixels a side; T, H and W need not be multiples of anything.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from ..files import write_bytes
+from ..model import SeqFormer
+from .description import NAME, Description
+from .graph import INPUTS, OUTPUTS, ClipGraph
+from .sampling import Sampling, by_tensorrt_plugin, in_plain_operators
+
+GraphFormat = Literal["pt2", "onnx", "onnx-tensorrt"]
+OPSET = 20
+"""Of ONNX; the first with GridSample as it is today."""
+ONNX_REMEDY = "ONNX needs packages that are not installed; pip install 'seqformer[export]'"
+
+
+def export_graph(
+    model: SeqFormer, description: Description, path: Path, graph_format: GraphFormat
+) -> None:
+    """Trace the model and write the graph with its description, atomically.
+
+    Args:
+        model: on the CPU, float32; left as it is.
+        graph_format: "pt2"; "onnx" with standard operators; "onnx-tensorrt" with nodes
+            `MultiscaleDeformableAttnPlugin_TRT`, which nothing but TensorRT runs.
+
+    Raises: ValueError on another format, or when onnx or onnxscript are missing; WriteError.
+    """
+    if graph_format not in get_args(GraphFormat):
+        raise ValueError(
+            f"format {graph_format!r} is unknown; choose one of {get_args(GraphFormat)}"
+        )
+    if graph_format != "pt2":
+        _check_onnx()
+    is_plugin = graph_format == "onnx-tensorrt"
+    sample = by_tensorrt_plugin if is_plugin else in_plain_operators
+    program = trace(model, sample, description.config.top_k)
+    if graph_format == "pt2":
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={NAME: description.to_json()})
+        write_bytes(path, content.getvalue())
+    else:
+        write_bytes(path, _onnx_bytes(program, description))
+
+
+def trace(model: SeqFormer, sample: Sampling, num_drawn: int) -> ExportedProgram:
+    """The graph of a model; T, H and W stay open. Nothing but aten operators (and, where `sample`
+    makes them, nodes of TensorRT)."""
+    graph = ClipGraph(model, sample, num_drawn).eval()
+    images = torch.zeros(1, 3, 3, 72, 104)
+    free = {1: Dim.DYNAMIC, 3: Dim.DYNAMIC, 4: Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(
+            graph, (images, graph.empty_state()), dynamic_shapes=(free, None), strict=False
+        )
+    for node in program.graph.nodes:  # where in our source it comes from is nobody's business
+        for name in ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node"):
+            node.meta.pop(name, None)
+    # Examples are a pickle and guards are Python code: a file without either can be checked.
+    program._example_inputs = None
+    program._guards_code = []
+    return program
+
+
+def _check_onnx() -> None:
+    if not all(find_spec(name) for name in ("onnx", "onnxscript")):
+        raise ValueError(ONNX_REMEDY)
+
+
+def _onnx_bytes(program: ExportedProgram, description: Description) -> bytes:
+    with _quiet():
+        made: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    proto = made.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = NAME, description.to_json()
+    return proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports on what it folds and which packages it does not see."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
