@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 _HERE = _os.path.realpath(__file__)
 
-# One process, one copy: the folder of a checkout is both `kernels` and `seqformer.kernels`. Whoever
-# comes second answers with the first, so that ops and backend state exist once.
+# Set where this folder was imported before under its other name; see `two_names`.
 _twin = next(
     (
         _name
@@ -26,12 +25,12 @@ _twin = next(
 )
 
 if _twin is not None:
-    for _name in [n for n in _sys.modules if n == _twin or n.startswith(_twin + ".")]:
-        _sys.modules[__name__ + _name[len(_twin) :]] = _sys.modules[_name]
+    _sys.modules[_twin].two_names.share_modules(_twin, __name__)
     _sys.modules[_twin].registry_package.share_name(_sys.modules[_twin], __name__)
 else:
     from . import integrations as integrations
     from . import registry_package
+    from . import two_names as two_names
     from .backend import Explanation, current_backend, explain, use_backend
     from .deformable_attention import (
         ms_deform_attn,

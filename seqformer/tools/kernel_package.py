@@ -17,7 +17,7 @@ from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "rocm")
 LAYERS = "layers.py"
-_LEFT_OUT = ("__init__.py", "registry_package.py", "py.typed")
+_LEFT_OUT = ("__init__.py", "registry_package.py", "two_names.py", "py.typed")
 _OPERATORS = "seqformer_kernels"
 """The namespace of our operators in torch.ops."""
 _NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
