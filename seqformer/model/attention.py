@@ -142,6 +142,6 @@ class QuerySelfAttention(nn.Module):
 
 def without_autocast(device_type: str) -> AbstractContextManager[None]:
     """Inside, autocast is off. Where it is so anyway, a graph has nothing to record."""
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

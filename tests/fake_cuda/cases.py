@@ -136,7 +136,7 @@ def infer(
 def _noted(predictor: Predictor) -> list[FrameChunk]:
     found: list[FrameChunk] = []
     run = predictor.network.frames
-    predictor.network.frames = lambda frames: (found.append(run(frames)), found[-1])[1]
+    predictor.network.frames = lambda *given: (found.append(run(*given)), found[-1])[1]
     return found
 
 

@@ -70,12 +70,12 @@ def _low_precision_gradient() -> Iterator[None]:
 
 
 @contextmanager
-def _constant_for_every_portion() -> Iterator[None]:
+def _constant_for_every_chunk() -> Iterator[None]:
     frames = FrameNetwork.frames
 
-    def anew(network, resized):
+    def anew(network, *given):
         network._mean = torch.zeros(3, 1, 1).to(network.device)
-        return frames(network, resized)
+        return frames(network, *given)
 
     with mock.patch.object(FrameNetwork, "frames", anew):
         yield
@@ -99,5 +99,5 @@ FAULTS = {
     "value read": _value_read,
     "current device": _current_device,
     "low precision gradient": _low_precision_gradient,
-    "constant for every chunk": _constant_for_every_portion,
+    "constant for every chunk": _constant_for_every_chunk,
 }

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 import seqformer.inference.clip_matching
+import seqformer.inference.clip_stream
 import seqformer.inference.network
 import seqformer.inference.stream
 from seqformer import devices
@@ -122,7 +123,7 @@ def _stand_in_for_results(watch: Watch) -> None:
 
     seqformer.inference.network.check_finite = check_finite
     seqformer.inference.clip_matching.ClipMatcher.add = join
-    _declare(watch, seqformer.inference.clip_matching, "mask_logits")
+    _declare(watch, seqformer.inference.clip_stream, "mask_logits")
     StreamContext.best_classes = best_classes
     seqformer.inference.stream.compress_masks = compress_masks
     _declare(watch, seqformer.inference.stream, "mask_logits")

@@ -53,7 +53,7 @@ PLANTED: list[tuple[Case, str]] = [
     (("train", {"planted": "value read"}), "DataDependent"),
     (("train", {"planted": "current device"}), "cuda:0"),
     (("train", {"planted": "low precision gradient"}), "gradient of class_embed.0.weight"),
-    (("infer", {"planted": "constant for every portion"}), "copies between cpu and cuda:1"),
+    (("infer", {"planted": "constant for every chunk"}), "copies between cpu and cuda:1"),
 ]
 NOT_DETERMINISTIC = {
     *("avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),

@@ -54,13 +54,13 @@ def run(tmp_path, monkeypatch):
         network, asked, alive = predictor.network, [], []
         compute = network.frames
 
-        def frames(resized):
+        def frames(resized, before):
             asked.append(len(resized))
             activations = Activations()
             alive.append(weakref.ref(activations))
             if len(resized) > limit:
                 raise torch.OutOfMemoryError("no")
-            return compute(resized)
+            return compute(resized, before)
 
         network.frames = frames
         freed = []
