@@ -8,11 +8,14 @@ the instance's left and right end, and of those only what is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import orjson
 
+from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.polygons import rasterise_polygons
-from seqformer.annotations.run_lengths import decode_mask, read_mask
+from seqformer.annotations.run_lengths import decode_mask, read_runs
 
 Segmentation = str | list[list[float]] | None
 """Compressed runs, polygons, or None where the instance is absent."""
@@ -45,14 +48,42 @@ def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> 
     if segmentation is None:
         return np.zeros((height, width), bool)
     text = _as_text(segmentation, height, width)
-    read_mask(text, height * width)
+    read_runs([text], [height * width])
     return decode_mask({"size": [height, width], "counts": text})
 
 
+def read_segmentations(
+    segmentations: Sequence[Segmentation], height: int, width: int
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """What `sample_mask` takes, of each segmentation: P runs of zeros [P] and of the ones that
+    follow [P], int32; None where the segmentation is. They are read and checked together.
+
+    Raises: InvalidMaskError with the position of one that is wrong.
+    """
+    read: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(segmentations)
+    present, texts = [], []
+    for position, segmentation in enumerate(segmentations):
+        if segmentation is None:
+            continue
+        present.append(position)
+        try:
+            texts.append(_as_text(segmentation, height, width))
+        except ValueError as error:
+            raise InvalidMaskError(str(error), position) from None
+    try:
+        runs = read_runs(texts, [height * width] * len(texts))
+    except InvalidMaskError as error:
+        raise InvalidMaskError(str(error), present[error.position]) from None
+    bounds = runs.first.tolist()
+    for position, first, end in zip(present, bounds[:-1], bounds[1:], strict=True):
+        read[position] = runs.zeros[first:end], runs.ones[first:end]
+    return read
+
+
 def sample_mask(
-    segmentation: Segmentation,
+    zeros: np.ndarray,
+    ones: np.ndarray,
     height: int,
-    width: int,
     rows: np.ndarray,
     columns: np.ndarray,
     out: np.ndarray,
@@ -60,24 +91,21 @@ def sample_mask(
     """Write `decode_segmentation(...)[rows[:, None], columns]` to `out`.
 
     Args:
+        zeros, ones: of `read_segmentations`.
         rows, columns: [h], [w] pixel indices, each ascending or descending.
         out: bool [h, w], all False before.
-
-    Raises: ValueError saying what is wrong with the segmentation.
     """
-    if segmentation is None:
-        return
-    runs = read_mask(_as_text(segmentation, height, width), height * width)
-    runs = runs[: runs.size // 2 * 2]  # background after the last instance run does not matter
-    is_filled = runs[1::2] > 0  # runs may be empty
+    if not ones[-1]:  # background after the last run of the instance does not matter
+        zeros, ones = zeros[:-1], ones[:-1]
+    is_filled = ones > 0  # runs may be empty
     if not is_filled.any():
         return
-    stops = np.cumsum(runs)[1::2]
-    starts = stops - runs[1::2]
+    stops = np.cumsum(zeros + ones)
+    starts = stops - ones
     first, last = is_filled.argmax(), is_filled.size - 1 - is_filled[::-1].argmax()
     first_column, last_column = starts[first] // height, (stops[last] - 1) // height
     top, bottom = starts % height, (stops - 1) % height
-    if (top <= bottom).all() and runs[1::2].max() <= height:
+    if (top <= bottom).all() and ones.max() <= height:
         row_span = _span(rows, top.min(), bottom.max())
     else:  # a run goes on into the next column, or is empty
         row_span = slice(0, len(rows))
@@ -85,11 +113,12 @@ def sample_mask(
     rows, columns = rows[row_span], columns[column_span] - first_column
     if not rows.size or not columns.size:
         return
-    inner = runs[2 * first : 2 * last + 2].copy()
-    inner[0] = starts[first] - first_column * height
-    is_instance = np.arange(inner.size + 1) % 2 == 1
-    rest = (last_column + 1) * height - stops[last]
-    decoded = np.repeat(is_instance, np.append(inner, rest)).reshape(-1, height)
+    lengths = np.empty(2 * (last - first) + 3, np.int64)
+    lengths[0:-1:2], lengths[1::2] = zeros[first : last + 1], ones[first : last + 1]
+    lengths[0] = starts[first] - first_column * height
+    lengths[-1] = (last_column + 1) * height - stops[last]
+    is_instance = np.arange(lengths.size) % 2 == 1
+    decoded = np.repeat(is_instance, lengths).reshape(-1, height)
     out[row_span, column_span] = decoded[columns].take(rows, axis=1).T
 
 

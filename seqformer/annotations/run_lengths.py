@@ -77,16 +77,6 @@ def read_runs(counts: list[str], pixels: list[int]) -> Runs:
     return Runs(zeros, ones, first, np.add.reduceat(ones, first[:-1], dtype=np.int32))
 
 
-def read_mask(counts: str, pixels: int) -> np.ndarray:
-    """The run lengths [R] of one compressed mask, int32; the first, third, ... are zeros.
-
-    Raises: InvalidMaskError as `read_runs`.
-    """
-    mask = read_runs([counts], [pixels])
-    runs = np.stack([mask.zeros, mask.ones], axis=1).ravel()
-    return runs if runs[-1] else runs[:-1]
-
-
 def decode_mask(rle: RLE) -> np.ndarray:
     """A mask that `read_runs` would accept, as bool [h, w]."""
     return coco_mask.decode(rle).astype(bool)

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from seqformer.annotations.packed_masks import Segmentation, sample_mask
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.packed_masks import Segmentation, read_segmentations, sample_mask
 
 
 class MaskSource(Protocol):
@@ -102,16 +103,19 @@ class PackedMasks:
     def sample(self, instances: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """See `MaskSource`."""
         _, num_frames, height, width = self.shape
-        masks = np.zeros((len(instances), num_frames, len(rows), len(columns)), bool)
-        for n, instance in enumerate(instances.tolist()):
-            for t in range(num_frames):
-                segmentation = self.segmentation(instance, t)
-                try:
-                    sample_mask(segmentation, height, width, rows, columns, masks[n, t])
-                except ValueError as error:
-                    where = self.describe(instance, t)
-                    raise ValueError(f"{where}: the segmentation {error}") from None
-        return masks
+        masks = np.zeros((len(instances) * num_frames, len(rows), len(columns)), bool)
+        places = [(instance, t) for instance in instances.tolist() for t in range(num_frames)]
+        try:
+            read = read_segmentations(
+                [self.segmentation(instance, t) for instance, t in places], height, width
+            )
+        except InvalidMaskError as error:
+            where = self.describe(*places[error.position])
+            raise ValueError(f"{where}: the segmentation {error}") from None
+        for runs, mask in zip(read, masks, strict=True):
+            if runs is not None:
+                sample_mask(*runs, height, rows, columns, mask)
+        return masks.reshape(len(instances), num_frames, len(rows), len(columns))
 
 
 class IdMapMasks:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.packed_masks import (
     decode_segmentation,
     pack_segmentation,
+    read_segmentations,
     sample_mask,
     unpack_segmentation,
 )
@@ -42,17 +44,33 @@ def test_a_sample_is_the_indexed_mask(data):
     columns = np.sort(rng.integers(width, size=data.draw(st.integers(1, 40))))
     if data.draw(st.booleans()):
         columns = columns[::-1]
-    out = np.zeros((len(rows), len(columns)), bool)
-    sample_mask(compressed(mask), height, width, rows, columns, out)
-    np.testing.assert_array_equal(out, mask[rows[:, None], columns])
+    out = np.zeros((2, len(rows), len(columns)), bool)
+    both = read_segmentations([compressed(mask), None, compressed(~mask)], height, width)
+    assert both[1] is None
+    for runs, sample in zip(both[::2], out, strict=True):
+        sample_mask(*runs, height, rows, columns, sample)
+    np.testing.assert_array_equal(out[0], mask[rows[:, None], columns])
+    np.testing.assert_array_equal(out[1], ~out[0])
 
 
 def test_runs_that_are_empty_do_not_matter():
     runs = compress_runs([0, 0, 2, 3, 0, 1, 6, 0, 0])  # on a 3 x 4 frame
     out = np.zeros((3, 4), bool)
-    sample_mask(runs, 3, 4, np.arange(3), np.arange(4), out)
+    (read,) = read_segmentations([runs], 3, 4)
+    sample_mask(*read, 3, np.arange(3), np.arange(4), out)
     np.testing.assert_array_equal(out, decode_segmentation(runs, 3, 4))
     assert out.sum() == 4
+
+
+@pytest.mark.parametrize(
+    "wrong,problem",
+    [("52203", "add up to"), ("5220~", "foreign"), ([[1.0, 2.0]], "."), ("", ".")],
+)
+def test_the_wrong_one_of_several_is_named(wrong, problem):
+    right = compressed(np.eye(3, 4, dtype=bool))
+    with pytest.raises(InvalidMaskError, match=problem) as raised:
+        read_segmentations([right, None, wrong, None, right], 3, 4)
+    assert raised.value.position == 2
 
 
 @pytest.mark.parametrize("segmentation", [None, [[0.5, 1.25, 7.0, 1.0, 7.0, 6.0]], "52203"])

@@ -24,7 +24,7 @@ from bench.baselines.published_loader import PublishedClips, resize, to_tensor
 from bench.baselines.published_loader import collate as published_collate
 from bench.suite.schema import Call, Case, Side, Size
 from bench.suite.scratch import drawn
-from seqformer.annotations.run_lengths import read_mask
+from seqformer.annotations.run_lengths import read_runs
 from seqformer.config import AugmentConfig, DataConfig
 from seqformer.data.clip_dataset import ConcatClipDataset
 from seqformer.data.collate import collate
@@ -153,5 +153,7 @@ def draw_videos(folder: Path, num_videos: int, num_frames: int) -> None:
     for annotation in content["annotations"]:
         for segmentation in filter(None, annotation["segmentations"]):
             height, width = segmentation["size"]
-            segmentation["counts"] = read_mask(segmentation["counts"], height * width).tolist()
+            runs = read_runs([segmentation["counts"]], [height * width])
+            numbers = np.stack([runs.zeros, runs.ones], axis=1).ravel().tolist()
+            segmentation["counts"] = numbers if numbers[-1] else numbers[:-1]
     (folder / "annotations.json").write_text(json.dumps(content))
