@@ -143,14 +143,16 @@ def known_rows(path: Path, extent: str) -> dict[tuple[str, int], Any]:
 
 
 def rows_of_the_same_code(rows: dict[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
-    """Those without a fault whose kernels are as they are now, whatever they are called."""
-    from bench.offline.emulator.coverage import code_digests
+    """Those without a fault whose kernels, whatever they are called, and launches are as now."""
+    from bench.offline.emulator.coverage import code_digests, launch_digest
 
     present = set(code_digests().values())
     return {
         key: row
         for key, row in rows.items()
-        if row.fault is None and set(row.code.values()) <= present
+        if row.fault is None
+        and set(row.code.values()) <= present
+        and row.launched_by == launch_digest(row.capability)
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kernels.deformable_attention import launch, launch_merged, tiles
-from kernels.launch import Case, table_capability
+from kernels.launch import Case, entry_for, table_capability
 
 OTHER_SIZES = (
     (16, 4, 4),
@@ -37,7 +37,7 @@ def attention_cases(capability: int) -> list[Case]:
 def merged_cases(capability: int) -> list[Case]:
     """Of the backward of an encoder layer, where its adds are merged."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    config = tiles.merged_config(capability)
+    config = entry_for(tiles.MERGED, capability)
     if config is None:
         return []
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..device import facts
-from ..launch import KernelVariant, argument_type, launch_of
+from ..launch import KernelVariant, argument_type, entry_for, launch_of
 from . import tiles
 from .tiles import MergedConfig
 from .triton_merged import merge_kernel
@@ -28,7 +28,7 @@ def config_of(value: Tensor, points: Tensor, is_large: bool) -> MergedConfig | N
     """
     _, S, M, D = value.shape
     _, Q, _, L, P, _ = points.shape
-    config = tiles.merged_config(facts().capability(value.device))
+    config = entry_for(tiles.MERGED, facts().capability(value.device))
     if config is None:
         return None
     fits = not is_large and D % config.channels_per_lane == 0 and 32 * config.channels_per_lane >= D

@@ -104,8 +104,3 @@ coarse levels in L1, a fifth of what L2 would give otherwise."""
 INTERPRETER_WARPS, INTERPRETER_RUN = 16, 2
 """Triton's interpreter works through programs one by one in numpy, so there they are large, and
 loops short."""
-
-
-def merged_config(capability: int) -> MergedConfig | None:
-    """The entry of MERGED for a compute capability."""
-    return MERGED[max(key for key in MERGED if key <= capability)]

@@ -382,8 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     call = replace(WORKLOADS[name], dtype=DTYPES[dtype])
                     done = count(call, direction, capability)
                     print("\n".join([show(done), *map(show_launch, done.launches)]), flush=True)
-                    names = [part["kernel"] for part in done.launches] or [KERNEL[direction]]
-                    code = {name: code_digests()[name] for name in names}
+                    launched = [part["kernel"] for part in done.launches] or [KERNEL[direction]]
+                    code = {name: code_digests()[name] for name in launched}
                     store.enter(key | asdict(done) | {"binds": done.binds, "code": code})
     store.write()
     print(store.path)

@@ -8,15 +8,21 @@ import inspect
 import textwrap
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from triton.runtime.jit import JITFunction
 
+import kernels
 from bench.compile import all_cases
 from bench.offline.emulator.driver import kernel_name
 from bench.offline.emulator.session import LaunchRecord
-from bench.offline.kernel_source import source_of
+from bench.offline.kernel_source import source_of, without_docstrings
 from bench.offline.stand_in import jit_functions
+from kernels.deformable_attention import tiles as attention_tiles
+from kernels.launch import entry_for
+from kernels.mask_head import tiles as mask_tiles
+from kernels.mask_loss import tiles as loss_tiles
 
 
 @lru_cache(maxsize=1)
@@ -55,6 +61,21 @@ def code_digests() -> dict[str, str]:
         for f in jit_functions()
         if kernel_name(f) in launched_kernels()
     }
+
+
+@lru_cache
+def launch_digest(capability: int) -> str:
+    """Of what decides how a kernel is launched on this GPU: the launchers' code, and its entries of
+    the launch tables."""
+    parts = []
+    for path in sorted(Path(kernels.__path__[0]).rglob("launch*.py")):
+        parts.append(ast.unparse(without_docstrings(ast.parse(path.read_text(encoding="utf-8")))))
+    for tiles in (attention_tiles, mask_tiles, loss_tiles):
+        for name, value in sorted(vars(tiles).items()):
+            if name.isupper() and not name.startswith("INTERPRETER"):
+                entry = entry_for(value, capability) if isinstance(value, dict) else value
+                parts.append(f"{tiles.__name__}.{name}: {entry!r}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _is_of(variant: Any, launch: LaunchRecord) -> bool:

@@ -58,6 +58,10 @@ def _model_proofs() -> Iterator[Proof]:
         yield _proof(f"{layer}, deterministic", problem, frozen=(3,), is_deterministic=True)
         for dtype in (FP16, BF16):
             yield _proof(f"{layer}, all inputs half", problem, dtype, points_dtype=dtype)
+    many = DECODER | {"Q": 300}  # rows enough for programs of several warps
+    for kind, dtype in ((2, FP32), (4, BF16)):
+        problem = Problem(kind=kind, is_padded=True, **many)
+        yield _proof(f"decoder of 300 queries, {KINDS[kind]}", problem, dtype, frozen=(3,))
     shared = Problem(kind=2, B=6, share=3, is_padded=True, **DECODER)
     yield _proof("decoder, points shared by frames", shared, frozen=(3,))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.offline.emulator import Options
-from bench.offline.emulator.coverage import code_digests, covered_forms
+from bench.offline.emulator.coverage import code_digests, covered_forms, launch_digest
 from bench.offline.emulator.session import EmulatedFaultError, EmulatedGPU
 
 Extent = Literal["quick", "default", "full"]
@@ -45,6 +45,7 @@ class Row:
         variants: how many forms of each there were, by Triton's keys.
         forms: entries of the launch tables for the model's sizes that were launched.
         code: digests of the kernels, by kernel.
+        launched_by: digest of the launchers and of this GPU's entries of the launch tables.
         commit: of the checkout that ran.
         compilations: forms of kernels that were new to this device.
         instructions: of warps, all launches together.
@@ -59,6 +60,7 @@ class Row:
     variants: dict[str, int] = field(default_factory=dict)
     forms: list[str] = field(default_factory=list)
     code: dict[str, str] = field(default_factory=dict)
+    launched_by: str = ""
     commit: str | None = None
     compilations: int = 0
     instructions: int = 0
@@ -89,6 +91,7 @@ def run_proof(gpu: EmulatedGPU, proof: Proof, options: Options) -> Row:
     row.variants = dict(Counter(kernel for kernel, _ in sorted(keys)))
     row.forms = covered_forms(gpu.capability, launches)
     row.code = {kernel: code_digests()[kernel] for kernel in row.launches}
+    row.launched_by = launch_digest(gpu.capability)
     row.compilations = len(gpu.compilations) - compiled
     row.instructions = sum(launch.counts.warp_instructions for launch in launches)
     row.faults = sum(len(launch.faults) for launch in launches)
