@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
-    *("deterministic", "memory_mib"),
+    *("backend", "compile", "deterministic", "memory_mib"),
 )
 
 

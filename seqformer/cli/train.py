@@ -109,11 +109,11 @@ def parse(argv: Sequence[str], program: str = "train.py") -> TrainConfig:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """`--compile` alone means all parts."""
+    """`--compile` alone means `--compile model`."""
     words = list(arguments)
     for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
         if place + 1 == len(words) or words[place + 1].startswith("-"):
-            words[place + 1 : place + 1] = ["backbone", "encoder", "decoder"]
+            words.insert(place + 1, "model")
     return words
 
 
