@@ -27,6 +27,12 @@ from .convert import (
     published_name,
     to_published,
 )
+from .detectron2_names import (
+    backbone_from_detectron2_names,
+    detectron2_classes,
+    from_detectron2_names,
+    is_detectron2,
+)
 from .seqformer import SeqFormer
 from .weight_files import read_weights, safetensors_bytes
 
@@ -94,14 +100,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     state, content = read_weights(path)
-    state = from_own_names(state)
+    is_rewrite = is_detectron2(state)
+    state = from_own_names(from_detectron2_names(state))
     classes = content.get("classes")
     config, knows_heads = _model_config(path, state, content)
+    by_rule = detectron2_classes(num_classes(state)) if is_rewrite else None
     return Checkpoint(
         path=path,
         state=state,
         num_classes=num_classes(state),
-        classes=None if classes is None else _class_map(path, classes),
+        classes=by_rule if classes is None else _class_map(path, classes),
         model_config=config,
         knows_heads=knows_heads,
         extra=content,
@@ -268,7 +276,8 @@ def save_safetensors(
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
-    """Load ImageNet weights into the backbone: torchvision-layout ResNets or official Swin files.
+    """Load ImageNet weights into the backbone: ResNets of torchvision or under detectron2's names,
+    or official Swin files.
 
     Classifier, final norm and recomputed index buffers of the file are left out; the per-stage
     output norms of Swin keep their fresh values. Everything else must fit.
@@ -279,7 +288,7 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     state, _ = read_weights(path)
     given = {
         k: v
-        for k, v in state.items()
+        for k, v in backbone_from_detectron2_names(state).items()
         if not (
             k.startswith(("fc.", "head.", "norm."))
             or k.endswith(("attn_mask", "num_batches_tracked"))
