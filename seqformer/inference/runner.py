@@ -10,10 +10,9 @@ again with half the frames at once, and half of those.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from seqformer.inference.frame_loader import FrameLoader, Resized
 from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.results_file import PartialResults, partial_path
+from seqformer.inference.video_shares import own_share
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -138,31 +138,6 @@ def predict_shared(
     if not ranks.is_main:
         return None, failures
     return PartialResults.continue_all(output, settings), failures
-
-
-def own_share(
-    sources: Sequence[VideoSource], ranks: DistributedContext, finished: Container[int] = ()
-) -> list[VideoSource]:
-    """The videos of this process; those that are `finished` count as without frames."""
-    lengths = [0 if s.video_id in finished else s.num_frames() for s in sources]
-    return [sources[i] for i in balanced_shares(lengths, ranks.world_size)[ranks.rank]]
-
-
-def balanced_shares(lengths: Sequence[int], world_size: int) -> list[list[int]]:
-    """Distribute videos so that all ranks get about as many frames.
-
-    The longest first, each to the rank with the least so far: at most a third above the best
-    distribution (Graham 1969).
-
-    Returns: for every rank the positions of its videos, ascending.
-    """
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    loads = [(0, rank) for rank in range(world_size)]
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        load, rank = heapq.heappop(loads)
-        shares[rank].append(index)
-        heapq.heappush(loads, (load + lengths[index], rank))
-    return [sorted(share) for share in shares]
 
 
 def predict_videos(

@@ -18,7 +18,8 @@ from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import evaluate, format_table
 from seqformer.inference import Predictor
 from seqformer.inference.results_file import load_results, write_results
-from seqformer.inference.runner import FinishedInMemory, Helpers, own_share, predict_videos
+from seqformer.inference.runner import FinishedInMemory, Helpers, predict_videos
+from seqformer.inference.video_shares import own_share
 from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
