@@ -19,7 +19,7 @@ from seqformer.config import DataConfig
 from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import sample_frames
+from seqformer.data.sampling import sample_frames, sample_window
 from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap
@@ -73,7 +73,8 @@ class VideoClips:
         """The clip around one frame. See `ClipSet`."""
         number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
-        frames = sample_frames(
+        choose = sample_window if self.config.frame_choice == "window" else sample_frames
+        frames = choose(
             item - int(self.columns.frame_starts[number]),
             video.length,
             self.config.num_frames,
