@@ -15,7 +15,7 @@ from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.video_sources import VideoSource, listed_videos
 from seqformer.distributed.context import DistributedContext
-from seqformer.evaluation import evaluate, format_table
+from seqformer.evaluation import score
 from seqformer.inference import Predictor
 from seqformer.inference.results_file import load_results, write_results
 from seqformer.inference.runner import FinishedInMemory, Helpers, predict_videos
@@ -122,9 +122,9 @@ class ValidationSet:
         if not self.has_instances:
             logger.warning("%s holds no instances, so there is no AP", self.annotations)
             return {}
-        metrics = evaluate(self.annotations, results)
-        logger.info("%s", format_table(metrics))
-        return metrics.to_dict()
+        scores = score(self.annotations, results)
+        logger.info("%s", scores.table())
+        return scores.to_dict()
 
 
 class Validator:
