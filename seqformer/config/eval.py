@@ -17,6 +17,9 @@ class EvalConfig:
 
     short_side: int = 360
     """Frames are resized so that their shorter side has this many pixels."""
+    max_long_side: int = 0
+    """Largest length of the longer side in pixels, for which both shrink; 0: no bound, as published
+    for videos."""
     top_k: int = 10
     """Largest (query, class) scores of a video that become results."""
     min_score: float = 0.001
@@ -62,6 +65,12 @@ class EvalConfig:
             raise ValueError(
                 f"short_side and top_k must be at least 1, got {self.short_side} and {self.top_k}"
             )
+        if self.max_long_side < 0:
+            raise ValueError(f"max_long_side must be at least 0, got {self.max_long_side}")
+
+
+STILLS = EvalConfig(short_side=800, max_long_side=1333, top_k=100, min_score=0.0)
+"""Inference on single pictures, as published for COCO."""
 
 
 @dataclass(frozen=True, kw_only=True)

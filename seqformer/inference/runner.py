@@ -25,6 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.data.video_sources import VideoSource
 from seqformer.distributed.context import DistributedContext
+from seqformer.inference.coco_results import entries_of
 from seqformer.inference.frame_loader import FrameLoader, Resized
 from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
@@ -161,7 +162,7 @@ def predict_videos(
         return []
     helpers = helpers or Helpers()
     start = time.perf_counter()
-    loader = FrameLoader(sources, predictor.config.short_side, helpers.decode_workers)
+    loader = FrameLoader(sources, _sides(predictor), helpers.decode_workers)
     predictor.encoder = MaskEncoder(helpers.encode_workers)
     progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
     again: list[tuple[VideoSource, _Problem]] = []
@@ -230,7 +231,7 @@ def _predict_again(
             if problem.is_memory:
                 frames_at_once = max(1, frames_at_once // 2)
                 predictor.config = replace(config, chunk_frames=frames_at_once)
-            frames = FrameLoader([source], config.short_side).frames(0)
+            frames = FrameLoader([source], _sides(predictor)).frames(0)
             last = _predict(predictor, source, frames, partial)
             if last is None or not last.is_memory or frames_at_once == 1:
                 return last
@@ -249,7 +250,7 @@ def _predict(
     problem: _Problem | None = None
     try:
         prediction = predictor.predict_resized(frames)
-        entries = prediction.entries(source.video_id, source.first_file_name)
+        entries = entries_of(prediction, source)
     except (ValueError, OSError, RuntimeError, MemoryError, cv2.error) as error:
         problem = _problem_of(error, predictor.device)
     if problem:  # outside that block, where no traceback keeps activations alive
@@ -266,6 +267,10 @@ def _predict(
             source.listed_size,
         )
     return None
+
+
+def _sides(predictor: Predictor) -> tuple[int, int]:
+    return predictor.config.short_side, predictor.config.max_long_side
 
 
 def _problem_of(error: Exception, device: torch.device) -> _Problem:

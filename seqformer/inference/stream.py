@@ -148,7 +148,8 @@ class VideoStream(ABC):
             stream may go on with other frames.
         """
         frame = check_frame(frame, self.num_frames)
-        resized = resize_frame(frame, self.context.config.short_side)
+        config = self.context.config
+        resized = resize_frame(frame, config.short_side, config.max_long_side)
         self.push_resized(resized, frame.shape[:2])
 
     def push_resized(self, frame: np.ndarray, original_size: tuple[int, int]) -> None:

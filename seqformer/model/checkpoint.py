@@ -24,6 +24,7 @@ from .convert import (
     identify_backbone,
     identify_config,
     num_classes,
+    official_swin_names,
     published_name,
     to_published,
 )
@@ -276,8 +277,7 @@ def save_safetensors(
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
-    """Load ImageNet weights into the backbone: ResNets of torchvision or under detectron2's names,
-    or official Swin files.
+    """Load ImageNet weights into the backbone: ResNets in torchvision's layout or in detectron2's, official Swin files, and timm's of both.
 
     Classifier, final norm and recomputed index buffers of the file are left out; the per-stage
     output norms of Swin keep their fresh values. Everything else must fit.
@@ -288,16 +288,17 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     state, _ = read_weights(path)
     given = {
         k: v
-        for k, v in backbone_from_detectron2_names(state).items()
+        for k, v in official_swin_names(backbone_from_detectron2_names(state)).items()
         if not (
             k.startswith(("fc.", "head.", "norm."))
-            or k.endswith(("attn_mask", "num_batches_tracked"))
+            or k.endswith(("attn_mask", "num_batches_tracked", "relative_position_index"))
         )
     }
     expected = {
         k: v
         for k, v in model.backbone.state_dict().items()
         if not k.startswith(("norm0.", "norm1.", "norm2.", "norm3."))
+        and not k.endswith("relative_position_index")
     }
     problems = _mismatch(expected, given)
     if problems:
