@@ -68,7 +68,7 @@ class YTVISMetrics:
 
 
 @contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Parsed files are very many containers without cycles: looking for some is wasted time."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -79,7 +79,7 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def evaluate(
     annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
 ) -> YTVISMetrics:
@@ -89,7 +89,11 @@ def evaluate(
         cannot be scored.
     """
     truth = read_ground_truth(annotations)
-    predictions = read_results(results, truth)
+    return ytvis_metrics(truth, read_results(results, truth))
+
+
+def ytvis_metrics(truth: GroundTruth, predictions: list[Result]) -> YTVISMetrics:
+    """The same from files that were read before. Raises: ValueError naming a mask's place."""
     logger.info(
         "scoring %d results against %d instances of %d categories in %d videos",
         len(predictions),

@@ -51,14 +51,14 @@ def check_report(options: EvalOptions) -> None:
 
 
 def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
-    """Print the table of metrics; write them, and the report, if asked to."""
-    from seqformer.evaluation import evaluate, format_table
+    """Print the tables of metrics; write them, and the report, if asked to."""
+    from seqformer.evaluation import score as score_file
 
     assert options.annotations is not None
-    metrics = evaluate(options.annotations, entries)
-    sys.stdout.write(format_table(metrics) + "\n")
+    scores = score_file(options.annotations, entries)
+    sys.stdout.write(scores.table() + "\n")
     if options.metrics is not None:
-        write_json(options.metrics, metrics.to_dict())
+        write_json(options.metrics, scores.to_dict())
         logger.info("metrics in %s", options.metrics)
     if options.report is not None:
         from seqformer.report import write_report

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
 from seqformer.data.stills import listed_stills
 from seqformer.data.video_sources import VideoSource, listed_videos
 from seqformer.distributed.context import DistributedContext
-from seqformer.evaluation import evaluate, format_table
+from seqformer.evaluation import score
 from seqformer.evaluation.coco_metric import evaluate_coco, format_coco_table
 from seqformer.inference import Predictor
-from seqformer.inference.coco_results import as_video_entries, entries_of
+from seqformer.inference.coco_results import as_video_entries
 from seqformer.inference.results_file import load_results, write_results
+from seqformer.inference.runner import FinishedInMemory, Helpers, predict_videos
+from seqformer.inference.video_shares import own_share
 from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
@@ -108,41 +109,36 @@ class ValidationSet:
         kind = "pictures" if self._are_stills else "videos"
         logger.info("validating on %d %s", len(self.videos), kind)
         predictor = Predictor(model, classes, config, parallel.device)
-        own: list[tuple[int, list[dict[str, Any]]]] = []
-        for index in range(parallel.rank, len(self.videos), parallel.world_size):
-            if stop is not None and stop.received:
-                break
-            video = self.videos[index]
-            try:
-                prediction = predictor.predict(video.frames())
-            except (ValueError, OSError) as error:
-                logger.warning(
-                    "validation counts %s as without results: %s", video, sentence_of(error)
-                )
-                continue
-            own.append((index, entries_of(prediction, video)))
+        own = FinishedInMemory()
+        failures = predict_videos(
+            predictor,
+            own_share(self.videos, parallel),
+            own,
+            helpers=Helpers.of(parallel.device, None, None),
+            show_progress=False,
+            should_stop=lambda: stop is not None and stop.received is not None,
+        )
+        for failure in failures:
+            logger.warning("validation counts %s as one without results", failure)
         is_stopped = stop is not None and stop.received is not None
-        answers = parallel.gather((own, is_stopped))
+        answers = parallel.gather((own.finished, is_stopped))
         if any(is_stopped for _, is_stopped in answers):
             raise StoppedError
-        shares = [own for own, _ in answers]
         if not parallel.is_main:
             return {}
-        in_order = sorted(
-            (video for share in shares for video in share), key=lambda video: video[0]
-        )
-        results = [entry for _, entries in in_order for entry in entries]
+        finished = {video_id: e for share, _ in answers for video_id, e in share.items()}
+        results = [e for video in self.videos for e in finished.get(video.video_id, [])]
         write_results(output / "results.json", results)
         if not self.has_instances:
             logger.warning("%s holds no instances, so there is no AP", self.annotations)
             return {}
         if self._are_stills:
-            scores = evaluate_coco(self.annotations, results)
-            logger.info("%s", format_coco_table(scores))
-            return scores.to_dict()
-        metrics = evaluate(self.annotations, results)
-        logger.info("%s", format_table(metrics))
-        return metrics.to_dict()
+            pictures = evaluate_coco(self.annotations, results)
+            logger.info("%s", format_coco_table(pictures))
+            return pictures.to_dict()
+        scores = score(self.annotations, results)
+        logger.info("%s", scores.table())
+        return scores.to_dict()
 
     @property
     def _are_stills(self) -> bool:

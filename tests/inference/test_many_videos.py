@@ -230,14 +230,3 @@ def test_a_dead_worker_is_reported(videos):
                 list(loader.frames(index))
     finally:
         loader.close()
-
-
-def test_shares_are_balanced_by_length():
-    lengths = [5, 100, 7, 60, 50, 8, 0, 30]
-    shares = runner.balanced_shares(lengths, 3)
-    assert sorted(i for share in shares for i in share) == list(range(8))
-    assert all(share == sorted(share) for share in shares)
-    loads = [sum(lengths[i] for i in share) for share in shares]
-    assert max(loads) == 100 and min(loads) >= 78
-    assert runner.balanced_shares(lengths, 1) == [list(range(8))]
-    assert runner.balanced_shares([], 2) == [[], []]
