@@ -11,12 +11,21 @@ from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_OUTPUTS = 42
+"""Of the published models of videos."""
+PUBLISHED_COCO_OUTPUTS = 91
+"""Of the published models of pictures; COCO's category ids are 1..90, with gaps."""
+
 
 def build_class_map(
     annotations: AnnotationSet | Sequence[AnnotationSet],
     layout: Literal["from_data", "published"],
+    num_outputs: int = PUBLISHED_OUTPUTS,
 ) -> ClassMap:
-    """Outputs of the classifier for the categories of one or more video sets.
+    """Outputs of the classifier for the categories of one or more sets.
+
+    Args:
+        num_outputs: of the published layout.
 
     Raises: ValueError when the ids do not fit the published layout, or stand for different things.
     """
@@ -31,7 +40,7 @@ def build_class_map(
                     f"{category['name']!r} in {one.path}; sets trained on jointly must agree"
                 )
     if layout == "published":
-        return ClassMap.published(list(categories.values()))
+        return ClassMap.published(list(categories.values()), num_outputs)
     return ClassMap.from_categories(list(categories.values()))
 
 

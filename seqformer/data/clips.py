@@ -1,4 +1,4 @@
-"""Sets of training clips: videos, and still images made into pseudo-videos.
+"""Sets of training clips: videos, single pictures, and still images made into pseudo-videos.
 
 Whatever a clip draws comes from one generator seeded by (seed, epoch, item), so that its content
 depends neither on the process that makes it nor on what was made before.
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PSEUDO_INSTANCES = 25
 """Pseudo-videos with more instances than this are not trained on, as published."""
+MOST_PICTURES_CHECKED = 100
+"""Still images that are looked for before the first epoch."""
 
 
 class ClipSet(Protocol):
@@ -52,6 +54,9 @@ class ClipSet(Protocol):
 class VideoClips:
     """Clips of videos, one item per frame of every video."""
 
+    most_checked: int | None = None
+    """How many videos are looked for before the first epoch; None for all."""
+
     def __init__(
         self, annotations: AnnotationSet, images: Path, classes: ClassMap, config: DataConfig
     ) -> None:
@@ -62,7 +67,7 @@ class VideoClips:
         self.labels = _labels(annotations, classes)
         if self.columns.is_crowd.all():
             raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
-        _check_images(annotations, images, config.allow_outside)
+        _check_images(annotations, images, config.allow_outside, self.most_checked)
         self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -139,6 +144,12 @@ class VideoClips:
         return self._cache[number, frame]
 
 
+class PictureClips(VideoClips):
+    """Single pictures, each a clip of one frame."""
+
+    most_checked = MOST_PICTURES_CHECKED
+
+
 class StillClips:
     """Pseudo-videos of still images, one item per image."""
 
@@ -153,7 +164,7 @@ class StillClips:
         self.num_frames = config.num_frames
         # Colours have been changed already.
         self.augment = config.augment.without_photometric()
-        _check_images(annotations, images, config.allow_outside, most=100)
+        _check_images(annotations, images, config.allow_outside, MOST_PICTURES_CHECKED)
 
     def __len__(self) -> int:
         """Number of images."""

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ..safe_files import check_regular, check_unpacked, open_regular, read_regular
 from .checkpoint_folder import TensorFolderReader, read_description
 from .convert import with_box_head_aliases
+from .numpy_pickle import is_numpy_pickle, read_numpy_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     check_regular(path, "weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    with open_regular(path, "weights file") as file:
+        first = file.read(64)
+    if is_numpy_pickle(path, first):
+        return read_numpy_pickle(path)
     check_unpacked(path, _unpacked_size(path), path.stat().st_size)
     try:
         with torch.serialization.safe_globals(_PLAIN_CLASSES):

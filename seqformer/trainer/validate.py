@@ -1,5 +1,5 @@
-"""Validation during training: whole videos through the predictor, scored as a benchmark would;
-the weights with the best AP are exported.
+"""Validation during training: whole videos, or single pictures, through the predictor, scored as a
+benchmark would; the weights with the best AP are exported.
 
 The processes share the videos; rank 0 writes results.json and scores it.
 """
@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.command import sentence_of
 from seqformer.config import DataConfig, EvalConfig, TrainConfig
+from seqformer.data.stills import listed_stills
 from seqformer.data.video_sources import VideoSource, listed_videos
 from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import score
+from seqformer.evaluation.coco_metric import evaluate_coco, format_coco_table
 from seqformer.inference import Predictor
+from seqformer.inference.coco_results import as_video_entries
 from seqformer.inference.results_file import load_results, write_results
+from seqformer.inference.runner import FinishedInMemory, Helpers, predict_videos
+from seqformer.inference.video_shares import own_share
 from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
@@ -38,11 +42,11 @@ SCORES = ("AP", "AP50", "AP75")
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSet:
-    """The validation videos of a run.
+    """The validation videos of a run, or its pictures.
 
     Attributes:
         annotations: the annotation file.
-        videos: what it lists.
+        videos: what it lists; of stills each is a picture.
         names: category id -> name.
         has_instances: whether there is anything to score against.
     """
@@ -61,8 +65,14 @@ class ValidationSet:
         """
         if config.val_annotations is None or config.val_images is None:
             return None
-        content = load_annotation_file(config.val_annotations)
-        videos = listed_videos(content, config.val_images)
+        if config.layout == "stills":
+            stills = listed_stills(config.val_annotations, config.val_images, config.allow_outside)
+            videos, names, has_instances = stills.sources, stills.names, stills.has_instances
+        else:
+            content = load_annotation_file(config.val_annotations)
+            videos = listed_videos(content, config.val_images)
+            names = {c["id"]: c["name"] for c in content.categories}
+            has_instances = any(video.instances for video in content.videos)
         for path in videos[0].paths[:1]:
             if not path.is_file():
                 raise FileNotFoundError(
@@ -72,8 +82,8 @@ class ValidationSet:
         return cls(
             annotations=config.val_annotations,
             videos=videos,
-            names={c["id"]: c["name"] for c in content.categories},
-            has_instances=any(video.instances for video in content.videos),
+            names=names,
+            has_instances=has_instances,
         )
 
     def score(
@@ -96,39 +106,55 @@ class ValidationSet:
             are no instances to score against.
         Raises: StoppedError on every process when one is asked to stop; nothing is written then.
         """
-        logger.info("validating on %d videos", len(self.videos))
+        kind = "pictures" if self._are_stills else "videos"
+        logger.info("validating on %d %s", len(self.videos), kind)
         predictor = Predictor(model, classes, config, parallel.device)
-        own: list[tuple[int, list[dict[str, Any]]]] = []
-        for index in range(parallel.rank, len(self.videos), parallel.world_size):
-            if stop is not None and stop.received:
-                break
-            video = self.videos[index]
-            try:
-                prediction = predictor.predict(video.frames())
-            except (ValueError, OSError) as error:
-                logger.warning(
-                    "validation counts %s as without results: %s", video, sentence_of(error)
-                )
-                continue
-            own.append((index, prediction.entries(video.video_id, video.first_file_name)))
+        own = FinishedInMemory()
+        failures = predict_videos(
+            predictor,
+            own_share(self.videos, parallel),
+            own,
+            helpers=Helpers.of(parallel.device, None, None),
+            show_progress=False,
+            should_stop=lambda: stop is not None and stop.received is not None,
+        )
+        for failure in failures:
+            logger.warning("validation counts %s as one without results", failure)
         is_stopped = stop is not None and stop.received is not None
-        answers = parallel.gather((own, is_stopped))
+        answers = parallel.gather((own.finished, is_stopped))
         if any(is_stopped for _, is_stopped in answers):
             raise StoppedError
-        shares = [own for own, _ in answers]
         if not parallel.is_main:
             return {}
-        in_order = sorted(
-            (video for share in shares for video in share), key=lambda video: video[0]
-        )
-        results = [entry for _, entries in in_order for entry in entries]
+        finished = {video_id: e for share, _ in answers for video_id, e in share.items()}
+        results = [e for video in self.videos for e in finished.get(video.video_id, [])]
         write_results(output / "results.json", results)
         if not self.has_instances:
             logger.warning("%s holds no instances, so there is no AP", self.annotations)
             return {}
+        if self._are_stills:
+            pictures = evaluate_coco(self.annotations, results)
+            logger.info("%s", format_coco_table(pictures))
+            return pictures.to_dict()
         scores = score(self.annotations, results)
         logger.info("%s", scores.table())
         return scores.to_dict()
+
+    @property
+    def _are_stills(self) -> bool:
+        return any(video.is_still for video in self.videos)
+
+    def check_classes(self, classes: ClassMap) -> None:
+        """Make sure that pictures are scored in the classes that are learnt.
+
+        Raises: ValueError when the validation file is of another edition.
+        """
+        own = dict(zip(classes.ids, classes.names, strict=True))
+        if self._are_stills and not any(own.get(i) == name for i, name in self.names.items()):
+            raise ValueError(
+                f"{self.annotations} has no category of the training file; training and validation "
+                "must be of the same edition of classes"
+            )
 
 
 class Validator:
@@ -157,6 +183,8 @@ class Validator:
         self._config, self._classes, self._parallel = config, classes, parallel
         self._tensorboard = tensorboard
         self._set = ValidationSet.from_config(config.data)
+        if self._set is not None:
+            self._set.check_classes(classes)
         self.best = BestCheckpoint.read(config.output)
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:
@@ -204,5 +232,7 @@ class Validator:
         if self._tensorboard is not None:
             scores = {name: metrics[name] for name in SCORES}
             results = load_results(output / "results.json")
+            if self._config.data.layout == "stills":
+                results = as_video_entries(results)
             self._tensorboard.validation(step, scores, self._set.videos, self._set.names, results)
         return metrics

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from seqformer.evaluation import analyse, compare, evaluate
 from seqformer.evaluation.error_types import ERROR_TYPES, FALSE_POSITIVE_TYPES, _ap
-from seqformer.evaluation.track_iou import build_tracks, frame_intersections
+from seqformer.evaluation.track_iou import build_tracks, frame_intersections, frame_overlaps
 from tests.evaluation.ytvis_problems import (
     annotation,
     problem,
@@ -293,6 +293,13 @@ def test_frame_intersections_are_those_of_the_pixels():
     assert frame_intersections(one, other).tolist() == expected.tolist()
     one, short = build_tracks([encoded[0], encoded[1][:4]], None)
     assert frame_intersections(one, short).tolist() == expected[:4].tolist()
+    overlaps = frame_overlaps([one], [short, other])
+    assert overlaps.intersections[:, 0].T.tolist() == [
+        [*expected[:4].tolist(), 0, 0],
+        expected.tolist(),
+    ]
+    assert overlaps.result_areas[:, 0].tolist() == masks[0].sum(axis=(1, 2)).tolist()
+    assert overlaps.truth_areas[:, 0].tolist() == [*masks[1].sum(axis=(1, 2))[:4].tolist(), 0, 0]
     encoded[1][0] = rectangle(0, 0)  # of another size
     one, other = build_tracks(encoded, None)
     assert frame_intersections(one, other).tolist() == [0, *expected[1:].tolist()]

@@ -10,7 +10,8 @@ from seqformer.config import ModelConfig, StartConfig, TrainConfig, override, pr
 from seqformer.distributed.context import distributed_context
 from seqformer.trainer.build import build_training, check_start
 
-PUBLISHED = [name for name in presets() if name not in ("demo", "mini")]
+STILLS = [name for name in presets() if name.endswith("_coco")]
+PUBLISHED = [name for name in presets() if name not in ("demo", "mini", *STILLS)]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -22,6 +23,16 @@ def test_published_presets_need_weights(name):
     check_start(override(config, weights=Path("r50.pth")))
     with pytest.raises(ValueError, match="exclude one another"):
         check_start(override(config, weights=Path("r50.pth"), from_scratch=True))
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_stages_of_pictures_look_for_imagenet_weights(name):
+    config = presets()[name][1]
+    check_start(config)
+    check_start(override(config, weights=Path("r50.pth")))
+    check_start(override(config, from_scratch=True))
+    with pytest.raises(ValueError, match=r"--weights FILE .* --backbone-weights .* --from-scratch"):
+        check_start(override(config, backbone_weights=None))
 
 
 def test_small_presets_begin_from_scratch():
