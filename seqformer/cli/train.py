@@ -23,6 +23,7 @@ from seqformer.config import (
     ParallelConfig,
     StartConfig,
     TrainConfig,
+    TuningConfig,
     presets,
 )
 from seqformer.distributed.environment import launch
@@ -39,6 +40,7 @@ class _TrainFlags(TrainConfig):
     compute: Annotated[ComputeConfig, _PLAIN] = field(default_factory=ComputeConfig)
     checkpoint: Annotated[CheckpointConfig, _PLAIN] = field(default_factory=CheckpointConfig)
     logging: Annotated[LoggingConfig, _PLAIN] = field(default_factory=LoggingConfig)
+    tuning: Annotated[TuningConfig, _PLAIN] = field(default_factory=TuningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +111,31 @@ def parse(argv: Sequence[str], program: str = "train.py") -> TrainConfig:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """`--compile` alone means all parts."""
-    words = list(arguments)
+    """`--compile` alone means all parts; `--freeze a,b --freeze c` is `--freeze a b c`."""
+    words = _with_joined_parts(list(arguments), "--freeze")
     for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
         if place + 1 == len(words) or words[place + 1].startswith("-"):
             words[place + 1 : place + 1] = ["backbone", "encoder", "decoder"]
     return words
+
+
+def _with_joined_parts(words: list[str], option: str) -> list[str]:
+    """Every occurrence of an option of several words as one, and commas as spaces."""
+    kept: list[str] = []
+    parts: list[str] = []
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name != option:
+            kept.append(word)
+            continue
+        given = [value] if equals else []
+        while not equals and words and not words[0].startswith("-"):
+            given.append(words.pop(0))
+        if not given:
+            return [*kept, word, *words]  # the parser says what is missing
+        parts += [part for one in given for part in one.split(",") if part]
+    return [*kept, option, *dict.fromkeys(parts)] if parts else kept
 
 
 def fail(message: str, program: str) -> NoReturn:
