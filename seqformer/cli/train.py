@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
     hint = "--resume goes on from the last checkpoint"
     command = Command(program, error_code=1, hint=hint)
     command.folder = config.output
-    return command.run(lambda: _train(config), _expected)
+    return command.run(lambda: _train(config), expected_errors)
 
 
 def _train(config: TrainConfig) -> None:
@@ -77,7 +77,7 @@ def _train(config: TrainConfig) -> None:
         train(config)
 
 
-def _expected() -> tuple[type[BaseException], ...]:
+def expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose message is written for the user."""
     from seqformer.distributed.errors import LostProcessError
     from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
@@ -103,10 +103,24 @@ def parse(argv: Sequence[str], program: str = "train.py") -> TrainConfig:
         hint = f"; did you mean {close[0]}?" if close else ""
         fail(f"there is no preset {name!r}{hint}\n\n{overview}", program)
     text, default = known[name]
+    return changed(default, rest, f"{program} {name}", text)
+
+
+def changed(
+    default: TrainConfig, words: Sequence[str], program: str, description: str = ""
+) -> TrainConfig:
+    """A config with the options of a command line; ends the program on any mistake.
+
+    Args:
+        default: what is not given.
+        words: the options.
+        program: the command as it was typed.
+        description: for its `--help`.
+    """
     flags = _DemoFlags if isinstance(default, DemoConfig) else _TrainFlags
     shown = flags(**_values(default))
-    rest = _spelled_out(rest)
-    given = parse_options(flags, rest, f"{program} {name}", description=text, default=shown)
+    words = _spelled_out(words)
+    given = parse_options(flags, words, program, description=description, default=shown)
     return type(default)(**_values(given))
 
 
