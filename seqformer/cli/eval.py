@@ -99,6 +99,14 @@ def check_options(options: EvalOptions) -> None:
     for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
         if value is not None and options.annotations is None:
             raise ValueError(f"{flag} needs --annotations with ground truth")
+    if options.stills:
+        for flag, is_given in (
+            ("--report", options.report is not None),
+            ("--visualize-truth", options.visualize_truth),
+            ("--visualize-fps", options.visualize_fps is not None),
+        ):
+            if is_given:
+                raise ValueError(f"{flag} is for videos and does not work with --stills")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if _is_given(options, name):

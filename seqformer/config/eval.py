@@ -81,6 +81,7 @@ class EvalOptions:
     valid.json --output results.json writes the results file, and prints the AP if the annotation
     file has annotations. Without --annotations, --images may be a video file, a folder of images or
     a folder of such folders. eval.py --results results.json --annotations valid.json scores.
+    With --stills every picture stands alone, and annotations and results are in COCO layout.
 
     How the weights run (--short-side and all below) is as their checkpoint says, which knows how
     its run validated, unless it is given here; for released files it is the defaults shown.
@@ -94,6 +95,11 @@ class EvalOptions:
     """Folder of the frames; without --annotations a folder of images or of folders, or a video."""
     annotations: Path | None = None
     """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
+    stills: bool = False
+    """Single pictures, not videos: --images is a picture or a folder of them, --annotations a file
+    in COCO layout, results are COCO's, and the AP is that of COCOeval. Weights that do not say how
+    they were validated see pictures of 800 pixels, at most 1333, and give 100 results, as published
+    for COCO."""
     output: Path | None = None
     """Results file to write."""
     results: Path | None = None
@@ -106,7 +112,7 @@ class EvalOptions:
     visualize: Path | None = None
     """Folder for videos with the results drawn on them."""
     visualize_format: Literal["mp4", "webm", "gif", "png"] = "mp4"
-    """png writes a folder of pictures per video."""
+    """png writes a folder of pictures per video; of stills each is one picture in any case."""
     visualize_min_score: float = 0.3
     """Results below this score are not drawn."""
     visualize_truth: bool = False

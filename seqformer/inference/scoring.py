@@ -53,9 +53,10 @@ def check_report(options: EvalOptions) -> None:
 def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
     """Print the tables of metrics; write them, and the report, if asked to."""
     from seqformer.evaluation import score as score_file
+    from seqformer.evaluation.coco_metric import evaluate_coco
 
     assert options.annotations is not None
-    scores = score_file(options.annotations, entries)
+    scores = (evaluate_coco if options.stills else score_file)(options.annotations, entries)
     sys.stdout.write(scores.table() + "\n")
     if options.metrics is not None:
         write_json(options.metrics, scores.to_dict())
