@@ -19,7 +19,7 @@ from seqformer.config import DataConfig
 from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import sample_frames
+from seqformer.data.sampling import sample_frames, sample_window
 from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap
@@ -96,7 +96,8 @@ class VideoClips:
     def _sampled(self, frame: int, length: int, rng: np.random.Generator) -> list[int]:
         """The frames of the clip around one of a video."""
         config = self.config
-        return sample_frames(frame, length, config.num_frames, config.frame_range, rng)
+        choose = sample_window if config.frame_choice == "window" else sample_frames
+        return choose(frame, length, config.num_frames, config.frame_range, rng)
 
     @staticmethod
     def _named(video_id: int, frames: Sequence[int]) -> str:
