@@ -21,6 +21,7 @@ from seqformer.config.optim import LossConfig, OptimConfig
 from seqformer.config.presets import presets
 from seqformer.config.report import RESAMPLES, ReportOptions
 from seqformer.config.train import DemoConfig, TrainConfig
+from seqformer.config.tuning import TuningConfig
 
 __all__ = [
     "AUTO_WEIGHTS",
@@ -45,6 +46,7 @@ __all__ = [
     "ReportOptions",
     "StartConfig",
     "TrainConfig",
+    "TuningConfig",
     "changeable",
     "config_from_dict",
     "config_to_dict",

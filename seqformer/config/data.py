@@ -77,6 +77,10 @@ class DataConfig:
     """T, frames per clip."""
     frame_range: int = 3
     """How far the two neighbours of a sampled frame may lie from it, in frames."""
+    frame_choice: Literal["published", "window"] = "published"
+    """Where the other frames of a clip come from. published: two neighbours, the rest from the
+    whole video. window: all from up to `frame_range` before and after, some perhaps twice, as in
+    VNext."""
     batch_size: int = field(default=2, metadata=MAY_CHANGE)
     """Clips that a process holds at once."""
     global_batch_size: int = field(default=0, metadata=MAY_CHANGE)

@@ -112,6 +112,10 @@ class LoggingConfig:
     """Steps between lines of the log."""
     tensorboard: bool = field(default=False, metadata=MAY_CHANGE)
     """Also write scalars, and masks drawn on validation clips, for TensorBoard."""
+    wandb: bool = field(default=False, metadata=MAY_CHANGE)
+    """The same for Weights & Biases; WANDB_MODE=offline keeps it in `output`."""
+    mlflow: bool = field(default=False, metadata=MAY_CHANGE)
+    """The same for MLflow; without MLFLOW_TRACKING_URI it is kept in `output`."""
     memory_report: bool = field(default=False, metadata=MAY_CHANGE)
     """Print what parameters, gradients, optimiser, activations and workspace take, and stop."""
     profile: bool = field(default=False, metadata=MAY_CHANGE)

@@ -17,6 +17,7 @@ from seqformer.config.execution import (
 from seqformer.config.model import BackboneName, ModelConfig
 from seqformer.config.optim import OptimConfig
 from seqformer.config.train import DemoConfig, TrainConfig
+from seqformer.config.vnext import vnext_r50
 
 
 def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
@@ -171,6 +172,7 @@ def presets() -> dict[str, tuple[str, TrainConfig]]:
             "ResNeXt-101 32x8d",
             _one_clip(_published("resnext101_32x8d", output=Path("runs/x101"))),
         ),
+        "vnext_r50": ("ResNet-50, YouTube-VIS only, as VNext trains it", vnext_r50()),
         "swin_l": ("Swin-L", _one_clip(_published("swin_l", output=Path("runs/swin_l")))),
         **{
             name: (f"{_COCO_BACKBONES[name]}, the stage before: pictures of COCO", _coco(name))

@@ -19,7 +19,7 @@ from seqformer.config import DataConfig
 from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import sample_frames
+from seqformer.data.sampling import sample_frames, sample_window
 from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap
@@ -78,13 +78,7 @@ class VideoClips:
         """The clip around one frame. See `ClipSet`."""
         number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
-        frames = sample_frames(
-            item - int(self.columns.frame_starts[number]),
-            video.length,
-            self.config.num_frames,
-            self.config.frame_range,
-            rng,
-        )
+        frames = self._sampled(item - int(self.columns.frame_starts[number]), video.length, rng)
         instances = self._trained(number)
         boxes = self._boxes(instances, frames)
         if not has_area(boxes).any():
@@ -97,8 +91,17 @@ class VideoClips:
             masks=ClipMasks.of(masks),
         )
         clip = augment(clip, self.config.augment, rng)
-        shown = " ".join(map(str, frames))
-        return (clip, f"video {video.id}, frames {shown}") if len(clip.labels) else None
+        return (clip, self._named(video.id, frames)) if len(clip.labels) else None
+
+    def _sampled(self, frame: int, length: int, rng: np.random.Generator) -> list[int]:
+        """The frames of the clip around one of a video."""
+        config = self.config
+        choose = sample_window if config.frame_choice == "window" else sample_frames
+        return choose(frame, length, config.num_frames, config.frame_range, rng)
+
+    @staticmethod
+    def _named(video_id: int, frames: Sequence[int]) -> str:
+        return f"video {video_id}, frames {' '.join(map(str, frames))}"
 
     def _trained(self, number: int) -> np.ndarray:
         """Instances of a video that are no crowds."""
@@ -148,6 +151,13 @@ class PictureClips(VideoClips):
     """Single pictures, each a clip of one frame."""
 
     most_checked = MOST_PICTURES_CHECKED
+
+    def _sampled(self, frame: int, length: int, rng: np.random.Generator) -> list[int]:
+        return [0]
+
+    @staticmethod
+    def _named(video_id: int, frames: Sequence[int]) -> str:
+        return f"image {video_id}"
 
 
 class StillClips:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.evaluation.metrics_table import format_table
-from seqformer.evaluation.records import Parsed, read_ground_truth, read_results
+from seqformer.evaluation.records import Parsed, read_ground_truth, read_predictions
 from seqformer.evaluation.tracking import TrackingMetrics, tracking_metrics
 from seqformer.evaluation.tracking_table import format_tracking
 from seqformer.evaluation.ytvis_metric import (
@@ -35,12 +35,18 @@ class Scores:
 
 @garbage_collection_paused()
 def score(
-    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any],
+    results: str | Path | Parsed | list[Any],
+    threads: int = 1,
 ) -> Scores:
     """Score results against YouTube-VIS annotations; each may be a path or the parsed JSON.
+
+    Args:
+        threads: of the C code; the numbers do not depend on it.
 
     Raises: as `evaluate`.
     """
     truth = read_ground_truth(annotations)
-    predictions = read_results(results, truth)
-    return Scores(ytvis_metrics(truth, predictions), tracking_metrics(truth, predictions))
+    predictions = read_predictions(results, truth)
+    metrics = ytvis_metrics(truth, predictions, threads)
+    return Scores(metrics, tracking_metrics(truth, predictions.records()))

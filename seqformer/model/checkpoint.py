@@ -277,8 +277,8 @@ def save_safetensors(
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
-    """Load ImageNet weights into the backbone: ResNets in torchvision's layout or under detectron2's
-    names, official Swin files, and timm's of both.
+    """Load ImageNet weights into the backbone: ResNets in torchvision's layout or in detectron2's,
+    official Swin files, and timm's of both.
 
     Classifier, final norm and recomputed index buffers of the file are left out; the per-stage
     output norms of Swin keep their fresh values. Everything else must fit.

@@ -228,7 +228,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(path: Path) -> dict[str, Any]:
-    """The weights in a checkpoint folder of a training run, without its optimiser."""
+    """The weights in a checkpoint folder of a training run, without its optimiser; where the run
+    kept their average, that."""
     if not (path / RUN_NAME).is_file():
         raise ValueError(
             f"{path} is not a checkpoint folder, it has no run.json; give a weights file, or a "
@@ -240,14 +241,16 @@ def _read_folder(path: Path) -> dict[str, Any]:
         state = {
             key: torch.empty(size, dtype=described.dtypes[key])
             for key, size in described.sizes.items()
-            if key.startswith("model.")
+            if key.startswith(("model.", "ema."))
         }
         dcp.load(state, storage_reader=TensorFolderReader(path), no_dist=True)
     except (CheckpointException, *_DAMAGED) as error:
         raise ValueError(
             f"{path} is not a readable checkpoint: {innermost(error)}; copy it again"
         ) from error
-    state = {key.removeprefix("model."): value for key, value in state.items()}
+    averages = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+    state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    state |= averages
     return {**run, "model": with_box_head_aliases(state)}
 
 

@@ -25,23 +25,30 @@ from seqformer.model import (
 from seqformer.model.full_float32 import use_tf32
 from seqformer.trainer.backbone_start import SMALL_BACKBONE, start_backbone
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
+from seqformer.trainer.frozen_parts import freeze
 from seqformer.trainer.optim import build_optimizer
 from seqformer.trainer.parallel_model import ParallelModel, build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
+from seqformer.trainer.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What takes the steps of a run."""
+    """What takes the steps of a run.
+
+    Attributes:
+        average: of the weights; None where none is kept.
+    """
 
     model: SeqFormer
     precision: Precision
     parallel_model: ParallelModel
     optimizer: torch.optim.Optimizer
     step: TrainingStep
+    average: WeightAverage | None
 
 
 def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new: bool) -> Training:
@@ -64,6 +71,7 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         load_weights(model, config.start.weights, drop_class_heads=config.start.drop_class_heads)
     elif is_new and not config.start.from_scratch:
         start_backbone(model, config.start.backbone_weights, parallel)
+    freeze(model, config.tuning.freeze)
     model.to(parallel.device)
     is_sharded = parallel.world_size > 1 and config.distributed.parallel in ("fsdp", "hsdp")
     precision = Precision(config.compute.precision, parallel.device, caches_weights=not is_sharded)
@@ -84,7 +92,7 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         reshard=config.distributed.reshard,
         replicas=config.distributed.hsdp_replicas,
     )
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, config.tuning)
     step = TrainingStep(
         parallel_model,
         SetCriterion.from_config(config.loss),
@@ -93,7 +101,9 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         clip_max_norm=config.optim.clip_max_norm,
         frame_chunk=config.compute.frame_chunk,
     )
-    return Training(model, precision, parallel_model, optimizer, step)
+    decay = config.tuning.ema_decay
+    average = WeightAverage(model, decay) if decay else None
+    return Training(model, precision, parallel_model, optimizer, step, average)
 
 
 def check_start(config: TrainConfig) -> None:

@@ -28,16 +28,16 @@ from seqformer.structures import ClassMap
 from seqformer.trainer.best_checkpoint import BestCheckpoint
 from seqformer.trainer.errors import StoppedError
 from seqformer.trainer.export import export_weights
+from seqformer.trainer.loggers import RunLoggers
 from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.run_log import LOG_NAME, read_log
 from seqformer.trainer.signals import StopRequest
-from seqformer.trainer.tensorboard import TensorBoardLogger
 
 logger = logging.getLogger(__name__)
 
 BEST_WEIGHTS_NAME = "best.safetensors"
 SCORES = ("AP", "AP50", "AP75")
-"""What the log and TensorBoard show of the metrics."""
+"""What the log and boards show of the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,19 +169,19 @@ class Validator:
         config: TrainConfig,
         classes: ClassMap,
         parallel: DistributedContext,
-        tensorboard: TensorBoardLogger | None,
+        loggers: RunLoggers,
     ) -> None:
         """
         Args:
             config: the run.
             classes: what the classifier's outputs stand for.
             parallel: the processes.
-            tensorboard: where scores and pictures go too; rank 0 only.
+            loggers: where scores and pictures go too; rank 0 only.
 
         Raises: as `ValidationSet.from_config`.
         """
         self._config, self._classes, self._parallel = config, classes, parallel
-        self._tensorboard = tensorboard
+        self._loggers = loggers
         self._set = ValidationSet.from_config(config.data)
         if self._set is not None:
             self._set.check_classes(classes)
@@ -200,6 +200,15 @@ class Validator:
             log = read_log(self._config.output / LOG_NAME)
             missing = not any("validation" in r and r.get("step") == step for r in log)
         return self._parallel.gather(missing)[0]
+
+    def has_waited_enough(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether `patience` validations after the best one have not been better."""
+        patience, best = self._config.tuning.patience, self.best.step
+        if not patience:
+            return False
+        between = self._config.eval_every_epochs * steps_per_epoch
+        is_enough = best is not None and (step - best) // between >= patience
+        return self._parallel.gather(is_enough)[0]
 
     def score(
         self, parallel_model: ParallelModel, step: int, stop: StopRequest | None = None
@@ -229,10 +238,10 @@ class Validator:
             export_weights(weights, parallel_model, self._classes, self._config.eval)
             if self._parallel.is_main:
                 self.best.write(output)
-        if self._tensorboard is not None:
+        if self._loggers:
             scores = {name: metrics[name] for name in SCORES}
             results = load_results(output / "results.json")
             if self._config.data.layout == "stills":
                 results = as_video_entries(results)
-            self._tensorboard.validation(step, scores, self._set.videos, self._set.names, results)
+            self._loggers.validation(step, scores, self._set.videos, self._set.names, results)
         return metrics
