@@ -137,7 +137,8 @@ class EvalOptions:
     """Show where an error of a video came from."""
     threads: int | None = None
     """CPU threads per process on --device cpu; by default at most 4, and the same for any number of
-    processes, because the last bits of results depend on it."""
+    processes, because the last bits of results depend on it. With --results, threads of scoring, by
+    default 1: the numbers are the same for any number."""
     decode_workers: int | None = None
     """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
     encode_workers: int | None = None
