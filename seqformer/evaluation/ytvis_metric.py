@@ -42,6 +42,7 @@ from seqformer.evaluation.records import (
     read_results,
     read_tracks,
 )
+from seqformer.evaluation.result_warnings import warn_about_results
 from seqformer.evaluation.track_iou import Track, track_ious
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def evaluate(
     differences.see_lengths(truth, predictions)
     differences.see_sizes(truth, predictions, groups.compared())
     differences.tell()
+    warn_about_results(truth, predictions, groups)
     per_class = {
         category_id: {
             "name": truth.categories[category_id],
