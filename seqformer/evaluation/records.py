@@ -198,8 +198,10 @@ def read_predictions(source: str | Path | Parsed | list[Any], truth: GroundTruth
     is_listed = _is_listed(category_ids, truth.categories)
     if not is_listed.all():
         logger.warning(
-            "%s: results of categories that the annotation file does not list are left out: %s",
+            "%s: %d results of categories that the annotation file does not list are left out, as "
+            "they would be for another edition of the data set: %s",
             name,
+            np.count_nonzero(~is_listed),
             sorted(set(category_ids[~is_listed].tolist())),
         )
     numbers = np.flatnonzero(is_listed)
