@@ -48,7 +48,11 @@ DISABLE_VARIABLE = "SEQFORMER_KERNELS_NATIVE"
 """Set to 0, nothing is compiled and the paths in plain PyTorch are taken."""
 
 _FOLDER = Path(__file__).parent
-_REAL = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
+_REAL = {
+    torch.float32: ("float", "f"),
+    torch.float64: ("double", ""),
+    torch.bfloat16: ("float", "f"),
+}
 
 
 class _UnavailableError(Exception):
@@ -62,7 +66,7 @@ _reasons: dict[tuple[str, torch.dtype], str] = {}
 
 @lru_cache(maxsize=16)
 def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled `<name>/cpu.c` for REAL = float or double.
+    """The compiled `<name>/cpu.c` for REAL = float or double; for bfloat16 with float between.
 
     Returns: None where there is none to be had; the first reason is logged, once.
     """
@@ -100,6 +104,7 @@ def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     source = _FOLDER / name / "cpu.c"
     real, suffix = _REAL[dtype]
     defines = [f"-DREAL={real}", f"-DFLOOR=floor{suffix}", f"-DEXP=exp{suffix}"]
+    defines += ["-DBFLOAT16"] * (dtype == torch.bfloat16)
     try:
         texts = [file.read_text() for file in (source, *sorted(_FOLDER.glob("*.h")))]
     except OSError as error:
