@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqformer.evaluation.records import GroundTruth, Record, Result, group_by, read_tracks
-from seqformer.evaluation.track_iou import Track, frame_intersections
+from seqformer.evaluation.track_iou import Track, frame_overlaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,6 @@ class ClassOverlaps:
 def read_class_overlaps(truth: GroundTruth, results: Sequence[Result]) -> Iterator[ClassOverlaps]:
     """Every video and class that has instances or results, in ascending order of both ids.
 
-    Shared pixels are only measured where a class has both in a video; else there are none.
-
     Raises: ValueError naming file, entry and frame of a mask that cannot be read.
     """
     instances_of = group_by(truth.instances, "video_id")
@@ -71,28 +69,23 @@ def read_class_overlaps(truth: GroundTruth, results: Sequence[Result]) -> Iterat
 def _overlaps(
     key: tuple[int, int], instances: Sequence[Track], results: Sequence[Track], num_frames: int
 ) -> ClassOverlaps:
-    shared = np.zeros((len(results), len(instances), num_frames), np.int64)
-    truth_areas, result_areas = _areas(instances, num_frames), _areas(results, num_frames)
-    may_share = np.minimum(truth_areas[None], result_areas[:, None]).any(axis=-1)  # [D, G]
-    for d, g in np.argwhere(may_share):
-        common = frame_intersections(results[d], instances[g])[:num_frames]
-        shared[d, g, : len(common)] = common
+    overlaps = frame_overlaps(results, instances)
+    shared = _in_frames(overlaps.intersections, num_frames)
     return ClassOverlaps(
         *key,
         _present(instances, num_frames),
         _present(results, num_frames),
-        truth_areas,
-        result_areas,
+        _in_frames(overlaps.truth_areas, num_frames),
+        _in_frames(overlaps.result_areas, num_frames),
         shared,
     )
 
 
-def _areas(tracks: Sequence[Track], num_frames: int) -> np.ndarray:
-    areas = np.zeros((len(tracks), num_frames), np.int64)
-    for row, track in zip(areas, tracks, strict=True):
-        own = track.areas[:num_frames]
-        row[: len(own)] = own
-    return areas
+def _in_frames(values: np.ndarray, num_frames: int) -> np.ndarray:
+    """Of the frames of the video, the last axis instead of the first; 0 beyond the end."""
+    own = values[:num_frames]
+    missing = [(0, num_frames - len(own)), *[(0, 0)] * (values.ndim - 1)]
+    return np.moveaxis(np.pad(own, missing), 0, -1)
 
 
 def _present(tracks: Sequence[Track], num_frames: int) -> np.ndarray:

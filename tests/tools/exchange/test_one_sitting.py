@@ -1,7 +1,7 @@
 """docs/data.md's four commands: an export of CVAT -> weights -> results and report -> corrections.
 
-The export is of drawn videos, as an image task of CVAT with a folder per video. `python
-tests/tools/exchange/test_one_sitting.py FOLDER VIDEOS STEPS` does it at full size.
+The export is of drawn videos, as an image task of CVAT with a folder per video. `python -m
+tests.tools.exchange.test_one_sitting FOLDER VIDEOS STEPS` does it at full size.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ if __name__ == "__main__":
     import resource
     import time
 
-    sys.path.insert(0, str(ROOT))
     folder, num_videos, steps = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     folder.mkdir(parents=True)
     os.chdir(folder)
