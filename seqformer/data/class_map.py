@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
+from seqformer.annotations.coco_categories import coco_names
 from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.structures import ClassMap
 
@@ -42,6 +43,22 @@ def build_class_map(
     if layout == "published":
         return ClassMap.published(list(categories.values()), num_outputs)
     return ClassMap.from_categories(list(categories.values()))
+
+
+def check_coco_categories(still: AnnotationSet) -> None:
+    """Find a file whose ids do not mean what COCO's do, before they become outputs.
+
+    Raises: ValueError when most names are not COCO's.
+    """
+    names = coco_names()
+    other = [c for c in still.categories if _plain(c["name"]) != names.get(c["id"])]
+    if 2 * len(other) > len(still.categories):
+        listed = ", ".join(f"{c['id']} ({c['name']})" for c in other[:3])
+        raise ValueError(
+            f"{still.path} has another edition of classes than COCO: {listed}; give COCO's "
+            "instances_train2017.json as it was downloaded, or --data.class-layout from_data, "
+            "which takes any classes"
+        )
 
 
 def check_still_categories(still: AnnotationSet, classes: ClassMap) -> None:

@@ -13,6 +13,7 @@ from seqformer.config import DataConfig
 from seqformer.data.class_map import (
     PUBLISHED_COCO_OUTPUTS,
     build_class_map,
+    check_coco_categories,
     check_still_categories,
 )
 from seqformer.data.clip_dataset import ConcatClipDataset
@@ -115,9 +116,16 @@ def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
 
 def _stills_alone(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
     """The pictures of a COCO file and its classes. Raises: FileNotFoundError, ValueError."""
+    if not config.train_annotations.exists():
+        raise FileNotFoundError(
+            f"COCO annotation file {config.train_annotations} does not exist; set "
+            "--data.train-annotations to instances_train2017.json as it was downloaded"
+        )
     still = load_coco_file(
         config.train_annotations, "as_is", config.annotation_cache, config.presence
     )
     classes = build_class_map(still, config.class_layout, PUBLISHED_COCO_OUTPUTS)
+    if config.class_layout == "published":
+        check_coco_categories(still)
     kind = PictureClips if config.num_frames == 1 else StillClips
     return [kind(still, config.train_images, classes, config)], classes

@@ -33,7 +33,7 @@ SPAN = np.dtype(
 """`Span` of scan.h."""
 MASKS = np.dtype([("text", np.uint64), ("size", np.int64), ("frames", "i4"), ("is_odd", "i4")])
 """`Masks` of scorer.c."""
-MIXED_SIZES, UNUSUAL = 1, 2
+MIXED_SIZES, UNUSUAL, OCCUPIED = 1, 2, 4
 MATCHED, IGNORED = 1, 2
 _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 _ARGUMENTS: dict[str, list[Any]] = {

@@ -53,6 +53,21 @@ class CocoMetrics:
         boxes = {f"box_{name}": value for name, value in self.boxes.items()}
         return {**self.masks, **boxes, "per_class": per_class}
 
+    def table(self) -> str:
+        """Percentages: the twelve numbers of masks and boxes, then both AP of every class."""
+        rows = self.per_class.values()
+        width = max([len("masks"), *(len(row["name"]) for row in rows)])
+        lines = [f"{'':{width}}" + "".join(f"{name:>7}" for name in NAMES)]
+        for title, numbers in (("masks", self.masks), ("boxes", self.boxes)):
+            lines.append(f"{title:{width}}" + "".join(_cell(numbers[name]) for name in NAMES))
+        lines += ["-" * len(lines[0]), f"{'':{width}}  {'instances':>9}  masks  boxes"]
+        lines += [
+            f"{row['name']:{width}}  {row['num_instances']:>9}{_cell(row['AP'])}"
+            f"{_cell(row['box_AP'])}"
+            for row in rows
+        ]
+        return "\n".join(lines)
+
 
 def evaluate_coco(annotations: Path, results: Path | list[dict[str, Any]]) -> CocoMetrics:
     """Score results of single pictures against a file in COCO layout.
@@ -94,20 +109,6 @@ def evaluate_coco(annotations: Path, results: Path | list[dict[str, Any]]) -> Co
         for k, category_id in enumerate(ids)
     }
     return CocoMetrics(masks=masks, boxes=boxes, per_class=per_class)
-
-
-def format_coco_table(metrics: CocoMetrics) -> str:
-    """Percentages: the twelve numbers of masks and boxes, then both AP of every class."""
-    width = max([len("masks"), *(len(row["name"]) for row in metrics.per_class.values())])
-    lines = [f"{'':{width}}" + "".join(f"{name:>7}" for name in NAMES)]
-    for title, numbers in (("masks", metrics.masks), ("boxes", metrics.boxes)):
-        lines.append(f"{title:{width}}" + "".join(_cell(numbers[name]) for name in NAMES))
-    lines += ["-" * len(lines[0]), f"{'':{width}}  {'instances':>9}  masks  boxes"]
-    lines += [
-        f"{row['name']:{width}}  {row['num_instances']:>9}{_cell(row['AP'])}{_cell(row['box_AP'])}"
-        for row in metrics.per_class.values()
-    ]
-    return "\n".join(lines)
 
 
 def _cell(value: float) -> str:

@@ -1,8 +1,7 @@
-"""Results of single pictures in COCO layout, and back to that of videos for drawing. No torch."""
+"""Results of single pictures in COCO layout. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from seqformer.data.video_sources import VideoSource
@@ -38,16 +37,3 @@ def picture_entries(prediction: VideoPrediction, source: VideoSource) -> list[di
             entry["file_name"] = source.first_file_name
         entries.append(entry)
     return entries
-
-
-def as_video_entries(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of pictures as those of one-frame videos."""
-    return [
-        {
-            "video_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "score": entry["score"],
-            "segmentations": [entry["segmentation"]],
-        }
-        for entry in entries
-    ]

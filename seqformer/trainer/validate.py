@@ -17,9 +17,8 @@ from seqformer.data.stills import listed_stills
 from seqformer.data.video_sources import VideoSource, listed_videos
 from seqformer.distributed.context import DistributedContext
 from seqformer.evaluation import score
-from seqformer.evaluation.coco_metric import evaluate_coco, format_coco_table
+from seqformer.evaluation.coco_metric import evaluate_coco
 from seqformer.inference import Predictor
-from seqformer.inference.coco_results import as_video_entries
 from seqformer.inference.results_file import load_results, write_results
 from seqformer.inference.runner import FinishedInMemory, Helpers, predict_videos
 from seqformer.inference.video_shares import own_share
@@ -32,6 +31,7 @@ from seqformer.trainer.loggers import RunLoggers
 from seqformer.trainer.parallel_model import ParallelModel
 from seqformer.trainer.run_log import LOG_NAME, read_log
 from seqformer.trainer.signals import StopRequest
+from seqformer.visualization.stills import as_video_entries
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class ValidationSet:
             return {}
         if self._are_stills:
             pictures = evaluate_coco(self.annotations, results)
-            logger.info("%s", format_coco_table(pictures))
+            logger.info("%s", pictures.table())
             return pictures.to_dict()
         scores = score(self.annotations, results)
         logger.info("%s", scores.table())

@@ -71,7 +71,7 @@ static void free_tracked(Tracked *s) {
     free_assignment(&s->assignment);
 }
 
-/* parity: rounded as NumPy's sum of contiguous numbers. */
+/* Rounded as NumPy's sum of contiguous numbers. */
 static double sum_in_pairs(const double *v, int64_t n) {
     if (n < 8) {
         double sum = 0;
@@ -109,7 +109,7 @@ static int list_present(Tracked *s, int64_t t, int64_t *n, int64_t *m) {
 static void add_potential(Tracked *s, int64_t t, int64_t n, int64_t m) {
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < m; j++) s->row[j] = IOU(t, i, j);
-        /* parity: NumPy adds along memory, which is column after column, but for a single row */
+        /* NumPy adds along memory, which is column after column, but for a single row */
         double sum = 0;
         for (int64_t j = 0; j < m; j++) sum += s->row[j];
         s->in_rows[i] = n == 1 ? sum_in_pairs(s->row, m) : sum;
