@@ -109,6 +109,11 @@ class EvalOptions:
     """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
     metrics: Path | None = None
     """Write the metrics here, as JSON."""
+    long_videos: Path | None = None
+    """File with ids or folders of the long videos (a JSON list, or one a line): they and the others
+    are scored apart too, as by YouTube-VIS 2022."""
+    long_from: int | None = None
+    """Likewise, but videos of so many frames and more are the long ones."""
     report: Path | None = None
     """Folder for an HTML page with the AP, its failures and all videos; needs ground truth, and
     --images to show frames."""

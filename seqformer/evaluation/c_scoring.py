@@ -104,13 +104,15 @@ class CScoring:
         self.run(
             self.library.score_groups,
             (
-                *map(address, (is_crowd, areas)),
+                address(is_crowd),
+                address(areas),
                 floor,
                 num_areas,
                 num_thresholds,
-                *map(address, (_AREA_RANGES, THRESHOLDS)),
+                address(_AREA_RANGES),
+                address(THRESHOLDS),
             ),
-            tuple(map(address, (flags, is_ignored, ious, iou_first))),
+            (address(flags), address(is_ignored), address(ious), address(iou_first)),
         )
         return Matched(groups, flags, is_ignored.astype(bool), ious)
 

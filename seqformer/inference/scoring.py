@@ -94,7 +94,8 @@ def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
         from seqformer.evaluation import score as score_file
 
         threads = options.threads or 1
-        _show(score_file(options.annotations, entries, threads), options.metrics)
+        parts = options.long_videos, options.long_from
+        _show(score_file(options.annotations, entries, threads, *parts), options.metrics)
     if options.report is not None:
         from seqformer.config import ReportOptions
         from seqformer.report import write_report
