@@ -22,17 +22,16 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import subprocess
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,11 @@ DISABLE_VARIABLE = "SEQFORMER_KERNELS_NATIVE"
 """Set to 0, nothing is compiled and the paths in plain PyTorch are taken."""
 
 _FOLDER = Path(__file__).parent
-_REAL = {"torch.float32": ("float", "f"), "torch.float64": ("double", "")}
+_REAL = {
+    "torch.float32": ("float", "f"),
+    "torch.float64": ("double", ""),
+    "torch.bfloat16": ("float", "f"),
+}
 
 
 class UnavailableError(Exception):
@@ -67,7 +70,7 @@ _reasons: dict[tuple[str, torch.dtype], str] = {}
 
 @lru_cache(maxsize=16)
 def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled `<name>/cpu.c` for REAL = float or double.
+    """The compiled `<name>/cpu.c` for REAL = float or double; for bfloat16 with float between.
 
     Returns: None where there is none to be had; the first reason is logged, once.
     """
@@ -99,6 +102,7 @@ def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     """The library, from the cache or made now. Raises: UnavailableError."""
     real, suffix = _REAL[str(dtype)]
     defines = [f"-DREAL={real}", f"-DFLOOR=floor{suffix}", f"-DEXP=exp{suffix}"]
+    defines += ["-DBFLOAT16"] * (str(dtype) == "torch.bfloat16")
     headers = sorted(_FOLDER.glob("*.h"))
     return compiled(_FOLDER / name / "cpu.c", headers, f"{name}_{real}", [*FLAGS, *defines])
 
@@ -205,6 +209,8 @@ def run_jobs(call: Callable[..., object], jobs: Sequence[Sequence[object]]) -> N
 
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(threads, thread_name_prefix="seqformer-kernels")
 
 
@@ -215,6 +221,8 @@ if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's t
 @lru_cache(maxsize=1)
 def _compiler() -> tuple[str, str] | None:
     """Path and version of the C compiler: $CC, or the first of cc, gcc and clang."""
+    import shutil
+
     for candidate in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         path = shutil.which(candidate) if candidate else None
         if path is not None:
@@ -226,6 +234,8 @@ def _compiler() -> tuple[str, str] | None:
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str] | str:
     """A command that has ended, or why it could not be run."""
+    import subprocess
+
     try:
         return subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=seconds
@@ -264,6 +274,9 @@ def _cache_folder() -> Path:
 @lru_cache(maxsize=1)
 def _temporary_folder() -> Path:
     """A private folder that goes with this process. Raises: OSError."""
+    import shutil
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="seqformer-kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -271,6 +284,8 @@ def _temporary_folder() -> Path:
 
 def _compile(compiler: str, source: Path, flags: Sequence[str], folder: Path, stem: str) -> Path:
     """Compile into a folder and move into place. Raises: UnavailableError, OSError."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
     os.close(handle)
     file = Path(name)

@@ -46,11 +46,15 @@ class MaskText:
     def __len__(self) -> int:
         return self.num_frames
 
+    def text(self) -> bytes:
+        """As they stand there."""
+        return self.file.content[self.start : self.stop]
+
     def load(self) -> list[Any]:
         """What the JSON parser makes of it."""
         from seqformer.annotations.json_file import parse_json
 
-        return parse_json(self.file.content[self.start : self.stop])
+        return parse_json(self.text())
 
 
 def mask_list(segmentations: list[Any] | MaskText) -> list[Any]:

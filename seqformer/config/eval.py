@@ -80,8 +80,10 @@ class EvalOptions:
     eval.py --weights r50.pth --backbone resnet50 --images valid/JPEGImages --annotations
     valid.json --output results.json writes the results file, and prints the AP if the annotation
     file has annotations. Without --annotations, --images may be a video file, a folder of images or
-    a folder of such folders. eval.py --results results.json --annotations valid.json scores.
-    With --stills every picture stands alone, and annotations and results are in COCO layout.
+    a folder of such folders; or a camera (camera:0) or an address (rtsp://, http://, udp://, ...),
+    which is followed as frames come. eval.py --results results.json --annotations valid.json
+    scores. With --stills every picture stands alone, and annotations and results are in COCO
+    layout.
 
     How the weights run (--short-side and all below) is as their checkpoint says, which knows how
     its run validated, unless it is given here; for released files it is the defaults shown.
@@ -92,7 +94,8 @@ class EvalOptions:
     backbone: BackboneName | None = None
     """Backbone of the weights; needed only where the file does not tell."""
     images: Path | None = None
-    """Folder of the frames; without --annotations a folder of images or of folders, or a video."""
+    """Folder of the frames; without --annotations a folder of images or of folders, a video, a
+    camera or an address."""
     annotations: Path | None = None
     """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
     stills: bool = False
@@ -137,7 +140,8 @@ class EvalOptions:
     """Show where an error of a video came from."""
     threads: int | None = None
     """CPU threads per process on --device cpu; by default at most 4, and the same for any number of
-    processes, because the last bits of results depend on it."""
+    processes, because the last bits of results depend on it. With --results, threads of scoring, by
+    default 1: the numbers are the same for any number."""
     decode_workers: int | None = None
     """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
     encode_workers: int | None = None
@@ -146,8 +150,18 @@ class EvalOptions:
     """Host memory for what drawing the masks of a video needs, about 0.12 MiB per 360p frame; the
     rest goes to a temporary file."""
 
+    live_policy: Literal["newest", "all"] = "newest"
+    """Frames of a camera or address that come too fast. newest: those in between are dropped. all:
+    none is, and results come ever later."""
+    live_frames: int | None = None
+    """Stop after so many frames of a camera or address; by default when it ends, or at Ctrl-C."""
+    live_keep: int = 100
+    """The results file has masks for so many of the latest frames of a camera or address."""
+
     network: EvalConfig = field(default_factory=EvalConfig)
     """How the weights run."""
+    address: str | None = None
+    """`images` as it was typed, where it is a camera or an address."""
     given: tuple[str, ...] = ()
     """Which fields of `network` were given."""
 

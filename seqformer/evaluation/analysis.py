@@ -27,7 +27,7 @@ from seqformer.evaluation.error_types import (
 )
 from seqformer.evaluation.matching import AREA_RANGES
 from seqformer.evaluation.pairwise_iou import read_pairwise_iou
-from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_results
+from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_predictions
 from seqformer.evaluation.tracking import TrackingMetrics, tracking_metrics
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def analyse(
     """
     threshold_index(iou_threshold)
     truth = read_ground_truth(annotations)
-    predictions = read_results(results, truth)
+    predictions = read_predictions(results, truth)
     video_ids = sorted(truth.videos)
     position = {video_id: v for v, video_id in enumerate(video_ids)}
     weights = resample_weights(len(video_ids), resamples, seed)
@@ -141,7 +141,7 @@ def analyse(
     matches_of: dict[int, list[VideoMatches]] = {k: [] for k in sorted(truth.categories)}
     errors = []
     lengths = np.zeros(len(video_ids), np.int64)
-    for video in read_pairwise_iou(truth, predictions):
+    for video in read_pairwise_iou(truth, predictions.records()):
         v = position[video.video_id]
         lengths[v] = video.num_frames
         matched = video.match(np.concatenate([official, shares * video.num_pixels]))

@@ -33,7 +33,7 @@ SPAN = np.dtype(
 """`Span` of scan.h."""
 MASKS = np.dtype([("text", np.uint64), ("size", np.int64), ("frames", "i4"), ("is_odd", "i4")])
 """`Masks` of scorer.c."""
-MIXED_SIZES, UNUSUAL = 1, 2
+MIXED_SIZES, UNUSUAL, OCCUPIED = 1, 2, 4
 MATCHED, IGNORED = 1, 2
 _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 _ARGUMENTS: dict[str, list[Any]] = {
@@ -49,6 +49,17 @@ _ARGUMENTS: dict[str, list[Any]] = {
         *[_WORD] * 2,
         _POINTER,
     ],
+    "track_groups": [
+        *[_WORD] * 2,
+        *[_POINTER] * 4,
+        _WORD,
+        _POINTER,
+        _REAL,
+        *[_POINTER] * 3,
+        *[_WORD] * 2,
+        _POINTER,
+    ],
+    "assign_rows": [*[_WORD] * 2, *[_POINTER] * 2],
     "accumulate": [
         _WORD,
         *[_POINTER] * 5,

@@ -101,21 +101,47 @@ class CScoring:
         pairs = (bounds[:, 1] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 2])
         iou_first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
         ious = np.empty(int(iou_first[-1])) if with_ious else None
+        self.run(
+            self.library.score_groups,
+            (
+                *map(address, (is_crowd, areas)),
+                floor,
+                num_areas,
+                num_thresholds,
+                *map(address, (_AREA_RANGES, THRESHOLDS)),
+            ),
+            tuple(map(address, (flags, is_ignored, ious, iou_first))),
+        )
+        return Matched(groups, flags, is_ignored.astype(bool), ious)
+
+    def run(
+        self,
+        function: Callable[..., int],
+        given: tuple[Any, ...],
+        written: tuple[int | None, ...],
+    ) -> None:
+        """Let a function of `scorer.c` do all groups.
+
+        Args:
+            function: `score_groups` or `track_groups`.
+            given: its arguments between the masks and what it writes.
+            written: addresses of what it writes.
+
+        Raises: NotReadableError.
+        """
         mapped = self._mapped()
-        arrays = (bounds, self.instance_masks, self.result_masks, is_crowd, areas)
+        arrays = (self.groups.bounds, self.instance_masks, self.result_masks)
 
         def do(first: int, stop: int) -> None:
             failed = np.zeros(2, np.int64)
             tried: tuple[int, int] | None = None
             while first < stop:
-                first = self.library.score_groups(
+                first = function(
                     first,
                     stop,
                     *map(address, arrays),
-                    floor,
-                    num_areas,
-                    num_thresholds,
-                    *map(address, (_AREA_RANGES, THRESHOLDS, flags, is_ignored, ious, iou_first)),
+                    *given,
+                    *written,
                     address(mapped),
                     len(mapped),
                     WINDOW,
@@ -128,8 +154,7 @@ class CScoring:
                     tried = what, number
                     self._convert(what, number, must_read=True)
 
-        self._share(do, len(bounds))
-        return Matched(groups, flags, is_ignored.astype(bool), ious)
+        self._share(do, len(self.groups.bounds))
 
     def curves(self, matched: Matched) -> Curves:
         """Precision and recall of all categories."""

@@ -111,7 +111,7 @@ def _tracking(first: Analysis, second: Analysis, weights: np.ndarray) -> dict[st
     rows = {}
     for name in TRACKING_STATS:
         values = [float(one.tracking.stats[name]) for one in (first, second)]
-        row = _difference(*values, *(of[name] for of in resampled))
+        row = _difference(values[0], values[1], resampled[0][name], resampled[1][name])
         if name in SUMMED:  # the fewer the better
             row = replace(row, share_better=1 - row.share_better)
         rows[name] = row
@@ -126,7 +126,7 @@ def _hota_by_class(first: Analysis, second: Analysis, weights: np.ndarray) -> di
             row = one.tracking.per_class[category_id]
             values.append(float(row["HOTA"]) if row["num_masks"] else -1.0)
             resampled.append(one.tracking.sums.class_numbers(k, weights)["HOTA"])
-        rows[category_id] = _difference(*values, *resampled)
+        rows[category_id] = _difference(values[0], values[1], resampled[0], resampled[1])
     return rows
 
 

@@ -41,9 +41,10 @@ class Differences:
             surplus = len(instance.segmentations) - expected[instance.video_id]
             kind = "instances of the ground truth cover other frames"
             self.add(kind, position, instance.where, abs(surplus))
-        video_ids, inverse = np.unique(predictions.video_ids, return_inverse=True)
-        lengths = np.array([expected.get(video, 0) for video in video_ids.tolist()], np.int64)
-        needed = lengths[inverse] if len(lengths) else np.zeros(0, np.int64)
+        videos = sorted(truth.videos)
+        lengths = np.array([expected.get(video, 0) for video in videos], np.int64)
+        place = np.searchsorted(np.array(videos, np.uint64), predictions.video_ids)
+        needed = lengths[place]
         surplus = np.where(needed > 0, predictions.lengths() - needed, 0)
         for i in np.flatnonzero(surplus).tolist():
             few = surplus[i] < 0
@@ -118,8 +119,9 @@ def _may_differ(
 ) -> np.ndarray:
     """[compared] bool: a mask has another size than the video, or one must look."""
     spans = source.spans[predictions.numbers[compared]]
-    ids, inverse = np.unique(predictions.video_ids[compared], return_inverse=True)
-    expected = np.array([sizes[i] or (0, 0) for i in ids.tolist()], np.int64).reshape(-1, 2)
+    videos = sorted(sizes)
+    place = np.searchsorted(np.array(videos, np.uint64), predictions.video_ids[compared])
+    expected = np.array([sizes[i] or (0, 0) for i in videos], np.int64).reshape(-1, 2)
     own = np.stack([spans["height"], spans["width"]], axis=1)
-    is_other = (own != expected[inverse]).any(axis=1) & (spans["height"] > 0)
+    is_other = (own != expected[place]).any(axis=1) & (spans["height"] > 0)
     return is_other | (spans["flags"] & (MIXED_SIZES | UNUSUAL) > 0)

@@ -48,7 +48,8 @@ class Groups:
         best = rank < max(MAX_RESULTS)
         results, result_key = results[best], result_key[best]
         truth_key = truth_key[instances]
-        groups = np.union1d(truth_key, result_key)
+        groups = np.sort(np.concatenate([truth_key, result_key]))
+        groups = groups[np.diff(groups, prepend=-1) > 0]
         bounds = [
             np.searchsorted(keys, groups, side)
             for keys in (truth_key, result_key)

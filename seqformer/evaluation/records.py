@@ -186,7 +186,7 @@ def read_predictions(source: str | Path | Parsed | list[Any], truth: GroundTruth
     name, content = _load(source, "results")
     if isinstance(content, ResultColumns):
         video_ids, category_ids = content.video_ids, content.category_ids
-        is_known = np.isin(video_ids, _ids(truth.videos, np.int64))
+        is_known = _is_listed(video_ids, truth.videos)
         if not is_known.all():
             index = int(np.argmin(is_known))
             raise _unlisted_video(f"{name}, entry {index}", int(video_ids[index]))
@@ -195,12 +195,14 @@ def read_predictions(source: str | Path | Parsed | list[Any], truth: GroundTruth
         columns = _read_entries(name, content, truth)
         video_ids, category_ids = (np.array(column, np.uint64) for column in columns[:2])
         scores = np.array(columns[2], np.float64)
-    is_listed = np.isin(category_ids, _ids(truth.categories, category_ids.dtype))
+    is_listed = _is_listed(category_ids, truth.categories)
     if not is_listed.all():
         logger.warning(
-            "%s: results of categories that the annotation file does not list are left out: %s",
+            "%s: %d results of categories that the annotation file does not list are left out, as "
+            "they would be for another edition of the data set: %s",
             name,
-            np.unique(category_ids[~is_listed]).tolist(),
+            np.count_nonzero(~is_listed),
+            sorted(set(category_ids[~is_listed].tolist())),
         )
     numbers = np.flatnonzero(is_listed)
     return Predictions(
@@ -213,10 +215,13 @@ def read_predictions(source: str | Path | Parsed | list[Any], truth: GroundTruth
     )
 
 
-def _ids(listed: Iterable[int], kind: Any) -> np.ndarray:
-    """Those that a column of this kind can hold."""
-    most = int(np.iinfo(kind).max)
-    return np.array([i for i in listed if i <= most], kind)
+def _is_listed(ids: np.ndarray, listed: Iterable[int]) -> np.ndarray:
+    """Which ids of a column are among the listed ones, [D] bool."""
+    most = int(np.iinfo(ids.dtype).max)
+    known = np.array(sorted(i for i in listed if i <= most), ids.dtype)
+    if not known.size:
+        return np.zeros(len(ids), bool)
+    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
 
 
 def _read_entries(

@@ -49,4 +49,4 @@ def score(
     truth = read_ground_truth(annotations)
     predictions = read_predictions(results, truth)
     metrics = ytvis_metrics(truth, predictions, threads)
-    return Scores(metrics, tracking_metrics(truth, predictions.records()))
+    return Scores(metrics, tracking_metrics(truth, predictions, threads))

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from seqformer.evaluation.c_tracking import tracking_in_c
 from seqformer.evaluation.class_overlaps import read_class_overlaps
 from seqformer.evaluation.hota import ALPHAS, hota_curves
 from seqformer.evaluation.records import (
     GroundTruth,
     Parsed,
-    Result,
+    Predictions,
     read_ground_truth,
-    read_results,
+    read_predictions,
 )
 from seqformer.evaluation.tracking_sums import SUMMED, TrackingSums, numbers_of
 
@@ -61,12 +62,23 @@ def evaluate_tracking(
     Raises: as `evaluate`.
     """
     truth = read_ground_truth(annotations)
-    return tracking_metrics(truth, read_results(results, truth))
+    return tracking_metrics(truth, read_predictions(results, truth))
 
 
-def tracking_metrics(truth: GroundTruth, results: list[Result]) -> TrackingMetrics:
-    """The same from files that were read before. Raises: ValueError naming a mask's place."""
-    sums = TrackingSums.of(truth.videos, truth.categories, read_class_overlaps(truth, results))
+def tracking_metrics(
+    truth: GroundTruth, predictions: Predictions, threads: int = 1
+) -> TrackingMetrics:
+    """The same from files that were read before.
+
+    Args:
+        threads: of the C code; the numbers do not depend on it.
+
+    Raises: ValueError naming a mask's place.
+    """
+    sums = tracking_in_c(truth, predictions, threads)
+    if sums is None:
+        overlaps = read_class_overlaps(truth, predictions.records())
+        sums = TrackingSums.of(truth.videos, truth.categories, overlaps)
     by_class = numbers_of(sums.hota_by_class, sums.identity_by_class)
     over_masks = numbers_of(sums.hota_by_class.sum(axis=0), sums.identity_by_class.sum(axis=0))
     num_masks = sums.identity_by_class[:, :2].sum(axis=1)

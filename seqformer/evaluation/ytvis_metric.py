@@ -42,6 +42,7 @@ from seqformer.evaluation.records import (
     read_results,
     read_tracks,
 )
+from seqformer.evaluation.result_warnings import warn_about_results
 from seqformer.evaluation.track_iou import Track, track_ious
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1
     differences.see_lengths(truth, predictions)
     differences.see_sizes(truth, predictions, groups.compared())
     differences.tell()
+    warn_about_results(truth, predictions, groups)
     per_class = {
         category_id: {
             "name": truth.categories[category_id],

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from seqformer.command import sentence_of
 from seqformer.config import STILLS, EvalConfig, EvalOptions
 from seqformer.distributed.environment import launch
-from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.files import locked, make_folder
 from seqformer.inference.category_names import class_names, warn_about_categories
 from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
+    check_output_file,
     check_report,
     has_ground_truth,
     refuse_without_ground_truth,
@@ -218,10 +219,8 @@ def check_writable_outputs(options: EvalOptions) -> None:
     """
     folders = {"--visualize": options.visualize, "--report": options.report}
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
-        if file is not None and file.is_dir():
-            raise ValueError(f"{flag} {file} is a folder; give the name of a file")
         if file is not None:
-            check_replaceable(file)
+            check_output_file(file, flag)
         folders[flag] = None if file is None else file.parent
     for flag, folder in folders.items():
         if folder is None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from seqformer.evaluation.assignment import assign
+from seqformer.evaluation.c_scorer import address, scorer
 from seqformer.evaluation.tracking import evaluate_tracking
 from tests.evaluation.ytvis_problems import (
     annotation,
@@ -112,10 +113,42 @@ def test_numbers_are_shares_and_the_order_of_videos_does_not_matter(case):
     assert again.stats == pytest.approx(metrics.stats)
 
 
+@pytest.fixture
+def in_numpy(monkeypatch):
+    """Score without the C code."""
+
+    def evaluate(*files):
+        with monkeypatch.context() as patch:
+            patch.setenv("SEQFORMER_KERNELS_NATIVE", "0")
+            return evaluate_tracking(*files)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_without_the_c_code_the_sums_are_the_same(in_numpy, case):
+    content = json.loads(case.read_text())
+    files = content["truth"], content["results"]
+    in_c, plain = evaluate_tracking(*files).sums, in_numpy(*files).sums
+    for name in ("videos", "classes", "identity"):
+        assert getattr(in_c, name).tolist() == getattr(plain, name).tolist()
+    np.testing.assert_allclose(in_c.hota, plain.hota, rtol=1e-12, atol=0)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(case=random_problems())
+def test_in_c_and_in_numpy_the_sums_are_the_same(in_numpy, case):
+    in_c, plain = evaluate_tracking(*case).sums, in_numpy(*case).sums
+    assert in_c.identity.tolist() == plain.identity.tolist()
+    np.testing.assert_allclose(in_c.hota, plain.hota, rtol=1e-12, atol=0)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    st.integers(1, 4).flatmap(
-        lambda n: st.integers(1, 4).flatmap(
+    st.integers(1, 6).flatmap(
+        lambda n: st.integers(1, 6).flatmap(
             lambda m: st.lists(
                 st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=m, max_size=m),
                 min_size=n,
@@ -126,5 +159,13 @@ def test_numbers_are_shares_and_the_order_of_videos_does_not_matter(case):
 )
 def test_ties_are_assigned_as_by_scipy(gain):
     table = np.array(gain)
-    for got, official in zip(assign(table), linear_sum_assignment(-table), strict=True):
+    rows, columns = linear_sum_assignment(-table)
+    for got, official in zip(assign(table), (rows, columns), strict=True):
         assert got.tolist() == official.tolist()
+    library = scorer()
+    assert library is not None
+    of_rows = np.empty(len(table), np.int64)
+    assert library.assign_rows(*table.shape, address(table), address(of_rows)) == 0
+    expected = np.full(len(table), -1)
+    expected[rows] = columns
+    assert of_rows.tolist() == expected.tolist()

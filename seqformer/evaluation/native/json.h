@@ -15,7 +15,6 @@ typedef struct {
 } Cursor;
 
 #define MAX_DEPTH 32 /* of values inside one another; deeper ones are left to the plain reader */
-#define BLOCK 32
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -40,13 +39,14 @@ static int is_word(Cursor *c, const char *word) {
     return 1;
 }
 
-/* Whether one of 32 bytes ends a run of plain characters. */
-INLINE int has_special(const Byte *p, int with_foreign) {
-    Byte special = 0;
-    for (int i = 0; i < BLOCK; i++)
-        special |= (Byte)((p[i] == '"') | (p[i] == '\\') | (p[i] < 0x20) |
-                          (with_foreign & (p[i] >= 0x80)));
-    return special;
+/* Whether all bytes may stand in a string as they are. */
+static int are_plain(const Byte *p, int64_t length, int allows_foreign) {
+    Byte low = 0, foreign = 0;
+    for (int64_t i = 0; i < length; i++) {
+        low |= p[i] < 0x20;
+        foreign |= p[i] & 0x80;
+    }
+    return !low && (allows_foreign || !foreign);
 }
 
 static int hex_digits(const Byte *p) {
@@ -63,36 +63,36 @@ static int hex_digits(const Byte *p) {
     return value;
 }
 
+/* Bytes of the escape at `p`, a backslash, or 0. */
+static int escape_length(const Byte *p, const Byte *end) {
+    if (end - p < 2) return 0;
+    if (p[1] == '\\') return 2; /* the only one that masks have */
+    if (p[1] == 'u') {
+        int code = end - p < 6 ? -1 : hex_digits(p + 2);
+        return code < 0 || (code >= 0xd800 && code < 0xe000) ? 0 : 6;
+    }
+    return p[1] && strchr("\"/bfnrt", p[1]) ? 2 : 0;
+}
+
 /* Pass a string. Characters beyond ASCII are only taken where `allows_foreign`: there another parser
  * reads the text again. */
 static int skip_string(Cursor *c, int allows_foreign) {
-    const Byte *p = c->at, *end = c->end;
+    const Byte *p = c->at, *end = c->end, *quote, *escape;
     if (p >= end || *p != '"') return 0;
     p++;
-    for (;;) {
-        while (end - p >= BLOCK && !has_special(p, !allows_foreign)) p += BLOCK;
-        for (int i = 0; i < BLOCK; i++) {
-            if (p >= end) return 0;
-            Byte b = *p;
-            if (b == '"') {
-                c->at = p + 1;
-                return 1;
-            }
-            if (b == '\\') {
-                if (end - p < 2 || !p[1] || !strchr("\"\\/bfnrtu", p[1])) return 0;
-                if (p[1] == 'u') {
-                    int code = end - p < 6 ? -1 : hex_digits(p + 2);
-                    if (code < 0 || (code >= 0xd800 && code < 0xe000)) return 0;
-                    p += 4;
-                }
-                p += 2;
-            } else if (b < 0x20 || (b >= 0x80 && !allows_foreign)) {
-                return 0;
-            } else {
-                p++;
-            }
+    while ((quote = memchr(p, '"', (size_t)(end - p)))) {
+        while (p <= quote && (escape = memchr(p, '\\', (size_t)(quote - p)))) {
+            int length = escape_length(escape, end);
+            if (!length) return 0;
+            p = escape + length;
+        }
+        if (p <= quote) {
+            if (!are_plain(c->at, quote - c->at, allows_foreign)) return 0;
+            c->at = quote + 1;
+            return 1;
         }
     }
+    return 0;
 }
 
 INLINE int is_digit(const Cursor *c) {

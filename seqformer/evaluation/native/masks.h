@@ -74,41 +74,57 @@ INLINE int read_number(const Byte **at, const Byte *end, uint32_t *value, int is
     return -1; /* more than six characters */
 }
 
+/* Whether no interval stops before it starts, or starts before the one before it stops, so that no run
+ * was negative; the pixels in all. A run lies within 2**29 of one that was checked: it cannot wrap. */
+static int is_rising(const int32_t *start, const int32_t *stop, int64_t count, int64_t pixels,
+                     int64_t *area) {
+    uint32_t falls = 0, total = 0;
+    for (int64_t k = 0; k < count; k++) {
+        falls |= (uint32_t)start[k] > (uint32_t)stop[k];
+        total += (uint32_t)stop[k] - (uint32_t)start[k];
+    }
+    for (int64_t k = 1; k < count; k++) falls |= (uint32_t)stop[k - 1] > (uint32_t)start[k];
+    *area = (int64_t)total;
+    return !falls && (!count || (int64_t)(uint32_t)stop[count - 1] <= pixels);
+}
+
 /* Compressed run lengths, up to and with the closing quote. Returns: 1, or 0 if they are not those of
  * a mask of `pixels` pixels. Room for one interval per two bytes is there. */
 static int read_text(Cursor *c, int64_t pixels, Intervals *v, int64_t *area) {
     const Byte *p = c->at, *end = c->end;
     int32_t *start = v->start + v->count, *stop = v->stop + v->count;
-    uint32_t zeros = 0, ones = 0, seen = 0, value = 0;
-    uint64_t position = 0, total = 0;
+    uint32_t zeros = 0, ones = 0, value = 0, position = 0;
     int64_t k = 0;
-    int status;
+    int status = 0;
     if (p < end && *p == '"') { /* no runs: an empty mask */
         c->at = p + 1;
         *area = 0;
         return 1;
     }
-    for (;; k++) {
-        int is_near = end - p < 32;
-        status = is_near ? read_number(&p, end, &value, 1) : read_number(&p, end, &value, 0);
-        if (status <= 0) break;
+    for (; end - p >= 32; k++) {
+        if ((status = read_number(&p, end, &value, 0)) <= 0) break;
         zeros = value + (k >= 2 ? zeros : 0); /* the first three are stored plainly */
-        seen |= zeros;
         position += zeros;
-        is_near = end - p < 32;
-        status = is_near ? read_number(&p, end, &value, 1) : read_number(&p, end, &value, 0);
-        if (status <= 0) break;
+        if ((status = read_number(&p, end, &value, 0)) <= 0) break;
         ones += value;
-        seen |= ones;
-        start[k] = (int32_t)(uint32_t)position;
+        start[k] = (int32_t)position;
         position += ones;
-        total += ones;
-        stop[k] = (int32_t)(uint32_t)position;
+        stop[k] = (int32_t)position;
     }
-    if (status < 0 || seen >> 29 || position != (uint64_t)pixels) return 0;
+    for (; status >= 0 && end - p < 32; k++) { /* near the end every byte is checked */
+        if ((status = read_number(&p, end, &value, 1)) <= 0) break;
+        zeros = value + (k >= 2 ? zeros : 0);
+        position += zeros;
+        if ((status = read_number(&p, end, &value, 1)) <= 0) break;
+        ones += value;
+        start[k] = (int32_t)position;
+        position += ones;
+        stop[k] = (int32_t)position;
+    }
+    if (status < 0 || position != (uint32_t)pixels || !is_rising(start, stop, k, pixels, area))
+        return 0;
     c->at = p + 1;
     v->count += k;
-    *area = (int64_t)total;
     return 1;
 }
 

@@ -5,7 +5,8 @@
 
 #include "masks.h"
 
-#define LANES 8
+#define LANES 16 /* intervals taken together */
+#define STEPS 8 /* taken one by one before that is tried again */
 
 /* One instance through its video. */
 typedef struct {
@@ -17,15 +18,30 @@ typedef struct {
 INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
+/* The first of sorted intervals that stops behind a pixel. */
+static int64_t first_behind(const int32_t *stop, int64_t count, int32_t pixel) {
+    int64_t low = 0;
+    while (count > 0) {
+        int64_t half = count / 2;
+        int is_before = stop[low + half] <= pixel;
+        low += is_before ? half + 1 : 0;
+        count = is_before ? count - half - 1 : half;
+    }
+    return low;
+}
+
 /* Pixels in both of two sorted sequences of intervals.
  *
  * Masks of one object mostly have one interval per column each, so that interval k of one can only
- * meet interval k of the other: where that holds for eight in a row, they are taken together. */
+ * meet interval k of the other: where that holds for many in a row, they are taken together. */
 static int64_t shared_pixels(const Intervals *one, const Frame *of_one, const Intervals *other,
                              const Frame *of_other) {
     const int32_t *a = one->start + of_one->first, *a_stop = one->stop + of_one->first;
     const int32_t *b = other->start + of_other->first, *b_stop = other->stop + of_other->first;
     int64_t na = of_one->count, nb = of_other->count, i = 0, j = 0, total = 0;
+    if (!na || !nb) return 0;
+    i = first_behind(a_stop, na, b[0]);
+    j = first_behind(b_stop, nb, a[0]);
     while (i < na && j < nb) {
         while (na - i > LANES && nb - j > LANES) {
             int32_t crossed = 0, sum = 0;
@@ -41,12 +57,17 @@ static int64_t shared_pixels(const Intervals *one, const Frame *of_one, const In
             i += LANES;
             j += LANES;
         }
-        for (int step = 0; step < LANES && i < na && j < nb; step++) {
+        for (int step = 0; step < STEPS && i < na && j < nb; step++) {
             int32_t from = larger(a[i], b[j]), to = smaller(a_stop[i], b_stop[j]);
-            int32_t passes_a = a_stop[i] <= b_stop[j], passes_b = b_stop[j] <= a_stop[i];
             total += larger(to - from, 0);
-            i += passes_a;
-            j += passes_b;
+            if (a_stop[i] < b_stop[j]) {
+                i++;
+            } else if (a_stop[i] > b_stop[j]) {
+                j++;
+            } else {
+                i++;
+                j++;
+            }
         }
     }
     return total;

@@ -63,7 +63,8 @@ static int scan_mask(Cursor *c, Span *span) {
     if (next != '{') {
         const Byte *start = c->at;
         if (!skip_value(c, 0, 0)) return 0;
-        if (c->at - start != 2 || (next != '[' && next != '"')) span->flags |= UNUSUAL;
+        if (c->at - start != 2 || (next != '[' && next != '"'))
+            span->flags |= UNUSUAL | (next == '[' ? OCCUPIED : 0); /* polygons */
         return 1;
     }
     c->at++;
@@ -97,7 +98,7 @@ static int scan_mask(Cursor *c, Span *span) {
     if (more < 0) return 0;
     if (is_odd || sizes != 1 || counts != 1 || height < 1 || width < 1 || height > INT32_MAX ||
         width > INT32_MAX) {
-        span->flags |= UNUSUAL;
+        span->flags |= UNUSUAL | OCCUPIED;
         return 1;
     }
     if (!(span->flags & OCCUPIED)) {
