@@ -8,35 +8,79 @@ results never imports torch.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from seqformer.cli.command import log_to_stderr
 from seqformer.command import Command
-from seqformer.config import EvalOptions
+
+if TYPE_CHECKING:
+    from seqformer.config import EvalOptions
 
 logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
-    *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
+    *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
     *("backend", "compile", "deterministic", "memory_mib"),
 )
+_ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
 
 
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
     """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
+    if (files := scored_files(arguments)) is not None:
+        log_to_stderr()
+        return Command(program).run(lambda: _score_files(files))
     options = parse(arguments, program)
     log_to_stderr(options.verbose)
     hint = "" if options.weights is None else "the same command continues after the last video"
     return Command(program, hint=hint).run(lambda: _act(options, program), _expected)
 
 
+def scored_files(arguments: Sequence[str]) -> dict[str, str] | None:
+    """The arguments of `score_files` where nothing else is asked for; None for the parser.
+
+    Scoring takes a fifth of a second, and importing the parser would take half of that.
+    """
+    flags, values = arguments[::2], arguments[1::2]
+    given = dict(zip(flags, values, strict=False))
+    needed, known = {"--results", "--annotations"}, {"--metrics", "--threads"}
+    is_plain = (
+        len(given) == len(flags) == len(values)
+        and needed <= given.keys() <= needed | known
+        and not any(value.startswith("-") for value in values)
+        and (threads := given.get("--threads", "1")).isascii()
+        and threads.isdecimal()
+        and int(threads) > 0
+    )
+    return {flag[2:]: value for flag, value in given.items()} if is_plain else None
+
+
+def _score_files(files: dict[str, str]) -> int:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start threads for nothing
+    from seqformer.inference.scoring import score_files
+
+    metrics = files.get("metrics")
+    score_files(
+        Path(files["annotations"]),
+        Path(files["results"]),
+        Path(metrics) if metrics is not None else None,
+        int(files.get("threads", 1)),
+    )
+    return 0
+
+
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        if options.address is not None:
+            from seqformer.inference.live_command import run_live
+
+            return run_live(options)
         from seqformer.inference.evaluate import draw_and_score, run_weights
 
         evaluate = draw_and_score if options.weights is None else run_weights
@@ -58,15 +102,6 @@ def _expected() -> tuple[type[BaseException], ...]:
 
 def parse(arguments: Sequence[str], program: str = "eval.py") -> EvalOptions:
     """The options of a command line; ends the program with a message on any mistake."""
-    flags, values = arguments[::2], arguments[1::2]
-    paths = {"--results": "results", "--annotations": "annotations", "--metrics": "metrics"}
-    is_scoring = "--results" in flags and len(set(flags)) == len(flags) == len(values)
-    if is_scoring and set(flags) <= set(paths) and not any(v.startswith("-") for v in values):
-        # Scoring takes a second, and importing the parser would be a good part of it.
-        given: dict[str, Any] = {
-            paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)
-        }
-        return EvalOptions(**given)
     from seqformer.cli.eval_flags import parse_flags
 
     return parse_flags(arguments, program)
@@ -96,9 +131,32 @@ def check_options(options: EvalOptions) -> None:
             raise ValueError("--visualize needs --images, the frames to draw on")
         if options.visualize is None and options.annotations is None:
             raise ValueError("--results needs --annotations to score, or --visualize and --images")
-    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
-        if value is not None and options.annotations is None:
+    if options.address is not None:
+        _check_live(options)
+    elif idle := [n for n in _ONLY_LIVE if _is_given(options, n)]:
+        flag = idle[0].replace("_", "-")
+        raise ValueError(f"--{flag} only works where --images is a camera or an address")
+    if options.long_videos is not None and options.long_from is not None:
+        raise ValueError("give --long-videos or --long-from, not both")
+    if options.long_from is not None and options.long_from < 1:
+        raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
+    for flag, value in (
+        ("--metrics", options.metrics),
+        ("--report", options.report),
+        ("--long-videos", options.long_videos),
+        ("--long-from", options.long_from),
+    ):
+        is_latency = options.address is not None and flag == "--metrics"
+        if value is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
+    if options.stills:
+        for flag, is_given in (
+            ("--report", options.report is not None),
+            ("--visualize-truth", options.visualize_truth),
+            ("--visualize-fps", options.visualize_fps is not None),
+        ):
+            if is_given:
+                raise ValueError(f"{flag} is for videos and does not work with --stills")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if _is_given(options, name):
@@ -109,10 +167,23 @@ def check_options(options: EvalOptions) -> None:
         from seqformer.visualization.video_writer import check_fps  # loads codecs
 
         check_fps(options.visualize_fps, "--visualize-fps")
-    for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
-        value, least = getattr(options, name), int(name == "threads")
+    for name in ("threads", "decode_workers", "encode_workers", "memory_mib", *_ONLY_LIVE[1:]):
+        least = int(name in ("threads", *_ONLY_LIVE))
+        value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def _check_live(options: EvalOptions) -> None:
+    """Refuse what a camera or an address does not go with. Raises: ValueError."""
+    if options.weights is None:
+        raise ValueError(f"--images {options.address} needs --weights, a model to follow it with")
+    for name in ("annotations", "report", "decode_workers", "encode_workers", "visualize_truth"):
+        if _is_given(options, name):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does not work with a camera or an address")
+    if options.visualize is not None and options.visualize_format == "png":
+        raise ValueError("--visualize-format png does not work with a camera or an address")
 
 
 def _is_given(options: EvalOptions, name: str) -> bool:

@@ -313,7 +313,10 @@ USAGE_ERRORS = {
         "--metrics",
     ),
     "mode": (["--results", "r", "--annotations", "a", "--mode", "clips"], "--mode"),
-    "idle threads": (["--results", "r", "--annotations", "a", "--threads", "2"], "--threads"),
+    "idle threads": (
+        ["--results", "r", "--annotations", "a", "--decode-workers", "2"],
+        "--decode-workers",
+    ),
     "stride": (
         ["--weights", "w", "--images", "i", "--output", "o", "--clip-stride", "99"],
         "clip_stride",

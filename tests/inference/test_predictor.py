@@ -302,7 +302,7 @@ def test_compiled_network_gives_the_same_tracks(monkeypatch):
     predictor.is_compiled = True
     again = predictor.predict(film(3))
     assert [options["fullgraph"] and options["dynamic"] for options in compiled] == [True]
-    assert [d.score for d in again.detections] == [d.score for d in plain.detections]
+    same_predictions(again, plain)
 
 
 @pytest.mark.slow
