@@ -125,7 +125,10 @@ def _with_tracks(file: CvatFile, archive: Archive, scratch: Path) -> list[tuple[
                     "its images and without others"
                 )
             found = list(images)
-            frames = [DrawnFrame(n, i, None) for n, i in zip(numbers, images, strict=True)]
+            frames = [
+                DrawnFrame(n, i.removeprefix("images/"), None)
+                for n, i in zip(numbers, images, strict=True)
+            ]
         frames = [
             DrawnFrame(frame.number, frame.name, image)
             for frame, image in zip(frames, found, strict=True)
