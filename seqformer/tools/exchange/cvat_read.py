@@ -64,7 +64,8 @@ def read_cvat(
     """
     where = name if archive.path.name == name else f"{archive.path}, {name}"
     file = read_cvat_xml(archive.read(name), where)
-    if not (file.images or file.tracks or (file.tasks and archive.images())):
+    is_known = any(task.stop is not None for task in file.tasks) or archive.images()
+    if not (file.images or file.tracks or (file.tasks and is_known)):
         raise ValueError(f"{where} has no frames and no tracks; is it the export of an empty task?")
     videos = _with_images(file, archive) if file.images else _with_tracks(file, archive, scratch)
     counts: Counter[str] = Counter(file.left_out)

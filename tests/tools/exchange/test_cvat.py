@@ -237,7 +237,7 @@ ONE = points_attribute(SQUARE)
         (b"<annotations>", "no complete XML"),
         (GOOD.replace(b"utf-8", b"utf-9"), "unknown encoding"),
         (b"<root/>", "is not an export of CVAT"),
-        (GOOD, "no frames and no tracks"),
+        (document("", ""), "no frames and no tracks"),
         (
             document(task_xml(["a"]), track("a", [tracked("polygon", 0, 'points="1,2;x"')])),
             "points",
