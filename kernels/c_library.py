@@ -52,7 +52,11 @@ DISABLE_VARIABLE = "SEQFORMER_KERNELS_NATIVE"
 """Set to 0, nothing is compiled and the paths in plain PyTorch are taken."""
 
 _FOLDER = Path(__file__).parent
-_REAL = {"torch.float32": ("float", "f"), "torch.float64": ("double", "")}
+_REAL = {
+    "torch.float32": ("float", "f"),
+    "torch.float64": ("double", ""),
+    "torch.bfloat16": ("float", "f"),
+}
 
 
 class UnavailableError(Exception):
@@ -66,7 +70,7 @@ _reasons: dict[tuple[str, torch.dtype], str] = {}
 
 @lru_cache(maxsize=16)
 def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled `<name>/cpu.c` for REAL = float or double.
+    """The compiled `<name>/cpu.c` for REAL = float or double; for bfloat16 with float between.
 
     Returns: None where there is none to be had; the first reason is logged, once.
     """
@@ -98,6 +102,7 @@ def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     """The library, from the cache or made now. Raises: UnavailableError."""
     real, suffix = _REAL[str(dtype)]
     defines = [f"-DREAL={real}", f"-DFLOOR=floor{suffix}", f"-DEXP=exp{suffix}"]
+    defines += ["-DBFLOAT16"] * (str(dtype) == "torch.bfloat16")
     headers = sorted(_FOLDER.glob("*.h"))
     return compiled(_FOLDER / name / "cpu.c", headers, f"{name}_{real}", [*FLAGS, *defines])
 

@@ -1,13 +1,15 @@
 """CPU path of deformable attention: C code where there is a compiler, plain PyTorch where not.
 
 Both take raw inputs, compute in float32 (float64 for float64 values), are deterministic, and give
-the same bits for any number of threads. Arguments as in `op.py`; letters as in `__init__.py`.
+the same bits for any number of threads. The C code reads bfloat16 values, points and weights where
+they are. Arguments as in `op.py`; letters as in `__init__.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -38,17 +40,18 @@ def forward(
     inputs = _Inputs(value, points, weights, reference, valid, shapes)
     B, _, M, D = value.shape
     Q = points.shape[1]
-    output = inputs.value.new_zeros(B, Q, M * D)
-    if output.numel() and points.shape[4]:
-        compiled = inputs.library()
-        if compiled is None:
-            output = _torch_forward(inputs)
-        else:
-            arguments = inputs.arguments(output=output)
-            # Queries of an image are independent: cut them as finely as there are threads.
-            cuts = _cuts(Q, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
-            jobs = [_Job(b, b + 1, q0, q1, 0, M) for b in range(B) for q0, q1 in cuts]
-            _run(compiled.forward, arguments, jobs)
+    is_empty = not (B * Q * M * D and points.shape[4])
+    if is_empty:
+        output = inputs.value.new_zeros(B, Q, M * D)
+    elif inputs.library is None:
+        output = _torch_forward(inputs)
+    else:
+        output = inputs.value.new_empty(B, Q, M * D)
+        arguments = inputs.arguments(output=output)
+        # Queries of an image are independent: cut them as finely as there are threads.
+        cuts = _cuts(Q, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
+        jobs = [_Job(b, b + 1, q0, q1, 0, M) for b in range(B) for q0, q1 in cuts]
+        _run(inputs.library.forward, arguments, jobs)
     return output.to(value.dtype)
 
 
@@ -72,7 +75,7 @@ def backward(
     needs_value, needs_samples, needs_reference = needs
     B, _, M, _ = value.shape
     _, Q, _, L, P, _ = points.shape
-    new = inputs.value.new_zeros
+    new = partial(inputs.value.new_zeros, dtype=inputs.dtype)
     grad_value = new(value.shape) if needs_value else None
     grad_points = grad_weights = grad_reference = None
     if needs_samples or needs_reference:
@@ -80,9 +83,8 @@ def backward(
     if needs_reference and reference is not None:
         grad_reference = new(B, Q, M, L, reference.shape[-1])
     if grad_output.numel() and P:
-        grad_output = grad_output.to(inputs.value.dtype).contiguous()
-        compiled = inputs.library()
-        if compiled is None:
+        grad_output = grad_output.to(inputs.dtype).contiguous()
+        if inputs.library is None:
             grads = _torch_backward(inputs, grad_output, needs)
             grad_value, grad_points, grad_weights, grad_reference = grads
         else:
@@ -96,7 +98,7 @@ def backward(
             # A job owns an (image, head) slice of grad_value.
             cuts = _cuts(M, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
             jobs = [_Job(b, b + 1, 0, Q, m0, m1) for b in range(B) for m0, m1 in cuts]
-            _run(compiled.backward, arguments, jobs)
+            _run(inputs.library.backward, arguments, jobs)
     if grad_reference is not None:
         grad_reference = grad_reference.sum(2)
     return (
@@ -115,7 +117,7 @@ def compiled_for(value: Tensor, points: Tensor) -> ctypes.CDLL | None:
     """The C code, unless it cannot be compiled or a row has too many samples."""
     if points.shape[3] * points.shape[4] > MAX_SAMPLES:
         return None
-    return library("deformable_attention", _compute_dtype(value))
+    return library("deformable_attention", _library_dtype(value))
 
 
 def why_not_compiled(value: Tensor, points: Tensor, *_: Tensor) -> str | None:
@@ -125,7 +127,11 @@ def why_not_compiled(value: Tensor, points: Tensor, *_: Tensor) -> str | None:
     samples = points.shape[3] * points.shape[4]
     if samples > MAX_SAMPLES:
         return f"L * P = {samples} samples of a query are more than {MAX_SAMPLES}"
-    return why_not("deformable_attention", _compute_dtype(value))
+    return why_not("deformable_attention", _library_dtype(value))
+
+
+def _library_dtype(value: Tensor) -> torch.dtype:
+    return value.dtype if value.dtype == torch.bfloat16 else _compute_dtype(value)
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
@@ -133,7 +139,12 @@ def _compute_dtype(value: Tensor) -> torch.dtype:
 
 
 class _Inputs:
-    """The inputs in one dtype, contiguous."""
+    """The inputs contiguous, in one dtype; those in bfloat16 stay so for the C code.
+
+    Attributes:
+        library: `compiled_for` them.
+        dtype: that is computed in.
+    """
 
     def __init__(
         self,
@@ -144,20 +155,19 @@ class _Inputs:
         valid: Tensor | None,
         shapes: Shapes,
     ) -> None:
+        self.library = compiled_for(value, points)
         self.dtype = _compute_dtype(value)
         self.shapes = shapes
-        self.value, self.points, self.weights = (
-            x.to(self.dtype).contiguous() for x in (value, points, weights)
-        )
+        may_be_narrow = self.library is not None and value.dtype == torch.bfloat16
+        self.is_narrow = may_be_narrow and points.dtype == weights.dtype == torch.bfloat16
+        stored = torch.bfloat16 if self.is_narrow else self.dtype
+        self.value = value.to(value.dtype if may_be_narrow else self.dtype).contiguous()
+        self.points, self.weights = (x.to(stored).contiguous() for x in (points, weights))
         self.reference = None if reference is None else reference.to(self.dtype).contiguous()
         self.valid = None if valid is None else valid.to(torch.int32).contiguous()
         starts = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
         rows = [(h, w, start) for (h, w), start in zip(shapes, starts, strict=True)]
         self.levels = torch.tensor(rows, dtype=torch.int32)
-
-    def library(self) -> ctypes.CDLL | None:
-        """`compiled_for` these."""
-        return compiled_for(self.value, self.points)
 
     def arguments(self, **results: Tensor | None) -> _Arguments:
         """The struct of the C code."""
@@ -184,6 +194,7 @@ class _Inputs:
             share_points=B // self.points.shape[0],
             share_reference=1 if self.reference is None else B // self.reference.shape[0],
             share_valid=1 if self.valid is None else B // self.valid.shape[0],
+            narrow=self.is_narrow,
         )
 
 
@@ -197,6 +208,7 @@ class _Arguments(ctypes.Structure):
         ("grad_reference", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("S", "M", "D", "Q", "L", "P", "kind")),
         *((f"share_{name}", ctypes.c_int64) for name in ("points", "reference", "valid")),
+        ("narrow", ctypes.c_int64),
     ]
 
 

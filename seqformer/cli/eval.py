@@ -27,6 +27,7 @@ _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
     *("deterministic", "memory_mib"),
 )
+_ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
 
 
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
@@ -76,6 +77,10 @@ def _score_files(files: dict[str, str]) -> int:
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        if options.address is not None:
+            from seqformer.inference.live_command import run_live
+
+            return run_live(options)
         from seqformer.inference.evaluate import draw_and_score, run_weights
 
         evaluate = draw_and_score if options.weights is None else run_weights
@@ -126,9 +131,23 @@ def check_options(options: EvalOptions) -> None:
             raise ValueError("--visualize needs --images, the frames to draw on")
         if options.visualize is None and options.annotations is None:
             raise ValueError("--results needs --annotations to score, or --visualize and --images")
+    if options.address is not None:
+        _check_live(options)
+    elif idle := [n for n in _ONLY_LIVE if _is_given(options, n)]:
+        flag = idle[0].replace("_", "-")
+        raise ValueError(f"--{flag} only works where --images is a camera or an address")
     for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
-        if value is not None and options.annotations is None:
+        is_latency = options.address is not None and flag == "--metrics"
+        if value is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
+    if options.stills:
+        for flag, is_given in (
+            ("--report", options.report is not None),
+            ("--visualize-truth", options.visualize_truth),
+            ("--visualize-fps", options.visualize_fps is not None),
+        ):
+            if is_given:
+                raise ValueError(f"{flag} is for videos and does not work with --stills")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if _is_given(options, name):
@@ -139,10 +158,23 @@ def check_options(options: EvalOptions) -> None:
         from seqformer.visualization.video_writer import check_fps  # loads codecs
 
         check_fps(options.visualize_fps, "--visualize-fps")
-    for name in ("threads", "decode_workers", "encode_workers", "memory_mib"):
-        value, least = getattr(options, name), int(name == "threads")
+    for name in ("threads", "decode_workers", "encode_workers", "memory_mib", *_ONLY_LIVE[1:]):
+        least = int(name in ("threads", *_ONLY_LIVE))
+        value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def _check_live(options: EvalOptions) -> None:
+    """Refuse what a camera or an address does not go with. Raises: ValueError."""
+    if options.weights is None:
+        raise ValueError(f"--images {options.address} needs --weights, a model to follow it with")
+    for name in ("annotations", "report", "decode_workers", "encode_workers", "visualize_truth"):
+        if _is_given(options, name):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does not work with a camera or an address")
+    if options.visualize is not None and options.visualize_format == "png":
+        raise ValueError("--visualize-format png does not work with a camera or an address")
 
 
 def _is_given(options: EvalOptions, name: str) -> bool:

@@ -9,6 +9,9 @@ from typing import Literal
 from seqformer.config.eval import Precision
 from seqformer.config.fields import MAY_CHANGE
 
+AUTO_WEIGHTS = Path("auto")
+"""Whatever ImageNet weights this machine has, or downloads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:
@@ -19,7 +22,9 @@ class StartConfig:
     drop_class_heads: bool = field(default=True, metadata=MAY_CHANGE)
     """Train new class heads instead of those in `weights`; without, the file must fit exactly."""
     backbone_weights: Path | None = field(default=None, metadata=MAY_CHANGE)
-    """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files)."""
+    """ImageNet weights of the backbone (torchvision ResNet layout or the official Swin files); auto
+    takes the published ones from the caches of torch and timm, or downloads them. `weights` go
+    before."""
     from_scratch: bool = False
     """Begin with a backbone of random weights, and train all of it. Without, a run on a backbone
     that is published with ImageNet weights needs --weights or --backbone-weights."""
@@ -107,6 +112,10 @@ class LoggingConfig:
     """Steps between lines of the log."""
     tensorboard: bool = field(default=False, metadata=MAY_CHANGE)
     """Also write scalars, and masks drawn on validation clips, for TensorBoard."""
+    wandb: bool = field(default=False, metadata=MAY_CHANGE)
+    """The same for Weights & Biases; WANDB_MODE=offline keeps it in `output`."""
+    mlflow: bool = field(default=False, metadata=MAY_CHANGE)
+    """The same for MLflow; without MLFLOW_TRACKING_URI it is kept in `output`."""
     memory_report: bool = field(default=False, metadata=MAY_CHANGE)
     """Print what parameters, gradients, optimiser, activations and workspace take, and stop."""
     profile: bool = field(default=False, metadata=MAY_CHANGE)

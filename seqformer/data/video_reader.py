@@ -163,8 +163,13 @@ def _decoded(
             if (frame.height, frame.width) != size:
                 size = frame.height, frame.width
                 check_pixels(*size, str(path))
-            matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-            yield turned(frame.to_ndarray(format="rgb24"), matrix and bytes(matrix))
+            yield upright_frame(frame)
+
+
+def upright_frame(frame: Any) -> np.ndarray:
+    """A decoded frame of PyAV as uint8 RGB [h, w, 3], upright."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    return turned(frame.to_ndarray(format="rgb24"), matrix and bytes(matrix))
 
 
 def turned(picture: np.ndarray, matrix: bytes | None) -> np.ndarray:

@@ -49,6 +49,17 @@ _ARGUMENTS: dict[str, list[Any]] = {
         *[_WORD] * 2,
         _POINTER,
     ],
+    "track_groups": [
+        *[_WORD] * 2,
+        *[_POINTER] * 4,
+        _WORD,
+        _POINTER,
+        _REAL,
+        *[_POINTER] * 3,
+        *[_WORD] * 2,
+        _POINTER,
+    ],
+    "assign_rows": [*[_WORD] * 2, *[_POINTER] * 2],
     "accumulate": [
         _WORD,
         *[_POINTER] * 5,

@@ -101,21 +101,48 @@ class CScoring:
         pairs = (bounds[:, 1] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 2])
         iou_first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
         ious = np.empty(int(iou_first[-1])) if with_ious else None
+        self.run(
+            self.library.score_groups,
+            (
+                *map(address, (is_crowd, areas)),
+                floor,
+                num_areas,
+                num_thresholds,
+                address(_AREA_RANGES),
+                address(THRESHOLDS),
+            ),
+            tuple(address(array) for array in (flags, is_ignored, ious, iou_first)),
+        )
+        return Matched(groups, flags, is_ignored.astype(bool), ious)
+
+    def run(
+        self,
+        function: Callable[..., int],
+        given: tuple[Any, ...],
+        written: tuple[int | None, ...],
+    ) -> None:
+        """Let a function of `scorer.c` do all groups.
+
+        Args:
+            function: `score_groups` or `track_groups`.
+            given: its arguments between the masks and what it writes.
+            written: addresses of what it writes.
+
+        Raises: NotReadableError.
+        """
         mapped = self._mapped()
-        arrays = (bounds, self.instance_masks, self.result_masks, is_crowd, areas)
+        arrays = (self.groups.bounds, self.instance_masks, self.result_masks)
 
         def do(first: int, stop: int) -> None:
             failed = np.zeros(2, np.int64)
             tried: tuple[int, int] | None = None
             while first < stop:
-                first = self.library.score_groups(
+                first = function(
                     first,
                     stop,
                     *map(address, arrays),
-                    floor,
-                    num_areas,
-                    num_thresholds,
-                    *map(address, (_AREA_RANGES, THRESHOLDS, flags, is_ignored, ious, iou_first)),
+                    *given,
+                    *written,
                     address(mapped),
                     len(mapped),
                     WINDOW,
@@ -128,8 +155,7 @@ class CScoring:
                     tried = what, number
                     self._convert(what, number, must_read=True)
 
-        self._share(do, len(bounds))
-        return Matched(groups, flags, is_ignored.astype(bool), ious)
+        self._share(do, len(self.groups.bounds))
 
     def curves(self, matched: Matched) -> Curves:
         """Precision and recall of all categories."""
@@ -200,9 +226,8 @@ class CScoring:
         else:
             instance = self.truth.instances[self.groups.instances[number]]
             masks, video_id = instance.segmentations, instance.video_id
-        text = masks if isinstance(masks, MaskText) else None
-        must_read |= text is not None and text.is_unusual
-        if must_read or (text is None and (text := scan_list(masks)) is None):
+        text = masks if isinstance(masks, MaskText) else None if must_read else scan_list(masks)
+        if text is None or must_read or text.is_unusual:
             text = self._usual_form(mask_list(masks), self.truth.videos[video_id])
         if text.file is not getattr(self.predictions.source, "file", None):
             self.kept.append(text.file)

@@ -77,7 +77,7 @@ class YTVISMetrics:
 
 
 @contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Parsed files are very many containers without cycles: looking for some is wasted time."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -88,7 +88,7 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def evaluate(
     annotations: str | Path | Parsed | dict[str, Any],
     results: str | Path | Parsed | list[Any],
@@ -103,7 +103,11 @@ def evaluate(
         cannot be scored.
     """
     truth = read_ground_truth(annotations)
-    predictions = read_predictions(results, truth)
+    return ytvis_metrics(truth, read_predictions(results, truth), threads)
+
+
+def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1) -> YTVISMetrics:
+    """The same from files that were read before. Raises: ValueError naming a mask's place."""
     logger.info(
         "scoring %d results against %d instances of %d categories in %d videos",
         len(predictions),
@@ -138,7 +142,7 @@ def _curves_in_c(
     """None without a compiler, and where a mask cannot be read: the plain path says which."""
     try:
         scoring = c_scoring(truth, predictions, groups, threads)
-        return scoring and scoring.curves(scoring.match(_FLOOR))
+        return None if scoring is None else scoring.curves(scoring.match(_FLOOR))
     except NotReadableError:
         return None
 

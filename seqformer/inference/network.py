@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,11 +20,25 @@ from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
 from seqformer.model.seqformer import SeqFormer
 
+logger = logging.getLogger(__name__)
+
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+def computes_in(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for products of a type; True where that is not known."""
+    names = {
+        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+        torch.float16: ("_is_amx_fp16_supported",),
+    }.get(dtype, ())
+    known = [getattr(torch.cpu, name, None) for name in names]
+    if not known or None in known or platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return any(is_supported() for is_supported in known if is_supported is not None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,13 @@ class FrameNetwork:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
-        self._model = inference_copy(model, self._dtype)
+        if device.type == "cpu" and not computes_in(self._dtype):
+            logger.warning(
+                "this CPU has no instructions for %s, which is computed through float32: results "
+                "are as they would be, and --precision fp32 is about as fast",
+                precision,
+            )
+        self._model = inference_copy(model, self._dtype, packs=True)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]

@@ -17,7 +17,8 @@ from seqformer.safe_files import check_regular, read_regular
 
 if TYPE_CHECKING:
     from seqformer.config import EvalOptions
-    from seqformer.evaluation import YTVISMetrics
+    from seqformer.evaluation import Scores
+    from seqformer.evaluation.coco_metric import CocoMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +59,14 @@ def score_files(annotations: Path, results: Path, metrics: Path | None, threads:
 
     Raises: as `evaluate`; WriteError, or ValueError naming a metrics file that cannot be written.
     """
-    from seqformer.evaluation import evaluate
+    from seqformer.evaluation import score as score_file
 
     for file in (results, annotations):
         check_regular(file)
     if metrics is not None:
         check_output_file(metrics, "--metrics")
         make_folder(metrics.parent, "--metrics")
-    _show(evaluate(annotations, results, threads), metrics)
+    _show(score_file(annotations, results, threads), metrics)
 
 
 def check_output_file(file: Path, flag: str) -> None:
@@ -75,21 +76,25 @@ def check_output_file(file: Path, flag: str) -> None:
     check_replaceable(file)
 
 
-def _show(metrics: YTVISMetrics, file: Path | None) -> None:
-    from seqformer.evaluation import format_table
-
-    sys.stdout.write(format_table(metrics) + "\n")
+def _show(scores: Scores | CocoMetrics, file: Path | None) -> None:
+    sys.stdout.write(scores.table() + "\n")
     if file is not None:
-        write_json(file, metrics.to_dict())
+        write_json(file, scores.to_dict())
         logger.info("metrics in %s", file)
 
 
 def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
-    """Print the table of metrics; write them, and the report, if asked to."""
-    from seqformer.evaluation import evaluate
-
+    """Print the tables of metrics; write them, and the report, if asked to."""
     assert options.annotations is not None
-    _show(evaluate(options.annotations, entries, options.threads or 1), options.metrics)
+    if options.stills:
+        from seqformer.evaluation.coco_metric import evaluate_coco
+
+        _show(evaluate_coco(options.annotations, entries), options.metrics)
+    else:
+        from seqformer.evaluation import score as score_file
+
+        threads = options.threads or 1
+        _show(score_file(options.annotations, entries, threads), options.metrics)
     if options.report is not None:
         from seqformer.config import ReportOptions
         from seqformer.report import write_report

@@ -1,4 +1,4 @@
-"""A model made ready to run many frames: frozen batch norms folded for good, half precision.
+"""A model made ready to run many frames: norms folded for good, half precision, weights packed.
 
 Training folds the frozen batch norms into its convolutions anew in every step, because the
 convolutions change; at inference once is enough. In half precision the per-frame part that costs
@@ -6,6 +6,8 @@ time (backbone, encoder, mask branch, attention and feed-forward of the box quer
 whatever decides where an object is stays float32: where box queries look, references, boxes, time
 weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
 stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+
+On a CPU convolutions are packed for oneDNN (`packed_convolution.py`).
 """
 
 from __future__ import annotations
@@ -18,29 +20,38 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import DecoderLayer
+from .packed_convolution import can_pack, pack_convolutions
 from .resnet import FrozenBatchNorm2d, fold_frozen_norms
 from .seqformer import SeqFormer
 
 
-def inference_copy(model: SeqFormer, dtype: torch.dtype = torch.float32) -> SeqFormer:
+def inference_copy(
+    model: SeqFormer, dtype: torch.dtype = torch.float32, packs: bool = False
+) -> SeqFormer:
     """A model with the same results for inference only.
 
     Args:
         model: left as it is. Weights that need no change are shared with the copy, so it must not
             be trained while the copy is in use.
         dtype: float32, bfloat16 or float16.
+        packs: where the model is on a CPU and its type allows it, pack convolutions: faster, and a
+            form that can be neither exported nor moved.
 
     Returns: the copy in eval mode; `model` itself, in eval mode, where there is nothing to change.
     """
     model = model.eval()
     has_frozen_norms = any(isinstance(m, FrozenBatchNorm2d) for m in model.modules())
-    if not has_frozen_norms and dtype == torch.float32:
+    first = next(model.parameters(), None)
+    packs = packs and first is not None and first.device.type == "cpu" and can_pack(dtype)
+    if not has_frozen_norms and dtype == torch.float32 and not packs:
         return model
     shared: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
     copy = deepcopy(model, shared)
     fold_frozen_norms(copy)
     if dtype != torch.float32:
         _narrow(copy, dtype)
+    if packs:
+        pack_convolutions(copy)
     return copy
 
 

@@ -1,8 +1,8 @@
 """Products with the weights of linear layers, without gradient, by the best routine at hand.
 
-On a CPU in float32, oneDNN's kernels take about a fifth less time than `F.linear` for the sizes of
-the transformer (its bias and ReLU are part of the product, where `addmm` first fills the result
-with the bias); on a GPU the ReLU is part of the product's epilogue.
+On a CPU in float32 and bfloat16, oneDNN's kernels take about a fifth less time than `F.linear` for
+the sizes of the transformer (its bias and ReLU are part of the product, where `addmm` first fills
+the result with the bias); on a GPU the ReLU is part of the product's epilogue.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether oneDNN multiplies bfloat16 on this CPU, by instructions for it or by float32 ones."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -43,7 +45,8 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return bool(
         HAS_ONEDNN
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == weight.dtype
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and HAS_BF16))
         and x.numel() > 0
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")

@@ -64,7 +64,8 @@ class SeqFormer(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        for module in (self.encoder, self.decoder):
+        # Not the heads: the published ones are no part of the transformer yet when it is drawn.
+        for module in (self.encoder, self.decoder.layers):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
@@ -79,15 +80,15 @@ class SeqFormer(nn.Module):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
-        for layer, (class_head, box_head) in enumerate(
-            zip(self.class_embed, self.decoder.bbox_embed, strict=True)
-        ):
-            assert isinstance(class_head, FullLinear) and isinstance(box_head, MLP)
-            nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
-            nn.init.zeros_(box_head.last.weight)
-            nn.init.zeros_(box_head.last.bias)
-            if layer == 0:
-                nn.init.constant_(box_head.last.bias[2:], -2.0)
+        class_head, box_head = self.class_embed[0], self.decoder.bbox_embed[0]
+        assert isinstance(class_head, FullLinear) and isinstance(box_head, MLP)
+        nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
+        nn.init.zeros_(box_head.last.weight)
+        nn.init.zeros_(box_head.last.bias)
+        for heads in (self.class_embed, self.decoder.bbox_embed):
+            for head in list(heads)[1:]:  # all layers begin with the same heads
+                head.load_state_dict(heads[0].state_dict())
+        nn.init.constant_(box_head.last.bias[2:], -2.0)
         for linear in self.controller.layers:
             assert isinstance(linear, FullLinear)
             nn.init.xavier_uniform_(linear.weight)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from seqformer.evaluation import analyse, compare, evaluate
+from seqformer.evaluation.analysis_table import format_comparison
 from seqformer.evaluation.error_types import ERROR_TYPES, FALSE_POSITIVE_TYPES, _ap
 from seqformer.evaluation.track_iou import build_tracks, frame_intersections, frame_overlaps
 from tests.evaluation.ytvis_problems import (
@@ -266,6 +267,29 @@ def test_comparison_is_paired():
     assert same.per_class[1].difference.low == same.per_class[1].difference.high == 0
     back = compare(second, first).stats["AP"].difference
     assert back.value == pytest.approx(-row.difference.value)
+
+
+def test_tracking_is_compared_in_pairs():
+    truth, results = many_videos(60, 0.6, 1)
+    better = copy.deepcopy(results)
+    missed = [i for i, r in enumerate(results) if r["segmentations"] == [B]]
+    for i in missed[:4]:
+        better[i]["segmentations"] = [A]
+    first, second = analyse(truth, results), analyse(truth, better)
+    for name, interval in first.tracking_stats.items():
+        assert interval.value == pytest.approx(first.tracking.stats[name])
+        assert interval.low <= interval.value <= interval.high
+    comparison = compare(first, second)
+    row = comparison.tracking["HOTA"]
+    assert row.difference.value == pytest.approx(row.second - row.first)
+    assert row.difference.low > 0 and row.share_better > 0.9
+    paired = row.difference.high - row.difference.low
+    hota = first.tracking_stats["HOTA"]
+    assert paired < hota.high - hota.low
+    assert comparison.tracking_per_class[1].difference.value == pytest.approx(row.difference.value)
+    assert compare(first, first).tracking["IDSW"].share_better == 0.5
+    text = format_comparison(comparison, first.truth.categories)
+    assert "IDSW" in text and "class (HOTA)" in text
 
 
 def test_everything_is_json():

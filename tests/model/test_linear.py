@@ -29,7 +29,18 @@ def test_equals_linear(has_onednn, relu, is_transposed, lead, monkeypatch):
             torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_bfloat16_is_rounded_once():
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(n).bfloat16() for n in ((40, 70), (30, 70), (30,)))
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    for relu in (False, True):
+        expected = exact.relu() if relu else exact
+        result = linear(x, weight, bias, relu)
+        assert result.dtype == torch.bfloat16
+        torch.testing.assert_close(result.double(), expected, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_are_left_to_torch(dtype):
     x, weight, bias = torch.randn(4, 6), torch.randn(3, 6), torch.randn(3)
     x, weight, bias = (t.to(dtype) for t in (x, weight, bias))

@@ -65,7 +65,7 @@ def inference_case(size: ModelSize, dtype: str = "float32", rounds: int = 5) -> 
 
 
 def _ours(size: ModelSize, dtype: str, device: torch.device) -> Call:
-    model = inference_copy(model_of(size, device), getattr(torch, dtype))
+    model = inference_copy(model_of(size, device), getattr(torch, dtype), packs=True)
     images = video(size, device).to(getattr(torch, dtype))
 
     def infer() -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def _command(truth_form: TruthForm, num_videos: int, device: torch.device) -> Ca
 
 def _numbers(stats: dict[str, Any]) -> Tensor:
     """The twelve, in their order."""
-    values = [value for name, value in stats.items() if name != "per_class"]
+    values = [value for name, value in stats.items() if name not in ("per_class", "tracking")]
     return torch.tensor(values, dtype=torch.float64)
 
 

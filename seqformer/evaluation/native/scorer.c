@@ -4,6 +4,7 @@
 #include "accumulate.h"
 #include "match.h"
 #include "overlap.h"
+#include "tracking.h"
 
 /* Where the masks of one instance are. */
 typedef struct {
@@ -131,6 +132,84 @@ int64_t score_groups(int64_t first, int64_t stop, const int64_t *bounds, const M
             if (ious) memcpy(ious + iou_first[group], s.ious, (size_t)(G * D) * sizeof *ious);
         }
         free_scratch(&s);
+        if (status != READ) break;
+        if (touched >= window) {
+            for (int64_t i = 0; i < num_mapped; i++)
+                madvise((void *)(intptr_t)mapped[2 * i], (size_t)mapped[2 * i + 1], MADV_DONTNEED);
+            touched = 0;
+        }
+    }
+    if (status == NO_MEMORY) failed[0] = 2;
+    free_decoded(&truth);
+    free_decoded(&result);
+    return group;
+}
+
+/* The IoUs of the frames of one result with all instances, and which frames it is in. */
+static void compare_frames(Tracked *s, const Decoded *truth, const Track *tracks, const Decoded *result,
+                           int64_t frames, int64_t d) {
+    for (int64_t t = 0; t < s->T && t < frames; t++) {
+        const Frame *one = result->frames + t;
+        s->has_result[t * s->D + d] = one->height > 0;
+        for (int64_t g = 0; one->area && g < s->G; g++) {
+            if (t >= tracks[g].frames) continue;
+            const Frame *other = truth->frames + tracks[g].first + t;
+            if (!other->area || !is_compared(one, other)) continue;
+            int64_t shared = shared_pixels(&result->intervals, one, &truth->intervals, other);
+            int64_t all = one->area + other->area - shared;
+            s->ious[(t * s->D + d) * s->G + g] = (double)shared / (double)all;
+        }
+    }
+}
+
+/* Sums of HOTA and IDF1 of groups: what one video has of one category, results in file order.
+ *
+ * Args:
+ *     first, stop, bounds, truths, results, mapped, num_mapped, window, failed: as `score_groups`.
+ *     frames: [groups], of the video.
+ *     thresholds: [num_thresholds] of HOTA; threshold: of IDF1.
+ *     hota: [groups, 7, num_thresholds], identity: [groups, 4]; both 0, are written.
+ * Returns: as `score_groups`. */
+int64_t track_groups(int64_t first, int64_t stop, const int64_t *bounds, const Masks *truths,
+                     const Masks *results, const int64_t *frames, int64_t num_thresholds,
+                     const double *thresholds, double threshold, double *hota, double *identity,
+                     const int64_t *mapped, int64_t num_mapped, int64_t window, int64_t *failed) {
+    Decoded truth = {0}, result = {0};
+    int64_t group = first, touched = 0;
+    int status = READ;
+    for (; group < stop; group++) {
+        const int64_t *b = bounds + 4 * group;
+        int64_t used = 0;
+        Tracked s = {.T = frames[group], .G = b[1] - b[0], .D = b[3] - b[2], .A = num_thresholds};
+        s.thresholds = thresholds;
+        Track *tracks = malloc((size_t)(s.G + 1) * sizeof *tracks);
+        if (!allocate_tracked(&s) || !tracks) status = NO_MEMORY;
+        truth.intervals.count = 0;
+        for (int64_t g = 0; g < s.G && status == READ; g++) {
+            failed[0] = 0;
+            failed[1] = b[0] + g;
+            status = read_into(&truth, truths + b[0] + g, used, tracks + g);
+            if (status != READ) break;
+            touched += truths[b[0] + g].size;
+            for (int64_t t = 0; t < s.T && t < tracks[g].frames; t++)
+                s.has_truth[t * s.G + g] = truth.frames[used + t].height > 0;
+            used += tracks[g].frames;
+        }
+        for (int64_t d = 0; d < s.D && status == READ; d++) {
+            Track track;
+            failed[0] = 1;
+            failed[1] = b[2] + d;
+            result.intervals.count = 0;
+            status = read_into(&result, results + b[2] + d, 0, &track);
+            if (status != READ) break;
+            touched += results[b[2] + d].size;
+            compare_frames(&s, &truth, tracks, &result, track.frames, d);
+        }
+        if (status == READ)
+            sum_group(&s, threshold, hota + group * HOTA_SUMS * num_thresholds,
+                      identity + group * ID_SUMS);
+        free_tracked(&s);
+        free(tracks);
         if (status != READ) break;
         if (touched >= window) {
             for (int64_t i = 0; i < num_mapped; i++)

@@ -99,7 +99,7 @@ def test_many_channels(name, kind, D):
     compare(name, Problem(B=1, Q=3, M=1, D=D, kind=kind))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("D", [1, 4, 8, 20, 31, 48, 55])
 def test_channels_that_fill_registers_in_part(D, dtype):
     """Full groups of registers, single ones and channels that are left, in every combination."""
