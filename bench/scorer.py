@@ -31,6 +31,8 @@ from bench.suite.scratch import drawn
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
+AP_ONLY = "--ap-only"
+"""As the official evaluator, which has no tracking metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +80,12 @@ def run(command: list[str]) -> Usage:
     return Usage(seconds, peak * (1 if sys.platform == "darwin" else 1024))
 
 
-def ours(folder: Path, metrics: Path, threads: int = 1) -> list[str]:
+def ours(folder: Path, metrics: Path, threads: int = 1, with_tracking: bool = False) -> list[str]:
     """The command that scores the files of a folder."""
     paths = ["--results", folder / "results.json", "--annotations", folder / "annotations.json"]
     words = [*paths, "--metrics", metrics, "--threads", threads]
-    return [sys.executable, "eval.py", *map(str, words)]
+    more = [] if with_tracking else [AP_ONLY]
+    return [sys.executable, "eval.py", *map(str, words), *more]
 
 
 def official(folder: Path) -> list[str]:
@@ -137,6 +140,7 @@ def main(options: Options) -> None:
         for form in ("runs", "text"):
             folder = drawn(draw_files, form, NUM_VIDEOS)
             sides = {"ours": ours(folder, metrics)}
+            sides["with HOTA"] = ours(folder, Path(scratch) / "hota.json", with_tracking=True)
             if VARIABLE in os.environ:
                 sides["published"] = official(folder)
             truth = "run lengths" if form == "runs" else "compressed"

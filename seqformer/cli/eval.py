@@ -30,6 +30,9 @@ _ONLY_WITH_WEIGHTS = (
 _ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
 
 
+_AP_ONLY = "--ap-only"
+
+
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
     """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
     if (files := scored_files(arguments)) is not None:
@@ -46,18 +49,23 @@ def scored_files(arguments: Sequence[str]) -> dict[str, str] | None:
 
     Scoring takes a fifth of a second, and importing the parser would take half of that.
     """
-    flags, values = arguments[::2], arguments[1::2]
+    words = [word for word in arguments if word != _AP_ONLY]
+    flags, values = words[::2], words[1::2]
     given = dict(zip(flags, values, strict=False))
     needed, known = {"--results", "--annotations"}, {"--metrics", "--threads"}
     is_plain = (
         len(given) == len(flags) == len(values)
+        and len(arguments) - len(words) < 2
         and needed <= given.keys() <= needed | known
         and not any(value.startswith("-") for value in values)
         and (threads := given.get("--threads", "1")).isascii()
         and threads.isdecimal()
         and int(threads) > 0
     )
-    return {flag[2:]: value for flag, value in given.items()} if is_plain else None
+    if not is_plain:
+        return None
+    is_ap_only = {_AP_ONLY: "yes"} if _AP_ONLY in arguments else {}
+    return {flag[2:]: value for flag, value in (given | is_ap_only).items()}
 
 
 def _score_files(files: dict[str, str]) -> int:
@@ -70,6 +78,7 @@ def _score_files(files: dict[str, str]) -> int:
         Path(files["results"]),
         Path(metrics) if metrics is not None else None,
         int(files.get("threads", 1)),
+        "ap-only" in files,
     )
     return 0
 

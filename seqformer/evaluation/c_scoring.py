@@ -104,7 +104,8 @@ class CScoring:
         self.run(
             self.library.score_groups,
             (
-                *map(address, (is_crowd, areas)),
+                address(is_crowd),
+                address(areas),
                 floor,
                 num_areas,
                 num_thresholds,
