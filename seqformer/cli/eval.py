@@ -145,7 +145,16 @@ def check_options(options: EvalOptions) -> None:
     elif idle := [n for n in _ONLY_LIVE if _is_given(options, n)]:
         flag = idle[0].replace("_", "-")
         raise ValueError(f"--{flag} only works where --images is a camera or an address")
-    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+    if options.long_videos is not None and options.long_from is not None:
+        raise ValueError("give --long-videos or --long-from, not both")
+    if options.long_from is not None and options.long_from < 1:
+        raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
+    for flag, value in (
+        ("--metrics", options.metrics),
+        ("--report", options.report),
+        ("--long-videos", options.long_videos),
+        ("--long-from", options.long_from),
+    ):
         is_latency = options.address is not None and flag == "--metrics"
         if value is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")

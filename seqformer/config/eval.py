@@ -99,7 +99,8 @@ class EvalOptions:
     annotations: Path | None = None
     """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
     ap_only: bool = False
-    """Leave HOTA, IDF1 and identity switches out of the scores, which then take half the time."""
+    """Leave HOTA, IDF1, identity switches and parts of the data out of the scores, which then take
+    half the time."""
     stills: bool = False
     """Single pictures, not videos: --images is a picture or a folder of them, --annotations a file
     in COCO layout, results are COCO's, and the AP is that of COCOeval. Weights that do not say how
@@ -111,6 +112,11 @@ class EvalOptions:
     """Score or draw this results file (.json, or the .zip of a submission); runs no weights."""
     metrics: Path | None = None
     """Write the metrics here, as JSON."""
+    long_videos: Path | None = None
+    """File with ids or folders of the long videos (a JSON list, or one a line): they and the others
+    are scored apart too, as by YouTube-VIS 2022."""
+    long_from: int | None = None
+    """Likewise, but videos of so many frames and more are the long ones."""
     report: Path | None = None
     """Folder for an HTML page with the AP, its failures and all videos; needs ground truth, and
     --images to show frames."""

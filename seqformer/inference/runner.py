@@ -25,7 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.data.video_sources import VideoSource
 from seqformer.distributed.context import DistributedContext
-from seqformer.inference.coco_results import entries_of
+from seqformer.inference.coco_results import predict
 from seqformer.inference.frame_loader import FrameLoader, Resized
 from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
@@ -249,8 +249,7 @@ def _predict(
     """
     problem: _Problem | None = None
     try:
-        prediction = predictor.predict_resized(frames)
-        entries = entries_of(prediction, source)
+        prediction, entries = predict(predictor, source, frames)
     except (ValueError, OSError, RuntimeError, MemoryError, cv2.error) as error:
         problem = _problem_of(error, predictor.device)
     if problem:  # outside that block, where no traceback keeps activations alive

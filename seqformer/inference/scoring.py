@@ -96,7 +96,8 @@ def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
         from seqformer.evaluation import score as score_file
 
         threads = options.threads or 1
-        scores = score_file(options.annotations, entries, threads, ap_only=options.ap_only)
+        parts = options.long_videos, options.long_from
+        scores = score_file(options.annotations, entries, threads, *parts, ap_only=options.ap_only)
         _show(scores, options.metrics)
     if options.report is not None:
         from seqformer.config import ReportOptions
