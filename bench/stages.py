@@ -1,6 +1,6 @@
 """Does the stage before help? Pictures then videos, against videos alone, on drawn data.
 
-    python -m bench.stages              # 3 seeds, about 20 minutes of one core; goes on if stopped
+    python -m bench.stages              # 3 seeds, about 12 minutes of one core; goes on if stopped
 
 For each seed `seqformer chain --demo` trains a small model on drawn pictures and then on videos and
 pseudo-videos of the same classes. The same second stage, with the same seed, clips and steps, is
@@ -43,9 +43,9 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights, order and augmentation; the data is the same."""
-    stills_steps: int = 400
+    stills_steps: int = 300
     """Steps on pictures."""
-    video_steps: int = 320
+    video_steps: int = 240
     """Steps on videos, with and without."""
     folder: Path = Path("runs/stages")
     """Where the runs lie; those that are finished are not made again."""

@@ -63,6 +63,7 @@ def _act(options: ChainOptions, stills: TrainConfig, videos: TrainConfig) -> Non
     with setup_errors():
         stages = stages_of(options, stills, videos)
         if options.dry_run:
-            print(describe_chain(options, stages))
+            if launch().rank == 0:
+                print(describe_chain(options, stages))
             return
     run_chain(options, stages)

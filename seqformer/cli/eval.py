@@ -25,9 +25,12 @@ logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
-    *("deterministic", "memory_mib"),
+    *("backend", "compile", "deterministic", "memory_mib"),
 )
 _ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
+
+
+_AP_ONLY = "--ap-only"
 
 
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
@@ -46,18 +49,23 @@ def scored_files(arguments: Sequence[str]) -> dict[str, str] | None:
 
     Scoring takes a fifth of a second, and importing the parser would take half of that.
     """
-    flags, values = arguments[::2], arguments[1::2]
+    words = [word for word in arguments if word != _AP_ONLY]
+    flags, values = words[::2], words[1::2]
     given = dict(zip(flags, values, strict=False))
     needed, known = {"--results", "--annotations"}, {"--metrics", "--threads"}
     is_plain = (
         len(given) == len(flags) == len(values)
+        and len(arguments) - len(words) < 2
         and needed <= given.keys() <= needed | known
         and not any(value.startswith("-") for value in values)
         and (threads := given.get("--threads", "1")).isascii()
         and threads.isdecimal()
         and int(threads) > 0
     )
-    return {flag[2:]: value for flag, value in given.items()} if is_plain else None
+    if not is_plain:
+        return None
+    is_ap_only = {_AP_ONLY: "yes"} if _AP_ONLY in arguments else {}
+    return {flag[2:]: value for flag, value in (given | is_ap_only).items()}
 
 
 def _score_files(files: dict[str, str]) -> int:
@@ -70,6 +78,7 @@ def _score_files(files: dict[str, str]) -> int:
         Path(files["results"]),
         Path(metrics) if metrics is not None else None,
         int(files.get("threads", 1)),
+        "ap-only" in files,
     )
     return 0
 
@@ -136,7 +145,16 @@ def check_options(options: EvalOptions) -> None:
     elif idle := [n for n in _ONLY_LIVE if _is_given(options, n)]:
         flag = idle[0].replace("_", "-")
         raise ValueError(f"--{flag} only works where --images is a camera or an address")
-    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+    if options.long_videos is not None and options.long_from is not None:
+        raise ValueError("give --long-videos or --long-from, not both")
+    if options.long_from is not None and options.long_from < 1:
+        raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
+    for flag, value in (
+        ("--metrics", options.metrics),
+        ("--report", options.report),
+        ("--long-videos", options.long_videos),
+        ("--long-from", options.long_from),
+    ):
         is_latency = options.address is not None and flag == "--metrics"
         if value is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")

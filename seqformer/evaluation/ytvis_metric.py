@@ -136,13 +136,22 @@ def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1
     return YTVISMetrics(stats, per_class, curves.precision, curves.recall, curves.scores)
 
 
+def plain_stats(truth: GroundTruth, predictions: Predictions, threads: int = 1) -> dict[str, float]:
+    """The twelve numbers alone, without a word. Raises: as `ytvis_metrics`."""
+    groups = Groups.of(truth, predictions)
+    curves = _curves_in_c(truth, predictions, groups, threads)
+    if curves is None:
+        curves = _curves(truth, predictions)
+    return summarise(curves.precision, curves.recall)
+
+
 def _curves_in_c(
     truth: GroundTruth, predictions: Predictions, groups: Groups, threads: int
 ) -> Curves | None:
     """None without a compiler, and where a mask cannot be read: the plain path says which."""
     try:
         scoring = c_scoring(truth, predictions, groups, threads)
-        return scoring and scoring.curves(scoring.match(_FLOOR))
+        return None if scoring is None else scoring.curves(scoring.match(_FLOOR))
     except NotReadableError:
         return None
 
@@ -150,7 +159,7 @@ def _curves_in_c(
 def _curves(truth: GroundTruth, predictions: Predictions) -> Curves:
     """The same in NumPy. Raises: ValueError naming a mask that cannot be read."""
     matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
-    for group in _read_groups(truth, predictions.records()):
+    for group in read_groups(truth, predictions.records()):
         own = np.array([result.score for result in group.results])
         matched[group.category_id].append((own, group.match(_FLOOR)))
     category_ids = sorted(truth.categories)
@@ -182,7 +191,7 @@ def pairwise_ious(
     truth = read_ground_truth(annotations)
     rows = [
         (group.video_id, group.category_id, result.number, instance.number, iou)
-        for group in _read_groups(truth, read_results(results, truth))
+        for group in read_groups(truth, read_results(results, truth))
         for result, ious in zip(group.results, group.ious(), strict=True)
         for instance, iou in zip(group.instances, ious, strict=True)
     ]
@@ -190,7 +199,7 @@ def pairwise_ious(
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """What one video has of one category."""
 
     video_id: int
@@ -225,7 +234,7 @@ class _Group:
         )
 
 
-def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
+def read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[Group]:
     """Read the masks video by video, in ascending order of video id."""
     instances_of = group_by(truth.instances, "video_id")
     results_of = group_by(sorted(results, key=lambda result: -result.score), "video_id")
@@ -254,7 +263,7 @@ def _read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[_Group]:
                 areas = [track.mean_area() for track in of_results]
             else:
                 areas = mean_areas[category_id]
-            yield _Group(
+            yield Group(
                 video_id,
                 category_id,
                 instances.get(category_id, []),

@@ -7,6 +7,7 @@ as stem, res2 to res5, with a norm inside every convolution. Everything else has
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from .convert import with_box_head_aliases
 _WRAPPER = "detr."
 _BACKBONE = "detr.backbone.0.backbone."
 _PUBLISHED_BACKBONE = "detr.backbone.0.body."
-_RESNET = [
+_RESNET: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.conv1\.", "conv1."),
     (r"^res(\d)\.(\d+)\.conv(\d)\.norm\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}."),

@@ -166,6 +166,10 @@ _OPCODES = frozenset(
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """The unpickler in Python with fewer instructions: none makes more than it has read."""
 
+    stack: list[Any]
+    append: Any
+    read: Any
+
     dispatch: ClassVar[dict[int, Any]] = {
         code: act for code, act in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES
     }

@@ -74,7 +74,7 @@ def _tracking(analysis: Analysis) -> dict[str, Any]:
     return {
         "stats": {name: _interval(interval) for name, interval in analysis.tracking_stats.items()},
         "thresholds": [_digits(alpha, 2) for alpha in ALPHAS],
-        "curves": {key: [[_digits(p, 3) for p in c] for c in some] for key, some in curves.items()},
+        "curves": {key: [[_digits(p) for p in c] for c in some] for key, some in curves.items()},
     }
 
 

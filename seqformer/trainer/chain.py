@@ -11,7 +11,7 @@ import gc
 import logging
 import shutil
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,15 +45,15 @@ def run_chain(options: ChainOptions, stages: list[Stage]) -> bool:
     Raises: as `train`; SetupError when something is missing or the folder holds another chain.
     """
     is_main, output = launch().rank == 0, options.output
-    with setup_errors():
-        missing = () if options.demo else data_of(options).missing
-        if missing:
-            raise SetupError("; ".join(missing))
-        if is_main:
-            make_folder(output, "--output")
-        lock = locked(output / LOCK_NAME, f"the output folder {output}") if is_main else None
-    with lock or nullcontext():
+    with ExitStack() as stack:
         with setup_errors():
+            missing = () if options.demo else data_of(options).missing
+            if missing:
+                raise SetupError("; ".join(missing))
+            if is_main:
+                make_folder(output, "--output")
+                what = f"the output folder {output}"
+                stack.enter_context(locked(output / LOCK_NAME, what))
             state = _begin(stages, output, is_main)
         for number, stage in enumerate(stages, 1):
             end_if_asked()

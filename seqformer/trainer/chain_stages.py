@@ -127,8 +127,8 @@ def stages_of(options: ChainOptions, stills: TrainConfig, videos: TrainConfig) -
 def _drawing(folder: Path) -> FileStage:
     height, width = DEMO_SIZE
     size = {"height": height, "width": width, "seed": 0}
-    stills = {"num_train": DEMO_STILLS, "num_val": DEMO_STILLS_HELD_OUT, **size}
-    videos = {
+    stills: dict[str, Any] = {"num_train": DEMO_STILLS, "num_val": DEMO_STILLS_HELD_OUT, **size}
+    videos: dict[str, Any] = {
         **{"num_train": DEMO_VIDEOS, "num_val": DEMO_VIDEOS_HELD_OUT},
         **{"num_frames": DEMO_VIDEO_LENGTH, **size},
     }

@@ -87,6 +87,6 @@ class ChainState:
 
 def _settings(stage: Stage) -> dict[str, Any]:
     """As they are after a way through JSON."""
-    is_training = isinstance(stage, TrainingStage)
-    settings = config_to_dict(stage.config) if is_training else stage.settings
-    return json.loads(json.dumps(settings))
+    if isinstance(stage, TrainingStage):
+        return json.loads(json.dumps(config_to_dict(stage.config)))
+    return json.loads(json.dumps(stage.settings))

@@ -1,7 +1,8 @@
 """`train.py demo`: from nothing to trained weights, an AP table and pictures, in minutes on a CPU.
 
 Makes a synthetic data set, trains on it with as many processes as the machine can serve, scores the
-held-out videos and draws what was found. Everything it writes is under the run's folder.
+held-out videos, draws what was found, and writes the report page. Everything it writes is under the
+run's folder.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.config import DemoConfig
+from seqformer.config import DemoConfig, ReportOptions
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.video_sources import listed_videos
 from seqformer.distributed.environment import launch
@@ -31,6 +32,7 @@ from seqformer.distributed.rendezvous import local_rendezvous
 from seqformer.files import write_json
 from seqformer.inference.results_file import load_results
 from seqformer.processes import deaf_children, serve
+from seqformer.report import write_report
 from seqformer.trainer.checkpoint import CheckpointError
 from seqformer.trainer.errors import DataError, SetupError, setup_errors
 from seqformer.trainer.nonfinite_steps import NonFiniteLossError
@@ -80,11 +82,10 @@ def _run(config: DemoConfig, started: float, launched: int) -> dict[str, Any]:
     if not metrics:  # stopped by a signal, or not rank 0
         return {}
     _draw(config)
+    page = _report(config)
     metrics["wall_seconds"] = round(time.perf_counter() - started, 1)
     write_json(config.output / "metrics.json", metrics)
-    logger.info(
-        "AP %.3f after %.0f s; see %s", metrics["AP"], metrics["wall_seconds"], config.output
-    )
+    logger.info("AP %.3f after %.0f s; look at %s", metrics["AP"], metrics["wall_seconds"], page)
     return metrics
 
 
@@ -246,3 +247,12 @@ def _draw(config: DemoConfig) -> None:
     ]
     shown = [(list(videos[i].frames()), results[i]) for i in most_objects(results)]
     write_video(config.output / "predictions.gif", showcase(shown, names))
+
+
+def _report(config: DemoConfig) -> Path:
+    """The page with the AP, its failures and the held-out videos."""
+    annotations, results = config.data.val_annotations, config.output / "results.json"
+    assert annotations is not None
+    options = ReportOptions(title="The demo's held-out videos")
+    folder = config.output / "report"
+    return write_report(annotations, results, folder, config.data.val_images, options)

@@ -47,7 +47,7 @@ def test_every_seed_is_trained_twice_and_scored_four_times(commands, tmp_path):
     assert [(row["seed"], row["arm"]) for row in rows] == [
         (seed, arm) for seed in (0, 1, 2) for arm in ("stills", "videos")
     ]
-    assert rows[0]["steps"] == [80, 160, 240, 320] and len(rows[0]["AP"]) == 4
+    assert rows[0]["steps"] == [60, 120, 180, 240] and len(rows[0]["AP"]) == 4
     chains = [c for c in commands if "chain" in c]
     assert [c[c.index("--both.seed") + 1] for c in chains] == ["0", "1", "2"]
     assert all((tmp_path / "runs" / f"seed_{n}" / "data").is_symlink() for n in (0, 1, 2))

@@ -185,6 +185,23 @@ def test_another_chain_is_refused(folders, whole, more, message, capsys):
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_two_chains_do_not_share_a_folder(folders, whole, capsys):
+    holding = "import sys; from seqformer.files import locked; from pathlib import Path\n"
+    holding += f"with locked(Path({str(whole / '.lock')!r}), 'x'): print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    assert run(words_of(folders, whole)) == 1
+    other.communicate(b"\n")
+    assert f"the output folder {whole} is in use" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_a_damaged_state_is_refused(folders, whole, tmp_path, capsys):
     for text in ("{", '{"format": 2, "finished": [], "settings": {}}', '{"format": 1}', "[]"):
         (tmp_path / "chain.json").write_text(text)

@@ -46,7 +46,8 @@ def test_demo_goes_from_nothing_to_pictures(tmp_path):
     files = {p.name for p in config.output.iterdir()}
     expected = {"data", "config.json", "log.jsonl", "checkpoints", "loss.png"}
     expected |= {"best.json", "best.safetensors", "model.safetensors"}
-    assert files == expected | {"results.json", "metrics.json", "predictions.gif"}
+    assert files == expected | {"results.json", "metrics.json", "predictions.gif", "report"}
+    assert (config.output / "report" / "index.html").is_file()
     assert metrics == json.loads((config.output / "metrics.json").read_text())
     assert {"AP", "wall_seconds", "seed", "processes", "threads", "config"} <= metrics.keys()
 

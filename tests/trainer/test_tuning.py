@@ -110,22 +110,30 @@ def test_frozen_parts_and_frames_a_few_at_a_time(parts):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_two_processes_freeze_and_average_as_one(tiny_data, lasting_processes, tmp_path, mode):
+@pytest.mark.parametrize("mode,part", [("ddp", "encoder"), ("fsdp", "backbone")])
+def test_two_processes_freeze_and_average_as_one(
+    tiny_data, lasting_processes, tmp_path, mode, part
+):
     """Nothing waits for gradients that never come; the average is that of one process."""
-    config = override(six_clips(tmp_path / "one"), freeze=("encoder",), ema_decay=0.8, max_steps=3)
+    config = override(six_clips(tmp_path / "one"), freeze=(part,), ema_decay=0.8, max_steps=3)
     train(config)
     both = override(config, output=tmp_path / mode, parallel=mode)
     lasting_processes.run_alone(2, run_part, both)
     for where in ("model.safetensors", "checkpoints/step_00000003"):
         one, other = (states(c, c.output / where) for c in (config, both))
-        for name, value in one.items():
-            torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-4, msg=name)
+        assert_close(other, one)
     resumed = override(config, output=tmp_path / f"{mode}_on", parallel=mode)
     lasting_processes.run_alone(2, run_part, override(resumed, max_steps=2))
     train(override(resumed, resume=True))  # another number of processes goes on with the average
-    for name, value in states(config).items():
-        torch.testing.assert_close(states(resumed)[name], value, atol=2e-5, rtol=1e-4, msg=name)
+    assert_close(states(resumed), states(config))
+
+
+def assert_close(actual, expected):
+    """All weights but biases that a GroupNorm takes out again: AdamW makes steps of the rounding
+    that is their gradient."""
+    for name, value in expected.items():
+        if not re.search(r"input_proj\.\d\.0\.bias", name):
+            torch.testing.assert_close(actual[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_the_average_is_its_formula_and_the_weights_come_back():

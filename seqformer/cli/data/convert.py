@@ -89,6 +89,8 @@ class Labelme:
     """The folder, or a zip of it."""
     output: Positional[Path]
     """Folder to write instances.json and JPEGImages/ into."""
+    images: Path | None = None
+    """Folder of the frames where they are neither beside the JSON files nor inside: as exported."""
     boxes: bool = False
     """Take rectangles as objects with all their pixels; by default they are left out."""
 
@@ -142,7 +144,7 @@ def _from_tool(options: Cvat | Labelme | Coco) -> Path:
     if options.output.is_file():
         raise ValueError(f"{options.output} is a file; give a folder")
     if isinstance(options, Labelme):
-        return convert_labelme(options.source, options.output, options.boxes)
+        return convert_labelme(options.source, options.output, options.boxes, options.images)
     if isinstance(options, Coco):
         return convert_coco(options.source, options.output, options.frames)
     settings = CvatOptions(options.boxes, options.groups == "join", options.overlap == "cut")

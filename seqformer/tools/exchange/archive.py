@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -28,9 +28,13 @@ class Archive:
         self._zip = archive
         self._unpacked = 0
         self._by_ending: dict[str, list[str]] | None = None
+        self.embedded: dict[str, Callable[[], bytes]] = {}
+        """Pictures that are inside other files, by names that they are given."""
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises: ValueError when it cannot be unpacked or is too large."""
+        if name in self.embedded:
+            return self.embedded[name]()
         if self._zip is None:
             return read_regular(self.path / name if self.path.is_dir() else self.path)
         entry = self._zip.getinfo(name)

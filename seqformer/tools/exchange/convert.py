@@ -61,14 +61,19 @@ def convert_coco(source: Path, output: Path, film: Path | None = None) -> Path:
     return _convert(_sources(source), output, film, read, "coco")
 
 
-def convert_labelme(source: Path, output: Path, take_boxes: bool = False) -> Path:
+def convert_labelme(
+    source: Path, output: Path, take_boxes: bool = False, images: Path | None = None
+) -> Path:
     """Convert a folder (or a zip) of labelme: a folder per video, a JSON file per frame.
 
-    Args and raises: as `convert_cvat`.
+    Args:
+        images: folder that the files may refer to; without it, pictures are beside them or inside.
+
+    Raises: as `convert_cvat`.
     """
 
     def read(archive: Archive) -> tuple[list[DrawnVideo], list[str]]:
-        return read_labelme(archive, take_boxes, output)
+        return read_labelme(archive, take_boxes, output, images)
 
     return _convert([source], output, None, read, "labelme")
 

@@ -39,9 +39,11 @@ _VERSION = "5.5.0"
 
 
 def read_labelme(
-    archive: Archive, take_boxes: bool, scratch: Path
+    archive: Archive, take_boxes: bool, scratch: Path, images: Path | None = None
 ) -> tuple[list[DrawnVideo], list[str]]:
     """The videos of an export: every folder with JSON files is one. Frames may lack a JSON file.
+
+    A frame's picture is beside its JSON file, or inside it, or in `images`.
 
     Raises: ValueError naming the file and what is wrong with it.
     """
@@ -53,7 +55,7 @@ def read_labelme(
         raise ValueError(f"{archive.path} holds no JSON file of labelme")
     counts: Counter[str] = Counter()
     videos = [
-        _read_video(archive, folder, names, take_boxes, counts, scratch)
+        _read_video(archive, folder, names, take_boxes, counts, scratch, images)
         for folder, names in sorted(folders.items(), key=lambda item: natural_key(item[0]))
     ]
     for kind, text in {
@@ -73,6 +75,7 @@ def _read_video(
     take_boxes: bool,
     counts: Counter[str],
     scratch: Path,
+    images: Path | None,
 ) -> DrawnVideo:
     contents = {}
     for name in names:
@@ -81,10 +84,9 @@ def _read_video(
     for image in archive.images():
         if str(PurePosixPath(image).parent) == folder:
             pictures[PurePosixPath(image).stem] = image
-    for stem, (_, content) in contents.items():
+    for stem, (name, content) in contents.items():
         if stem not in pictures:
-            given = str(content.get("imagePath") or "").replace("\\", "/")
-            found = archive.find_image(PurePosixPath(given).name) if given else None
+            found = _find_picture(archive, name, content, images)
             if found is not None:
                 pictures[stem] = found
     stems = sorted({*contents, *pictures}, key=natural_key)
@@ -110,6 +112,33 @@ def _read_video(
         for number, shape in enumerate(content["shapes"]):
             _add(video, t, number, shape, f"{where}, shape {number}", take_boxes, counts)
     return video
+
+
+def _find_picture(
+    archive: Archive, name: str, content: dict[str, Any], images: Path | None
+) -> str | None:
+    """The picture of a JSON file that has none of its name beside it."""
+    given = str(content.get("imagePath") or "").replace("\\", "/")
+    if images is not None and given:
+        path = (archive.path / PurePosixPath(name).parent / given).resolve()
+        if path.is_relative_to(images.resolve()) and path.is_file():
+            return str(path)
+    found = archive.find_image(PurePosixPath(given).name) if given else None
+    data = content.get("imageData")
+    if found is not None or not isinstance(data, str):
+        return found
+    where = f"{archive.path}, {name}"
+    kind = ".jpg" if _decoded(data[:8], where).startswith(b"\xff\xd8") else ".png"
+    inside = f"{name}{kind}"
+    archive.embedded[inside] = lambda: _decoded(_load(archive, name)["imageData"], where)
+    return inside
+
+
+def _decoded(text: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: its imageData is no picture") from None
 
 
 def _load(archive: Archive, name: str) -> dict[str, Any]:
@@ -149,6 +178,8 @@ def _add(
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError(f"{where} has no label")
     kind = shape.get("shape_type") or "polygon"
+    if not isinstance(kind, str):
+        raise ValueError(f"{where} has shape_type {kind!r:.40}; needed is its name")
     if kind in WITHOUT_AREA:
         counts["line"] += 1
         return
@@ -169,7 +200,7 @@ def _add(
         instance.occluded.add(t)
 
 
-def _draw(kind: Any, shape: dict[str, Any], size: Size, where: str) -> np.ndarray:
+def _draw(kind: str, shape: dict[str, Any], size: Size, where: str) -> np.ndarray:
     points = _points(shape.get("points"), where)
     if kind == "mask":
         return _paste(shape.get("mask"), points, size, where)

@@ -98,6 +98,24 @@ def test_a_mask_that_leaves_the_frame_and_fractional_corners(tmp_path):
     assert mask.sum() == 4 and mask[:2, :2].all()
 
 
+def test_pictures_inside_the_files_and_in_a_folder_of_their_own(tmp_path):
+    inside = base64.b64encode(picture(7, kind="JPEG")).decode()
+    square = [shape([[1, 1], [5, 1], [1, 5]])]
+    write(tmp_path / "in" / "a", "0", square, imageData=inside)
+    content = convert(tmp_path)
+    frame = tmp_path / "data" / "JPEGImages" / content["videos"][0]["file_names"][0]
+    assert frame.suffix == ".jpg" and frame.read_bytes() == picture(7, kind="JPEG")
+    elsewhere = tmp_path / "frames" / "a" / "00000.png"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(picture(9))
+    path = "..\\..\\frames\\a\\00000.png"  # as on Windows
+    write(tmp_path / "in" / "a", "0", square, imagePath=path)
+    content = convert(tmp_path, images=tmp_path / "frames")
+    frame = tmp_path / "data" / "JPEGImages" / content["videos"][0]["file_names"][0]
+    assert frame.read_bytes() == picture(9)
+    convert(tmp_path, images=tmp_path / "data")  # leads out of the folder: not read
+
+
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
