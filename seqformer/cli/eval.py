@@ -157,9 +157,9 @@ def check_options(options: EvalOptions) -> None:
         ("--long-videos", options.long_videos),
         ("--long-from", options.long_from),
     ]
-    for flag, value in needing:
+    for flag, needed in needing:
         is_latency = options.address is not None and flag == "--metrics"
-        if value is not None and options.annotations is None and not is_latency:
+        if needed is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.stills:
         for flag, is_given in (
