@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
-    *("deterministic", "memory_mib"),
+    *("backend", "compile", "deterministic", "memory_mib"),
 )
 _ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
 

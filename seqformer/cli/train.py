@@ -125,11 +125,11 @@ def changed(
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """`--compile` alone means all parts; `--freeze a,b --freeze c` is `--freeze a b c`."""
+    """`--compile` alone means `--compile model`; `--freeze a,b --freeze c` is `--freeze a b c`."""
     words = _with_joined_parts(list(arguments), "--freeze")
     for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
         if place + 1 == len(words) or words[place + 1].startswith("-"):
-            words[place + 1 : place + 1] = ["backbone", "encoder", "decoder"]
+            words.insert(place + 1, "model")
     return words
 
 
