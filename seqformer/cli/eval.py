@@ -147,16 +147,19 @@ def check_options(options: EvalOptions) -> None:
         raise ValueError(f"--{flag} only works where --images is a camera or an address")
     if options.long_videos is not None and options.long_from is not None:
         raise ValueError("give --long-videos or --long-from, not both")
+    if options.ap_only and (options.long_videos is not None or options.long_from is not None):
+        raise ValueError("--ap-only leaves out what --long-videos and --long-from ask for")
     if options.long_from is not None and options.long_from < 1:
         raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
-    for flag, value in (
+    needing: list[tuple[str, Path | int | None]] = [
         ("--metrics", options.metrics),
         ("--report", options.report),
         ("--long-videos", options.long_videos),
         ("--long-from", options.long_from),
-    ):
+    ]
+    for flag, needed in needing:
         is_latency = options.address is not None and flag == "--metrics"
-        if value is not None and options.annotations is None and not is_latency:
+        if needed is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.stills:
         for flag, is_given in (

@@ -314,7 +314,11 @@ USAGE_ERRORS = {
         "--metrics",
     ),
     "mode": (["--results", "r", "--annotations", "a", "--mode", "clips"], "--mode"),
-    "idle threads": (
+    "parts of the AP alone": (
+        ["--results", "r", "--annotations", "a", "--ap-only", "--long-from", "9"],
+        "--ap-only leaves out",
+    ),
+    "idle workers": (
         ["--results", "r", "--annotations", "a", "--decode-workers", "2"],
         "--decode-workers",
     ),
