@@ -201,6 +201,12 @@ def test_a_sequence_of_images_exported_for_video(tmp_path):
     assert [bool(s) for s in content["annotations"][0]["segmentations"]] == [False, False, True]
 
 
+def test_a_task_without_shapes_gives_its_frames(tmp_path):
+    content = convert(tmp_path, "")
+    assert content["videos"][0]["length"] == 4 and content["annotations"] == []
+    assert [category["name"] for category in content["categories"]] == ["car", "чаша & <cup>"]
+
+
 def test_a_film_gives_the_frames(tmp_path):
     av = pytest.importorskip("av")
     film = tmp_path / "film.mp4"
