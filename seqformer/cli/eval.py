@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.cli.command import log_to_stderr
+from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command
 from seqformer.config import EvalOptions
+from seqformer.distributed.environment import launch
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str], program: str = "eval.py") -> int:
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        if launch().world_size == 1:  # several processes do not loop at all: see `run_weights`
+            wait_briefly()
         if options.address is not None:
             from seqformer.inference.live_command import run_live
 
