@@ -1,4 +1,4 @@
-"""How long an idle thread of OpenMP waits in a loop before it sleeps; to be said before torch loads.
+"""How long an idle thread of OpenMP loops before it sleeps; to be said before torch loads.
 
 GNU's OpenMP, which PyTorch's builds for Linux bring, lets a thread without work loop 300,000 times,
 about ten milliseconds, whenever cores are free in its own count. Where other programs want the
