@@ -9,6 +9,9 @@ A library is loaded only if it and its folder belong to this user (or root), nob
 to them, and its content is what its name says: another is compiled anew. Where that, too, fails
 (no compiler, no room, a folder from which nothing may be executed), a private temporary folder is
 tried, and then the callers take a path in plain PyTorch; it is said once.
+
+This file imports nothing of ours, and torch only to run jobs, so that whoever has other C code can
+load it by its path without loading torch: see `compiled`.
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import subprocess
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +53,13 @@ DISABLE_VARIABLE = "SEQFORMER_KERNELS_NATIVE"
 
 _FOLDER = Path(__file__).parent
 _REAL = {
-    torch.float32: ("float", "f"),
-    torch.float64: ("double", ""),
-    torch.bfloat16: ("float", "f"),
+    "torch.float32": ("float", "f"),
+    "torch.float64": ("double", ""),
+    "torch.bfloat16": ("float", "f"),
 }
 
 
-class _UnavailableError(Exception):
+class UnavailableError(Exception):
     """There is no compiled library; the message says why."""
 
 
@@ -79,7 +83,7 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
         return None
     try:
         return _compiled(name, dtype)
-    except _UnavailableError as reason:
+    except UnavailableError as reason:
         level = logging.DEBUG if _has_warned else logging.WARNING
         logger.log(
             level, "the CPU kernels run in plain PyTorch, which is several times slower: %s", reason
@@ -95,38 +99,52 @@ def why_not(name: str, dtype: torch.dtype) -> str:
 
 
 def _compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
-    """The library, from the cache or made now. Raises: _UnavailableError."""
-    if not hasattr(os, "geteuid"):
-        raise _UnavailableError("C code is compiled on Linux and macOS only")
-    compiler = _compiler()
-    if compiler is None:
-        raise _UnavailableError("no C compiler found (cc, gcc or clang)")
-    source = _FOLDER / name / "cpu.c"
-    real, suffix = _REAL[dtype]
+    """The library, from the cache or made now. Raises: UnavailableError."""
+    real, suffix = _REAL[str(dtype)]
     defines = [f"-DREAL={real}", f"-DFLOOR=floor{suffix}", f"-DEXP=exp{suffix}"]
-    defines += ["-DBFLOAT16"] * (dtype == torch.bfloat16)
+    defines += ["-DBFLOAT16"] * (str(dtype) == "torch.bfloat16")
+    headers = sorted(_FOLDER.glob("*.h"))
+    return compiled(_FOLDER / name / "cpu.c", headers, f"{name}_{real}", [*FLAGS, *defines])
+
+
+def compiled(
+    source: Path, headers: Sequence[Path], label: str, flags: Sequence[str], asks: bool = True
+) -> ctypes.CDLL:
+    """The library of a C file, from the cache or made now.
+
+    Args:
+        headers: the files that it includes.
+        label: the first part of the library's name; letters, digits and underscores.
+        flags: of the compiler.
+        asks: whether another compiler means another library. Without, one from the cache is loaded
+            at once; else the compiler is started to ask its version.
+
+    Raises: UnavailableError.
+    """
+    if not hasattr(os, "geteuid"):
+        raise UnavailableError("C code is compiled on Linux and macOS only")
+    version = _compiler() if asks else ()
+    if version is None:
+        raise UnavailableError("no C compiler found (cc, gcc or clang)")
     try:
-        texts = [file.read_text() for file in (source, *sorted(_FOLDER.glob("*.h")))]
+        texts = [file.read_text() for file in (source, *headers)]
     except OSError as error:
-        raise _UnavailableError(f"the source of {name} cannot be read ({error})") from None
-    key = [*texts, *compiler, *FLAGS, *defines, _processor()]
-    stem = f"{name}_{real}_{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:20]}"
+        raise UnavailableError(f"the source of {label} cannot be read ({error})") from None
+    key = [*texts, *version, *flags, _processor()]
+    stem = f"{label}_{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:20]}"
     problems = []
     for choose in (_cache_folder, _temporary_folder):
         try:
-            folder = choose()
-            return _from_folder(folder, stem, compiler[0], source, defines)
+            return _from_folder(choose(), stem, source, flags)
         except OSError as error:
             problems.append(f"{_name(source)} cannot be kept or loaded ({error})")
-        except _UnavailableError as reason:
+        except UnavailableError as reason:
             problems.append(str(reason))
-    raise _UnavailableError(problems[0])
+    raise UnavailableError(problems[0])
 
 
-def _from_folder(
-    folder: Path, stem: str, compiler: str, source: Path, defines: list[str]
-) -> ctypes.CDLL:
-    """Load what lies in a folder, or compile there. Raises: _UnavailableError, OSError."""
+def _from_folder(folder: Path, stem: str, source: Path, flags: Sequence[str]) -> ctypes.CDLL:
+    """Load what lies in a folder, or compile there. Raises: UnavailableError, OSError."""
     is_ours = _is_private(folder)
     for file in sorted(folder.glob(f"{stem}-*.so")):
         if is_ours and _is_sound(file):
@@ -138,14 +156,19 @@ def _from_folder(
     if not is_ours:
         folder.chmod(0o700)  # fails where it belongs to somebody else
         if not _is_private(folder):
-            raise _UnavailableError(f"others may write to {folder}")
-    real = "double" if "_double_" in stem else "float"
-    logger.info("compiling %s for %s (once per machine, a few seconds)", _name(source), real)
-    return ctypes.CDLL(str(_compile(compiler, source, defines, folder, stem)))
+            raise UnavailableError(f"others may write to {folder}")
+    compiler = _compiler()
+    if compiler is None:
+        raise UnavailableError("no C compiler found (cc, gcc or clang)")
+    reals = [f" for {real}" for real in ("float", "double") if f"_{real}_" in stem]
+    what = _name(source) + "".join(reals)
+    logger.info("compiling %s (once per machine, a few seconds)", what)
+    return ctypes.CDLL(str(_compile(compiler[0], source, flags, folder, stem)))
 
 
 def _name(source: Path) -> str:
-    return source.relative_to(_FOLDER).as_posix()
+    """Folder and file."""
+    return f"{source.parent.name}/{source.name}"
 
 
 def _is_private(path: Path) -> bool:
@@ -168,6 +191,8 @@ def _content_digest(file: Path) -> str:
 def run_jobs(call: Callable[..., object], jobs: Sequence[Sequence[object]]) -> None:
     """Call a function with the arguments of every job, on as many threads as torch uses, which are
     in inference mode if this one is."""
+    import torch
+
     if len(jobs) <= 1 or torch.get_num_threads() == 1:
         for job in jobs:
             call(*job)
@@ -184,6 +209,8 @@ def run_jobs(call: Callable[..., object], jobs: Sequence[Sequence[object]]) -> N
 
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(threads, thread_name_prefix="seqformer-kernels")
 
 
@@ -194,6 +221,8 @@ if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's t
 @lru_cache(maxsize=1)
 def _compiler() -> tuple[str, str] | None:
     """Path and version of the C compiler: $CC, or the first of cc, gcc and clang."""
+    import shutil
+
     for candidate in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         path = shutil.which(candidate) if candidate else None
         if path is not None:
@@ -205,6 +234,8 @@ def _compiler() -> tuple[str, str] | None:
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str] | str:
     """A command that has ended, or why it could not be run."""
+    import subprocess
+
     try:
         return subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=seconds
@@ -226,37 +257,42 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """The user's cache, made where it is missing. Raises: _UnavailableError, OSError."""
+    """The user's cache, made where it is missing. Raises: UnavailableError, OSError."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     try:
         root = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
     except (RuntimeError, KeyError):  # neither $HOME nor an entry in the list of users
-        raise _UnavailableError("there is no home folder to keep it in") from None
+        raise UnavailableError("there is no home folder to keep it in") from None
     folder = root / "seqformer" / "kernels"
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK) and not any(folder.glob("*.so")):
-        raise _UnavailableError(f"{folder} cannot be written")
+        raise UnavailableError(f"{folder} cannot be written")
     return folder
 
 
 @lru_cache(maxsize=1)
 def _temporary_folder() -> Path:
     """A private folder that goes with this process. Raises: OSError."""
+    import shutil
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="seqformer-kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-def _compile(compiler: str, source: Path, defines: list[str], folder: Path, stem: str) -> Path:
-    """Compile into a folder and move into place. Raises: _UnavailableError, OSError."""
+def _compile(compiler: str, source: Path, flags: Sequence[str], folder: Path, stem: str) -> Path:
+    """Compile into a folder and move into place. Raises: UnavailableError, OSError."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
     os.close(handle)
     file = Path(name)
     message = "no message"
     try:
         for native in (["-march=native"], []):  # not every compiler knows its own processor
-            command = [compiler, *FLAGS, *native, *defines, str(source), "-o", name, "-lm"]
+            command = [compiler, *flags, *native, str(source), "-o", name, "-lm"]
             done = _run(command, seconds=600)
             if isinstance(done, str):
                 message = done
@@ -269,4 +305,4 @@ def _compile(compiler: str, source: Path, defines: list[str], folder: Path, stem
                 message = (done.stderr.strip().splitlines() or [message])[-1]
     finally:
         file.unlink(missing_ok=True)
-    raise _UnavailableError(f"{compiler} could not compile {_name(source)}: {message}")
+    raise UnavailableError(f"{compiler} could not compile {_name(source)}: {message}")

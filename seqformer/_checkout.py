@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -17,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _NAME = "seqformer.kernels"
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds our `kernels` by location, never by whatever else carries that name."""
 
     def __init__(self, origin: Path) -> None:

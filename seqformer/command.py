@@ -11,12 +11,9 @@ import contextlib
 import errno
 import linecache
 import os
-import platform
 import select
 import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -221,10 +218,13 @@ def write_traceback(name: str, error: BaseException, folder: Path | None = None)
 
     Returns: the file; None where it cannot be written.
     """
+    import socket
+    import tempfile
+
     lines = [
         f"{' '.join(sys.argv)}\n",
         f"{time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()} on {socket.gethostname()}, "
-        f"{_rank()}Python {platform.python_version()}\n\n",
+        f"{_rank()}Python {sys.version.partition(' ')[0]}\n\n",
         *traceback.format_exception(error),
     ]
     prefix = f"{Path(name).stem}-traceback-"

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -286,6 +285,8 @@ def _take(path: Path, what: str) -> int | None:
                 "%s cannot be locked (%s): do not start a second run there", path, error.strerror
             )
             return None
+    import socket
+
     with contextlib.suppress(OSError):  # the name of the owner is not worth a failure
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -150,6 +150,8 @@ def test_wheel_contents(our_wheel):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"seqformer"}
     sources = (p for p in (ROOT / "kernels").rglob("*") if p.suffix in (".py", ".c", ".h"))
     assert {f"seqformer/{p.relative_to(ROOT).as_posix()}" for p in sources} <= set(names)
+    scorer = (ROOT / "seqformer/evaluation/native").iterdir()
+    assert {p.relative_to(ROOT).as_posix() for p in scorer} <= set(names)
     listed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqformer").rglob("*.py")}
     page = {f"seqformer/report/page/{p.name}" for p in (ROOT / "seqformer/report/page").iterdir()}
     assert listed | page <= set(names) and len(page) > 5

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALLOWED = {
     "kernels": set(),
+    "seqformer/backend_choice.py": {"_kernels", "config"},
     "seqformer/boxes.py": set(),
     "seqformer/command.py": {"files"},
     "seqformer/distributed": {"command", "devices"},
@@ -26,7 +27,8 @@ ALLOWED = {
     "seqformer/safe_files.py": set(),
     "seqformer/structures.py": set(),
     "seqformer/annotations": {"safe_files", "files", "processes"},
-    "seqformer/evaluation": {"annotations", "config", "safe_files"},
+    "seqformer/_c_library.py": set(),
+    "seqformer/evaluation": {"_c_library", "annotations", "config", "safe_files"},
     "seqformer/data": {
         "structures",
         "boxes",
@@ -43,6 +45,7 @@ ALLOWED = {
     "seqformer/export": {"_kernels", "structures", "config", "files", "model", "safe_files"},
     "seqformer/inference": {
         "seqformer",
+        "backend_choice",
         "export",
         "model",
         "data",

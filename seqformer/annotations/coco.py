@@ -9,16 +9,11 @@ from typing import Any
 from seqformer.annotations.boxes import has_area
 from seqformer.annotations.cache import cached_annotations
 from seqformer.annotations.coco_categories import CocoMapping, coco_to_ytvis, target_categories
+from seqformer.annotations.coco_file import check_layout, describe, read_images
 from seqformer.annotations.mask_packer import MaskPacker, Presence
-from seqformer.annotations.masks import Size, is_size
 from seqformer.annotations.packed import PackedAnnotations, PackedBuilder
 from seqformer.annotations.reader import Notes, read_categories
-from seqformer.annotations.rules import (
-    get_file_names,
-    get_id,
-    get_object,
-    is_crowd,
-)
+from seqformer.annotations.rules import get_id, get_object, is_crowd
 from seqformer.annotations.ytvis import AnnotationSet, read_json
 
 logger = logging.getLogger(__name__)
@@ -62,9 +57,7 @@ def load_coco_file(
 
 def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnotations:
     content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list) or not content[key]:
-            raise ValueError(f"{path} has no {key}; an annotation file in COCO layout lists them")
+    check_layout(path, content, ("images", "annotations", "categories"))
     own = read_categories(str(path), content)
     categories: list[dict[str, Any]] = [{"id": i, "name": name} for i, name in own.items()]
     if mapping == "as_is":
@@ -73,10 +66,10 @@ def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnota
         to_target = coco_to_ytvis(mapping)
         names = {category["id"]: category["name"] for category in target_categories(mapping)}
         categories = [{"id": i, "name": names[i]} for i in sorted(set(to_target.values()))]
-    images = _images(content, path)
+    images = read_images(path, content)
     by_image: dict[int, list[tuple[str, int, dict[str, Any]]]] = {}
     for number, value in enumerate(content["annotations"]):
-        where = _describe(path, value, number)
+        where = describe(path, value, number)
         annotation = get_object(value, where)
         image_id = get_id(annotation, "image_id", where)
         category_id = get_id(annotation, "category_id", where)
@@ -120,31 +113,6 @@ def _parse(path: Path, mapping: CocoMapping, presence: Presence) -> PackedAnnota
     if not builder.videos:
         raise ValueError(f"{path} has no image with an instance to train on (crowds do not count)")
     return builder.build({"categories": categories, "notes": notes.sentences()})
-
-
-def _images(content: dict[str, Any], path: Path) -> dict[int, tuple[Size, str]]:
-    """Size and file name by id. Raises: ValueError."""
-    images: dict[int, tuple[Size, str]] = {}
-    for number, value in enumerate(content["images"]):
-        where = f"{path}: image number {number}"
-        image = get_object(value, where)
-        image_id = get_id(image, "id", where)
-        if image_id in images:
-            raise ValueError(f"{path} has two images with the id {image_id}; ids must be unique")
-        where = f"{path}: image {image_id}"
-        size: tuple[Any, Any] = image.get("height"), image.get("width")
-        if not is_size(*size):
-            raise ValueError(f"{where} needs a positive height and width, got {size!r:.60}")
-        names = get_file_names({"file_names": [image.get("file_name")]}, where)
-        assert names is not None
-        images[image_id] = size, names[0]
-    return images
-
-
-def _describe(path: Path, annotation: Any, number: int) -> str:
-    if isinstance(annotation, dict) and "id" in annotation:
-        return f"{path}: annotation {annotation['id']}"
-    return f"{path}: annotation number {number}"
 
 
 def _target(mapping: CocoMapping) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from seqformer.annotations.mask_text import MaskText
+
 MAX_ID = 2**64 - 1
 """Hashes of 64 bits serve as ids."""
 
@@ -38,10 +40,10 @@ def get_list(content: dict[str, Any], key: str, where: str) -> list[Any]:
     return content[key]
 
 
-def get_segmentations(entry: dict[str, Any], where: str) -> list[Any]:
-    """One mask or null per frame, not checked. Raises: ValueError."""
+def get_segmentations(entry: dict[str, Any], where: str) -> Any:
+    """One mask or null per frame, not checked: a list or `MaskText`. Raises: ValueError."""
     segmentations = entry.get("segmentations")
-    if not isinstance(segmentations, list):
+    if not isinstance(segmentations, list | MaskText):
         raise ValueError(
             f'{where} needs a list "segmentations" with a mask or null for every frame, got '
             f"{kind(segmentations)}"
@@ -102,6 +104,8 @@ def mean_area(areas: Any) -> float | None:
     occupied = [area for area in areas if area]
     if not all(map(is_number, occupied)):
         return None
+    if set(map(type, occupied)) == {int} and (total := sum(occupied)) < 2**53:
+        return total / len(occupied)  # the same, and sooner
     return float(np.mean(occupied)) if occupied else 0.0
 
 

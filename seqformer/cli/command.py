@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
-
 from seqformer.command import Command
 
 
@@ -21,6 +19,8 @@ def parse(kind: Any, arguments: Sequence[str], program: str, **more: Any) -> Any
         program: the command as it was typed.
         more: further arguments of `tyro.cli`.
     """
+    import tyro  # a tenth of a second
+
     try:
         return tyro.cli(kind, args=arguments, prog=program, **more)
     except ValueError as error:  # two options that exclude one another, from a dataclass

@@ -8,38 +8,87 @@ results never imports torch.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from seqformer.cli.command import log_to_stderr
 from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command
-from seqformer.config import EvalOptions
-from seqformer.distributed.environment import launch
+
+if TYPE_CHECKING:
+    from seqformer.config import EvalOptions
 
 logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
-    *("output", "backbone", "device", "fresh", "threads", "decode_workers", "encode_workers"),
-    *("deterministic", "memory_mib"),
+    *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
+    *("backend", "compile", "deterministic", "memory_mib"),
 )
 _ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
 
 
+_AP_ONLY = "--ap-only"
+
+
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
     """Parse, run, and turn every expected error into one sentence. Returns: the exit code."""
+    if (files := scored_files(arguments)) is not None:
+        log_to_stderr()
+        return Command(program).run(lambda: _score_files(files))
     options = parse(arguments, program)
     log_to_stderr(options.verbose)
     hint = "" if options.weights is None else "the same command continues after the last video"
     return Command(program, hint=hint).run(lambda: _act(options, program), _expected)
 
 
+def scored_files(arguments: Sequence[str]) -> dict[str, str] | None:
+    """The arguments of `score_files` where nothing else is asked for; None for the parser.
+
+    Scoring takes a fifth of a second, and importing the parser would take half of that.
+    """
+    words = [word for word in arguments if word != _AP_ONLY]
+    flags, values = words[::2], words[1::2]
+    given = dict(zip(flags, values, strict=False))
+    needed, known = {"--results", "--annotations"}, {"--metrics", "--threads"}
+    is_plain = (
+        len(given) == len(flags) == len(values)
+        and len(arguments) - len(words) < 2
+        and needed <= given.keys() <= needed | known
+        and not any(value.startswith("-") for value in values)
+        and (threads := given.get("--threads", "1")).isascii()
+        and threads.isdecimal()
+        and int(threads) > 0
+    )
+    if not is_plain:
+        return None
+    is_ap_only = {_AP_ONLY: "yes"} if _AP_ONLY in arguments else {}
+    return {flag[2:]: value for flag, value in (given | is_ap_only).items()}
+
+
+def _score_files(files: dict[str, str]) -> int:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start threads for nothing
+    from seqformer.inference.scoring import score_files
+
+    metrics = files.get("metrics")
+    score_files(
+        Path(files["annotations"]),
+        Path(files["results"]),
+        Path(metrics) if metrics is not None else None,
+        int(files.get("threads", 1)),
+        "ap-only" in files,
+    )
+    return 0
+
+
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        from seqformer.distributed.environment import launch
+
         if launch().world_size == 1:  # several processes do not loop at all: see `run_weights`
             wait_briefly()
         if options.address is not None:
@@ -67,15 +116,6 @@ def _expected() -> tuple[type[BaseException], ...]:
 
 def parse(arguments: Sequence[str], program: str = "eval.py") -> EvalOptions:
     """The options of a command line; ends the program with a message on any mistake."""
-    flags, values = arguments[::2], arguments[1::2]
-    paths = {"--results": "results", "--annotations": "annotations", "--metrics": "metrics"}
-    is_scoring = "--results" in flags and len(set(flags)) == len(flags) == len(values)
-    if is_scoring and set(flags) <= set(paths) and not any(v.startswith("-") for v in values):
-        # Scoring takes a second, and importing the parser would be a good part of it.
-        given: dict[str, Any] = {
-            paths[flag]: Path(value) for flag, value in zip(flags, values, strict=True)
-        }
-        return EvalOptions(**given)
     from seqformer.cli.eval_flags import parse_flags
 
     return parse_flags(arguments, program)
@@ -110,10 +150,28 @@ def check_options(options: EvalOptions) -> None:
     elif idle := [n for n in _ONLY_LIVE if _is_given(options, n)]:
         flag = idle[0].replace("_", "-")
         raise ValueError(f"--{flag} only works where --images is a camera or an address")
-    for flag, value in (("--metrics", options.metrics), ("--report", options.report)):
+    if options.long_videos is not None and options.long_from is not None:
+        raise ValueError("give --long-videos or --long-from, not both")
+    if options.long_from is not None and options.long_from < 1:
+        raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
+    needs_truth: dict[str, Path | int | None] = {
+        "--metrics": options.metrics,
+        "--report": options.report,
+        "--long-videos": options.long_videos,
+        "--long-from": options.long_from,
+    }
+    for flag, given in needs_truth.items():
         is_latency = options.address is not None and flag == "--metrics"
-        if value is not None and options.annotations is None and not is_latency:
+        if given is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
+    if options.stills:
+        for flag, is_given in (
+            ("--report", options.report is not None),
+            ("--visualize-truth", options.visualize_truth),
+            ("--visualize-fps", options.visualize_fps is not None),
+        ):
+            if is_given:
+                raise ValueError(f"{flag} is for videos and does not work with --stills")
     if options.visualize is None:
         for name in ("visualize_format", "visualize_min_score", "visualize_fps", "visualize_truth"):
             if _is_given(options, name):
@@ -126,9 +184,9 @@ def check_options(options: EvalOptions) -> None:
         check_fps(options.visualize_fps, "--visualize-fps")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib", *_ONLY_LIVE[1:]):
         least = int(name in ("threads", *_ONLY_LIVE))
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        number: int | None = getattr(options, name)
+        if number is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {number}")
 
 
 def _check_live(options: EvalOptions) -> None:

@@ -15,11 +15,13 @@ PROGRAM = "seqformer"
 
 COMMANDS = {
     "train": "Train a preset, on this machine or under torchrun",
+    "chain": "COCO pictures, then videos: both stages of the recipe as one run",
     "eval": "Run weights on videos, score results, draw them",
     "data check": "Is an annotation file sound? --fix writes a mended one",
     "data stats": "Videos, instances, lengths, sizes and classes, with a plot",
     "data split": "Split by video, with every class in every part",
-    "data convert": "DAVIS, MOTS or COCO-video -> YouTube-VIS layout",
+    "data convert": "CVAT, labelme, COCO, DAVIS or MOTS -> YouTube-VIS layout",
+    "data export": "Annotations or results -> CVAT or labelme, to correct them",
     "data merge": "Join annotation files into one",
     "data remap": "Rename, join or drop categories",
     "data coco-to-ytvis": "The still images' file of joint training, from COCO's own",
@@ -31,7 +33,7 @@ COMMANDS = {
     "kernels package": "The operators as a folder that the Hugging Face kernel hub loads",
 }
 """The words of a command, which are also the name of its module, and what it does."""
-_ON_SEVERAL_PROCESSES = ("train", "eval")
+_ON_SEVERAL_PROCESSES = ("train", "chain", "eval")
 
 
 def main(arguments: Sequence[str]) -> int:

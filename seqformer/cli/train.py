@@ -24,6 +24,7 @@ from seqformer.config import (
     ParallelConfig,
     StartConfig,
     TrainConfig,
+    TuningConfig,
     presets,
 )
 from seqformer.distributed.environment import launch
@@ -40,6 +41,7 @@ class _TrainFlags(TrainConfig):
     compute: Annotated[ComputeConfig, _PLAIN] = field(default_factory=ComputeConfig)
     checkpoint: Annotated[CheckpointConfig, _PLAIN] = field(default_factory=CheckpointConfig)
     logging: Annotated[LoggingConfig, _PLAIN] = field(default_factory=LoggingConfig)
+    tuning: Annotated[TuningConfig, _PLAIN] = field(default_factory=TuningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
     hint = "--resume goes on from the last checkpoint"
     command = Command(program, error_code=1, hint=hint)
     command.folder = config.output
-    return command.run(lambda: _train(config), _expected)
+    return command.run(lambda: _train(config), expected_errors)
 
 
 def _train(config: TrainConfig) -> None:
@@ -76,7 +78,7 @@ def _train(config: TrainConfig) -> None:
         train(config)
 
 
-def _expected() -> tuple[type[BaseException], ...]:
+def expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose message is written for the user."""
     from seqformer.distributed.errors import LostProcessError
     from seqformer.trainer.errors import DataError, MemoryShortageError, SetupError
@@ -102,20 +104,53 @@ def parse(argv: Sequence[str], program: str = "train.py") -> TrainConfig:
         hint = f"; did you mean {close[0]}?" if close else ""
         fail(f"there is no preset {name!r}{hint}\n\n{overview}", program)
     text, default = known[name]
+    return changed(default, rest, f"{program} {name}", text)
+
+
+def changed(
+    default: TrainConfig, words: Sequence[str], program: str, description: str = ""
+) -> TrainConfig:
+    """A config with the options of a command line; ends the program on any mistake.
+
+    Args:
+        default: what is not given.
+        words: the options.
+        program: the command as it was typed.
+        description: for its `--help`.
+    """
     flags = _DemoFlags if isinstance(default, DemoConfig) else _TrainFlags
     shown = flags(**_values(default))
-    rest = _spelled_out(rest)
-    given = parse_options(flags, rest, f"{program} {name}", description=text, default=shown)
+    words = _spelled_out(words)
+    given = parse_options(flags, words, program, description=description, default=shown)
     return type(default)(**_values(given))
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """`--compile` alone means all parts."""
-    words = list(arguments)
+    """`--compile` alone means `--compile model`; `--freeze a,b --freeze c` is `--freeze a b c`."""
+    words = _with_joined_parts(list(arguments), "--freeze")
     for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
         if place + 1 == len(words) or words[place + 1].startswith("-"):
-            words[place + 1 : place + 1] = ["backbone", "encoder", "decoder"]
+            words.insert(place + 1, "model")
     return words
+
+
+def _with_joined_parts(words: list[str], option: str) -> list[str]:
+    """Every occurrence of an option of several words as one, and commas as spaces."""
+    kept: list[str] = []
+    parts: list[str] = []
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name != option:
+            kept.append(word)
+            continue
+        given = [value] if equals else []
+        while not equals and words and not words[0].startswith("-"):
+            given.append(words.pop(0))
+        if not given:
+            return [*kept, word, *words]  # the parser says what is missing
+        parts += [part for one in given for part in one.split(",") if part]
+    return [*kept, option, *dict.fromkeys(parts)] if parts else kept
 
 
 def fail(message: str, program: str) -> NoReturn:

@@ -6,8 +6,9 @@ a preset. Conflicts are refused here, in words, before anything starts.
 
 from seqformer.config.as_json import config_from_dict, config_to_dict
 from seqformer.config.data import AugmentConfig, DataConfig
-from seqformer.config.eval import EvalConfig, EvalOptions, Precision
+from seqformer.config.eval import STILLS, EvalConfig, EvalOptions, KernelBackend, Precision
 from seqformer.config.execution import (
+    AUTO_WEIGHTS,
     CheckpointConfig,
     ComputeConfig,
     LoggingConfig,
@@ -20,11 +21,14 @@ from seqformer.config.optim import LossConfig, OptimConfig
 from seqformer.config.presets import presets
 from seqformer.config.report import RESAMPLES, ReportOptions
 from seqformer.config.train import DemoConfig, TrainConfig
+from seqformer.config.tuning import TuningConfig
 
 __all__ = [
+    "AUTO_WEIGHTS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "RESAMPLES",
+    "STILLS",
     "AugmentConfig",
     "BackboneName",
     "CheckpointConfig",
@@ -33,6 +37,7 @@ __all__ = [
     "DemoConfig",
     "EvalConfig",
     "EvalOptions",
+    "KernelBackend",
     "LoggingConfig",
     "LossConfig",
     "ModelConfig",
@@ -42,6 +47,7 @@ __all__ = [
     "ReportOptions",
     "StartConfig",
     "TrainConfig",
+    "TuningConfig",
     "changeable",
     "config_from_dict",
     "config_to_dict",

@@ -39,12 +39,16 @@ class AugmentConfig:
 class DataConfig:
     """Where the clips come from."""
 
+    layout: Literal["videos", "stills"] = "videos"
+    """What the training and the validation file list. videos: YouTube-VIS layout. stills: pictures
+    in COCO layout, as `instances_train2017.json` is; a clip is one picture (with `num_frames` above
+    1 a pseudo-video of it), and the scores are COCO's."""
     train_images: Path = field(default=Path("data/ytvis2019/train/JPEGImages"), metadata=MAY_CHANGE)
     """Folder that the training annotation's `file_names` are relative to."""
     train_annotations: Path = field(
         default=Path("data/ytvis2019/annotations/instances_train_sub.json"), metadata=MAY_CHANGE
     )
-    """Training annotation file in YouTube-VIS layout."""
+    """Training annotation file."""
     more_images: tuple[Path, ...] = field(default=(), metadata=MAY_CHANGE)
     """Image folders of further video sets to train on jointly."""
     more_annotations: tuple[Path, ...] = field(default=(), metadata=MAY_CHANGE)
@@ -67,12 +71,16 @@ class DataConfig:
     val_annotations: Path | None = field(default=None, metadata=MAY_CHANGE)
     """Validation annotation file; it must hold `annotations` to give an AP."""
     class_layout: Literal["from_data", "published"] = "from_data"
-    """from_data: one output per category of the annotation file, any ids. published: 42 outputs,
-    output index = category id, as released weights have it."""
+    """from_data: one output per category of the annotation file, any ids. published: output index =
+    category id, as released weights have it; 42 outputs for videos, 91 for stills."""
     num_frames: int = 5
     """T, frames per clip."""
     frame_range: int = 3
     """How far the two neighbours of a sampled frame may lie from it, in frames."""
+    frame_choice: Literal["published", "window"] = "published"
+    """Where the other frames of a clip come from. published: two neighbours, the rest from the
+    whole video. window: all from up to `frame_range` before and after, some perhaps twice, as in
+    VNext."""
     batch_size: int = field(default=2, metadata=MAY_CHANGE)
     """Clips that a process holds at once."""
     global_batch_size: int = field(default=0, metadata=MAY_CHANGE)
@@ -111,6 +119,11 @@ class DataConfig:
             raise ValueError("give both --data.val-images and --data.val-annotations, or neither")
 
     def _check_sets(self) -> None:
+        if self.layout == "stills" and (self.more_images or self.coco_images is not None):
+            raise ValueError(
+                "data.layout stills trains on the pictures of data.train_annotations alone; leave "
+                "out --data.more-images and --data.coco-images"
+            )
         if len(self.more_images) != len(self.more_annotations):
             raise ValueError(
                 f"data.more_images has {len(self.more_images)} folders but data.more_annotations "

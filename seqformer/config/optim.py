@@ -47,10 +47,22 @@ class OptimConfig:
     clip_max_norm: float = 0.1
     """Largest norm of the whole gradient; 0 turns clipping off."""
     schedule: Literal["step", "cosine"] = "step"
-    """step: x0.1 at `lr_drop_epochs`. cosine: to `cosine_floor` of the rate over the run."""
+    """step: x0.1 at `lr_drop_epochs` or `lr_drop_steps`. cosine: to `cosine_floor` of the rate over
+    the run."""
     lr_drop_epochs: tuple[int, ...] = (4, 10)
     """Epochs after which the learning rate drops tenfold."""
+    lr_drop_steps: tuple[int, ...] = ()
+    """Steps after which it drops; where there are any, `lr_drop_epochs` do not count."""
     cosine_floor: float = 0.02
     """Final share of the learning rate under the cosine schedule."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
+    warmup_factor: float | None = None
+    """Share of the rate that warm-up begins with, in 0..1 (1: no warm-up); none: that of one step,
+    1 / (`warmup_steps` + 1)."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_factor is not None and not 0 <= self.warmup_factor <= 1:
+            raise ValueError(f"optim.warmup_factor must be in 0..1, got {self.warmup_factor}")
+        if min(self.lr_drop_steps, default=0) < 0 or self.warmup_steps < 0:
+            raise ValueError("optim.lr_drop_steps and optim.warmup_steps must not be negative")

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.config.data import AugmentConfig, DataConfig
-from seqformer.config.eval import EvalConfig
-from seqformer.config.execution import CheckpointConfig, LoggingConfig
+from seqformer.config.eval import STILLS, EvalConfig
+from seqformer.config.execution import (
+    AUTO_WEIGHTS,
+    CheckpointConfig,
+    LoggingConfig,
+    StartConfig,
+)
 from seqformer.config.model import BackboneName, ModelConfig
 from seqformer.config.optim import OptimConfig
 from seqformer.config.train import DemoConfig, TrainConfig
+from seqformer.config.vnext import vnext_r50
 
 
 def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
@@ -28,6 +34,55 @@ def _published(backbone: BackboneName, **changes: Any) -> TrainConfig:
             ),
         ),
         **changes,
+    )
+
+
+_DROP_PATH = {"swin_t": 0.2, "swin_s": 0.2, "swin_b": 0.3, "swin_l": 0.3}
+"""Stochastic depth of each Swin in training."""
+_COCO_BACKBONES: dict[str, BackboneName] = {
+    "r50_coco": "resnet50",
+    "r101_coco": "resnet101",
+    "x101_coco": "resnext101_32x8d",
+    "swin_t_coco": "swin_t",
+    "swin_s_coco": "swin_s",
+    "swin_b_coco": "swin_b",
+    "swin_l_coco": "swin_l",
+}
+
+
+def _coco(name: str) -> TrainConfig:
+    """The stage before the joint one: single pictures of COCO, from ImageNet weights."""
+    backbone, coco = _COCO_BACKBONES[name], Path("data/coco")
+    is_large = backbone in ("resnext101_32x8d", "swin_b", "swin_l")
+    return TrainConfig(
+        output=Path("runs") / name,
+        epochs=50,
+        eval_every_epochs=10,
+        start=StartConfig(backbone_weights=AUTO_WEIGHTS),
+        model=ModelConfig(
+            backbone=backbone,
+            num_classes=91,
+            dropout=0.1,
+            drop_path=_DROP_PATH.get(backbone, 0.0),
+        ),
+        data=DataConfig(
+            layout="stills",
+            train_images=coco / "train2017",
+            train_annotations=coco / "annotations" / "instances_train2017.json",
+            val_images=coco / "val2017",
+            val_annotations=coco / "annotations" / "instances_val2017.json",
+            class_layout="published",
+            num_frames=1,
+            batch_size=1 if is_large else 2,
+            global_batch_size=16,
+            augment=AugmentConfig(
+                photometric=False,
+                short_sides=tuple(range(480, 769, 32)),
+                max_long_side=1333,
+            ),
+        ),
+        optim=OptimConfig(lr_drop_epochs=(40,)),
+        eval=STILLS,
     )
 
 
@@ -117,5 +172,10 @@ def presets() -> dict[str, tuple[str, TrainConfig]]:
             "ResNeXt-101 32x8d",
             _one_clip(_published("resnext101_32x8d", output=Path("runs/x101"))),
         ),
+        "vnext_r50": ("ResNet-50, YouTube-VIS only, as VNext trains it", vnext_r50()),
         "swin_l": ("Swin-L", _one_clip(_published("swin_l", output=Path("runs/swin_l")))),
+        **{
+            name: (f"{_COCO_BACKBONES[name]}, the stage before: pictures of COCO", _coco(name))
+            for name in _COCO_BACKBONES
+        },
     }

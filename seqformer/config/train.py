@@ -18,6 +18,7 @@ from seqformer.config.execution import (
 from seqformer.config.fields import GROUP, MAY_CHANGE
 from seqformer.config.model import ModelConfig
 from seqformer.config.optim import LossConfig, OptimConfig
+from seqformer.config.tuning import TuningConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class TrainConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig, metadata=GROUP)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=GROUP)
     logging: LoggingConfig = field(default_factory=LoggingConfig, metadata=GROUP)
+    tuning: TuningConfig = field(default_factory=TuningConfig, metadata=GROUP)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -57,6 +59,15 @@ class TrainConfig:
         for name in ("eval_every_epochs", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.tuning.layer_decay != 1 and not self.model.backbone.startswith("swin"):
+            raise ValueError(
+                f"layer_decay is for Swin, whose blocks stand in a row; {self.model.backbone} has "
+                "one learning rate, optim.lr_backbone"
+            )
+        if self.tuning.patience and not self.eval_every_epochs:
+            raise ValueError(
+                f"patience {self.tuning.patience} counts validations; give eval_every_epochs too"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

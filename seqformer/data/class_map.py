@@ -6,17 +6,27 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
+from seqformer.annotations.coco_categories import coco_names
 from seqformer.annotations.ytvis import AnnotationSet
 from seqformer.structures import ClassMap
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED_OUTPUTS = 42
+"""Of the published models of videos."""
+PUBLISHED_COCO_OUTPUTS = 91
+"""Of the published models of pictures; COCO's category ids are 1..90, with gaps."""
+
 
 def build_class_map(
     annotations: AnnotationSet | Sequence[AnnotationSet],
     layout: Literal["from_data", "published"],
+    num_outputs: int = PUBLISHED_OUTPUTS,
 ) -> ClassMap:
-    """Outputs of the classifier for the categories of one or more video sets.
+    """Outputs of the classifier for the categories of one or more sets.
+
+    Args:
+        num_outputs: of the published layout.
 
     Raises: ValueError when the ids do not fit the published layout, or stand for different things.
     """
@@ -31,8 +41,24 @@ def build_class_map(
                     f"{category['name']!r} in {one.path}; sets trained on jointly must agree"
                 )
     if layout == "published":
-        return ClassMap.published(list(categories.values()))
+        return ClassMap.published(list(categories.values()), num_outputs)
     return ClassMap.from_categories(list(categories.values()))
+
+
+def check_coco_categories(still: AnnotationSet) -> None:
+    """Find a file whose ids do not mean what COCO's do, before they become outputs.
+
+    Raises: ValueError when most names are not COCO's.
+    """
+    names = coco_names()
+    other = [c for c in still.categories if _plain(c["name"]) != names.get(c["id"])]
+    if 2 * len(other) > len(still.categories):
+        listed = ", ".join(f"{c['id']} ({c['name']})" for c in other[:3])
+        raise ValueError(
+            f"{still.path} has another edition of classes than COCO: {listed}; give COCO's "
+            "instances_train2017.json as it was downloaded, or --data.class-layout from_data, "
+            "which takes any classes"
+        )
 
 
 def check_still_categories(still: AnnotationSet, classes: ClassMap) -> None:

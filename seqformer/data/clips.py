@@ -1,4 +1,4 @@
-"""Sets of training clips: videos, and still images made into pseudo-videos.
+"""Sets of training clips: videos, single pictures, and still images made into pseudo-videos.
 
 Whatever a clip draws comes from one generator seeded by (seed, epoch, item), so that its content
 depends neither on the process that makes it nor on what was made before.
@@ -19,7 +19,7 @@ from seqformer.config import DataConfig
 from seqformer.data.clip_masks import ClipMasks, DenseMasks, MaskSource, PackedMasks
 from seqformer.data.frames import read_video_frame
 from seqformer.data.pseudo_clips import pseudo_video
-from seqformer.data.sampling import sample_frames
+from seqformer.data.sampling import sample_frames, sample_window
 from seqformer.data.transforms import Clip, augment
 from seqformer.safe_files import check_regular, inside
 from seqformer.structures import ClassMap
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PSEUDO_INSTANCES = 25
 """Pseudo-videos with more instances than this are not trained on, as published."""
+MOST_PICTURES_CHECKED = 100
+"""Still images that are looked for before the first epoch."""
 
 
 class ClipSet(Protocol):
@@ -52,6 +54,9 @@ class ClipSet(Protocol):
 class VideoClips:
     """Clips of videos, one item per frame of every video."""
 
+    most_checked: int | None = None
+    """How many videos are looked for before the first epoch; None for all."""
+
     def __init__(
         self, annotations: AnnotationSet, images: Path, classes: ClassMap, config: DataConfig
     ) -> None:
@@ -62,7 +67,7 @@ class VideoClips:
         self.labels = _labels(annotations, classes)
         if self.columns.is_crowd.all():
             raise ValueError(f"{self.source} has only crowd annotations, which are not trained on")
-        _check_images(annotations, images, config.allow_outside)
+        _check_images(annotations, images, config.allow_outside, self.most_checked)
         self._cache: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -73,13 +78,7 @@ class VideoClips:
         """The clip around one frame. See `ClipSet`."""
         number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
-        frames = sample_frames(
-            item - int(self.columns.frame_starts[number]),
-            video.length,
-            self.config.num_frames,
-            self.config.frame_range,
-            rng,
-        )
+        frames = self._sampled(item - int(self.columns.frame_starts[number]), video.length, rng)
         instances = self._trained(number)
         boxes = self._boxes(instances, frames)
         if not has_area(boxes).any():
@@ -92,8 +91,17 @@ class VideoClips:
             masks=ClipMasks.of(masks),
         )
         clip = augment(clip, self.config.augment, rng)
-        shown = " ".join(map(str, frames))
-        return (clip, f"video {video.id}, frames {shown}") if len(clip.labels) else None
+        return (clip, self._named(video.id, frames)) if len(clip.labels) else None
+
+    def _sampled(self, frame: int, length: int, rng: np.random.Generator) -> list[int]:
+        """The frames of the clip around one of a video."""
+        config = self.config
+        choose = sample_window if config.frame_choice == "window" else sample_frames
+        return choose(frame, length, config.num_frames, config.frame_range, rng)
+
+    @staticmethod
+    def _named(video_id: int, frames: Sequence[int]) -> str:
+        return f"video {video_id}, frames {' '.join(map(str, frames))}"
 
     def _trained(self, number: int) -> np.ndarray:
         """Instances of a video that are no crowds."""
@@ -139,6 +147,19 @@ class VideoClips:
         return self._cache[number, frame]
 
 
+class PictureClips(VideoClips):
+    """Single pictures, each a clip of one frame."""
+
+    most_checked = MOST_PICTURES_CHECKED
+
+    def _sampled(self, frame: int, length: int, rng: np.random.Generator) -> list[int]:
+        return [0]
+
+    @staticmethod
+    def _named(video_id: int, frames: Sequence[int]) -> str:
+        return f"image {video_id}"
+
+
 class StillClips:
     """Pseudo-videos of still images, one item per image."""
 
@@ -153,7 +174,7 @@ class StillClips:
         self.num_frames = config.num_frames
         # Colours have been changed already.
         self.augment = config.augment.without_photometric()
-        _check_images(annotations, images, config.allow_outside, most=100)
+        _check_images(annotations, images, config.allow_outside, MOST_PICTURES_CHECKED)
 
     def __len__(self) -> int:
         """Number of images."""

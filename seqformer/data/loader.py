@@ -10,10 +10,15 @@ import torch
 from seqformer.annotations.coco import load_coco_file
 from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.config import DataConfig
-from seqformer.data.class_map import build_class_map, check_still_categories
+from seqformer.data.class_map import (
+    PUBLISHED_COCO_OUTPUTS,
+    build_class_map,
+    check_coco_categories,
+    check_still_categories,
+)
 from seqformer.data.clip_dataset import ConcatClipDataset
 from seqformer.data.clip_loader import ClipLoader
-from seqformer.data.clips import ClipSet, StillClips, VideoClips
+from seqformer.data.clips import ClipSet, PictureClips, StillClips, VideoClips
 from seqformer.data.collate import collate, collate_packed
 from seqformer.data.sampling import ClipBatchSampler
 from seqformer.data.transport import CAN_PACK
@@ -50,13 +55,14 @@ def build_train_loader(
     if sampler.steps_per_epoch == 0:
         setting = "global-batch-size" if config.global_batch_size else "batch-size"
         raise ValueError(
-            f"{config.train_annotations} has {len(clips)} frames, fewer than the "
+            f"{config.train_annotations} has {len(clips)} frames or pictures, fewer than the "
             f"{global_batch_size} clips of one step over {world_size} process(es); lower "
             f"--data.{setting} or add videos"
         )
     if rank == 0:
         for one in sets:
-            kind = "frames" if isinstance(one, VideoClips) else "still images"
+            is_video = isinstance(one, VideoClips) and not isinstance(one, PictureClips)
+            kind = "frames" if is_video else "still images"
             logger.info(
                 "%d %s, %d instances from %s",
                 len(one),
@@ -80,10 +86,12 @@ def build_train_loader(
 
 
 def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
-    """The video sets, then the still images, and the classes of the videos.
+    """The video sets, then the still images, and the classes of the videos; or stills alone.
 
     Raises: FileNotFoundError or ValueError saying which file or setting to change.
     """
+    if config.layout == "stills":
+        return _stills_alone(config)
     files = [config.train_annotations, *config.more_annotations]
     videos = [
         load_annotation_file(f, True, config.annotation_cache, config.presence) for f in files
@@ -104,3 +112,20 @@ def load_sets(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
         check_still_categories(still, classes)
         sets.append(StillClips(still, config.coco_images, classes, config))
     return sets, classes
+
+
+def _stills_alone(config: DataConfig) -> tuple[list[ClipSet], ClassMap]:
+    """The pictures of a COCO file and its classes. Raises: FileNotFoundError, ValueError."""
+    if not config.train_annotations.exists():
+        raise FileNotFoundError(
+            f"COCO annotation file {config.train_annotations} does not exist; set "
+            "--data.train-annotations to instances_train2017.json as it was downloaded"
+        )
+    still = load_coco_file(
+        config.train_annotations, "as_is", config.annotation_cache, config.presence
+    )
+    classes = build_class_map(still, config.class_layout, PUBLISHED_COCO_OUTPUTS)
+    if config.class_layout == "published":
+        check_coco_categories(still)
+    kind = PictureClips if config.num_frames == 1 else StillClips
+    return [kind(still, config.train_images, classes, config)], classes

@@ -85,6 +85,17 @@ def sample_frames(
     return sorted(chosen)
 
 
+def sample_window(
+    frame: int, length: int, num_frames: int, frame_range: int, rng: np.random.Generator
+) -> list[int]:
+    """The frame and T - 1 others, ascending: each drawn by itself from the frames up to
+    `frame_range` before and after it, so that one can appear twice. A video of one frame repeats
+    it."""
+    window = range(max(0, frame - frame_range), min(length, frame + frame_range + 1))
+    pool = [other for other in window if other != frame] or [frame]
+    return sorted([frame, *rng.choice(pool, num_frames - 1).tolist()])
+
+
 class ClipBatchSampler(Sampler[list[SampleKey]]):
     """Micro-batches of item keys for one process; every process walks the same global order.
 

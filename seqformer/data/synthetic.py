@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,24 +89,38 @@ def make_synthetic_dataset(
 
     root = Path(root)
     arguments = {**sizes, "height": height, "width": width, "seed": seed, "config": asdict(config)}
-    stamp = _stamp(arguments)
+    stamp = stamp_of(arguments)
+
+    def write(draft: Path) -> None:
+        paths = SyntheticPaths.under(draft)
+        paths.train_annotations.parent.mkdir()
+        splits = [
+            (0, num_train, paths.train_images, paths.train_annotations),
+            (1, num_val, paths.val_images, paths.val_annotations),
+        ]
+        for split, num_videos, images, file in splits:
+            content = _write_split(
+                images, split, num_videos, num_frames, height, width, seed, config
+            )
+            file.write_text(json.dumps(content), encoding="utf-8")
+
+    if write_once(root, stamp, write):
+        logger.info("wrote %d + %d synthetic videos to %s", num_train, num_val, root)
+    return SyntheticPaths.under(root)
+
+
+def write_once(root: Path, stamp: str, write: Callable[[Path], None]) -> bool:
+    """Fill a folder beside `root` and rename it into place, unless the set of this stamp lies there
+    already. Returns: whether it was written.
+
+    Raises: ValueError if `root` holds anything else; WriteError.
+    """
     if _is_there(root, stamp):
         logger.info("reusing the synthetic data set in %s", root)
-        return SyntheticPaths.under(root)
-
+        return False
     try:
         with _draft_of(root) as draft:
-            paths = SyntheticPaths.under(draft)
-            paths.train_annotations.parent.mkdir()
-            splits = [
-                (0, num_train, paths.train_images, paths.train_annotations),
-                (1, num_val, paths.val_images, paths.val_annotations),
-            ]
-            for split, num_videos, images, annotations in splits:
-                content = _write_split(
-                    images, split, num_videos, num_frames, height, width, seed, config
-                )
-                annotations.write_text(json.dumps(content), encoding="utf-8")
+            write(draft)
             (draft / STAMP_NAME).write_text(stamp, encoding="utf-8")
             draft.chmod(0o755)
             # Another process may have finished the same set meanwhile.
@@ -116,8 +130,7 @@ def make_synthetic_dataset(
                 draft.rename(root)
     except OSError as error:
         raise write_error(root, error) from error
-    logger.info("wrote %d + %d synthetic videos to %s", num_train, num_val, root)
-    return SyntheticPaths.under(root)
+    return True
 
 
 @contextmanager
@@ -131,7 +144,8 @@ def _draft_of(root: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _stamp(arguments: dict[str, Any]) -> str:
+def stamp_of(arguments: dict[str, Any]) -> str:
+    """What tells a drawn set from one that other arguments gave."""
     content = {"generator": "seqformer.data.synthetic", "format": FORMAT, **arguments}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=1) + "\n"

@@ -61,6 +61,7 @@ class VideoSource:
         first_file_name: as the annotation file has it, or made alike.
         paths: the frames in order, or one video file.
         is_video_file: whether `paths` is that one video file.
+        is_still: a single picture, whose results are in COCO layout.
         listed_size: (height, width) in the annotation file, if there is one.
         upright: turn still frames as their EXIF orientation says; video files always are.
         allow_broken: take a video file that breaks off as it is.
@@ -73,13 +74,14 @@ class VideoSource:
     first_file_name: str
     paths: tuple[Path, ...]
     is_video_file: bool = False
+    is_still: bool = False
     listed_size: tuple[int, int] | None = None
     upright: bool = False
     allow_broken: bool = False
     scaled_with: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        return f"video {self.video_id} ({self.name})"
+        return f"{'picture' if self.is_still else 'video'} {self.video_id} ({self.name})"
 
     def frames(self) -> Iterator[np.ndarray]:
         """uint8 RGB [h0, w0, 3], in order.
@@ -115,7 +117,7 @@ def open_video(path: Path, video_id: int = 1) -> VideoSource:
         raise FileNotFoundError(f"{path} does not exist; give a folder of images or a video file")
     return VideoSource(
         video_id=video_id,
-        name=_safe_name(path.stem, video_id),
+        name=safe_name(path.stem, video_id),
         first_file_name=path.name,
         paths=(path,),
         is_video_file=True,
@@ -125,7 +127,7 @@ def open_video(path: Path, video_id: int = 1) -> VideoSource:
 def _of_images(name: str, images: Sequence[Path], video_id: int) -> VideoSource:
     return VideoSource(
         video_id=video_id,
-        name=_safe_name(name.replace("/", "_"), video_id),
+        name=safe_name(name.replace("/", "_"), video_id),
         first_file_name=f"{name}/{images[0].name}",
         paths=tuple(images),
     )
@@ -143,7 +145,7 @@ def find_videos(path: Path) -> list[VideoSource]:
         return [open_video(path)]
     videos_found: list[tuple[str, Path, list[Path]]] = []
     left_out: list[str] = []
-    for folder, files in _walk(path):
+    for folder, files in walk_files(path):
         relative = folder.relative_to(path).as_posix()
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -170,7 +172,7 @@ def find_videos(path: Path) -> list[VideoSource]:
             more,
         )
     videos_found.sort(key=lambda video: natural_key(video[0]))
-    return _with_unique_names(
+    return with_unique_names(
         [
             _of_images(where.as_posix(), images, number) if images else open_video(where, number)
             for number, (_, where, images) in enumerate(videos_found, start=1)
@@ -178,7 +180,7 @@ def find_videos(path: Path) -> list[VideoSource]:
     )
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+def walk_files(root: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Every folder, once however links lead there, and its files; hidden ones are passed by."""
     seen: set[tuple[int, int]] = set()
     for name, folders, files in os.walk(root, followlinks=True):
@@ -209,7 +211,7 @@ def listed_videos(
 
     Raises: ValueError for file names that lead out of `images`, unless `allow_outside`.
     """
-    return _with_unique_names(
+    return with_unique_names(
         [
             VideoSource(
                 video_id=video.id,
@@ -227,10 +229,10 @@ def listed_videos(
 
 def _folder_name(file_names: tuple[str, ...], video_id: int) -> str:
     parts = Path(file_names[0]).parts[:-1] if file_names else ()
-    return _safe_name(re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("._"), video_id)
+    return safe_name(re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("._"), video_id)
 
 
-def _safe_name(name: str, video_id: int) -> str:
+def safe_name(name: str, video_id: int) -> str:
     """A name that is one in every file system: not empty, not too long, without odd characters."""
     name = re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", name).strip()[:_MAX_NAME].rstrip(". ")
     first, dot, rest = name.partition(".")
@@ -239,7 +241,7 @@ def _safe_name(name: str, video_id: int) -> str:
     return name if name.strip("._ ") else f"video_{video_id}"
 
 
-def _with_unique_names(sources: list[VideoSource]) -> list[VideoSource]:
+def with_unique_names(sources: list[VideoSource]) -> list[VideoSource]:
     """Names that stay apart where capitals and ways to write an accent do not count."""
 
     def key(name: str) -> str:

@@ -27,7 +27,8 @@ from seqformer.evaluation.error_types import (
 )
 from seqformer.evaluation.matching import AREA_RANGES
 from seqformer.evaluation.pairwise_iou import read_pairwise_iou
-from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_results
+from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_predictions
+from seqformer.evaluation.tracking import TrackingMetrics, tracking_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ SIZE_SHARES = {
 }
 """Mean share of the frame that an instance covers while it is visible; both ends included."""
 STATS = ("AP", "AP50", "AP75", "AR100")
+TRACKING_STATS = ("HOTA", "DetA", "AssA", "LocA", "IDF1", "IDSW")
+"""The last is a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,9 @@ class Analysis:
     """By the official limits in pixels (`AREA_RANGES`)."""
     videos: list[VideoSummary]
     """In ascending order of ids."""
+    tracking: TrackingMetrics
+    tracking_stats: dict[str, Interval]
+    """`TRACKING_STATS`, averaged over the classes, likewise."""
     accumulators: list[APAccumulator] = field(repr=False)
     """Per class, ascending ids; over all listed videos, ascending ids."""
 
@@ -93,6 +99,10 @@ class Analysis:
             "by_length": [asdict(row) for row in self.by_length],
             "by_size": [asdict(row) for row in self.by_size],
             "by_area": [asdict(row) for row in self.by_area],
+            "tracking": {
+                **self.tracking.to_dict(),
+                "intervals": {name: asdict(of) for name, of in self.tracking_stats.items()},
+            },
             "videos": {str(video.video_id): video.stats for video in self.videos},
         }
 
@@ -122,7 +132,7 @@ def analyse(
     """
     threshold_index(iou_threshold)
     truth = read_ground_truth(annotations)
-    predictions = read_results(results, truth)
+    predictions = read_predictions(results, truth)
     video_ids = sorted(truth.videos)
     position = {video_id: v for v, video_id in enumerate(video_ids)}
     weights = resample_weights(len(video_ids), resamples, seed)
@@ -131,7 +141,7 @@ def analyse(
     matches_of: dict[int, list[VideoMatches]] = {k: [] for k in sorted(truth.categories)}
     errors = []
     lengths = np.zeros(len(video_ids), np.int64)
-    for video in read_pairwise_iou(truth, predictions):
+    for video in read_pairwise_iou(truth, predictions.records()):
         v = position[video.video_id]
         lengths[v] = video.num_frames
         matched = video.match(np.concatenate([official, shares * video.num_pixels]))
@@ -150,6 +160,7 @@ def analyse(
     everything = np.ones((1, len(video_ids)), np.int64)
     names = [*AREA_RANGES, *SIZE_SHARES]
     slices = [_slice(names[a], accumulators[a], everything[0]) for a in areas]
+    tracking = tracking_metrics(truth, predictions)
     per_video = stats_of(accumulators[0], np.eye(len(video_ids), dtype=np.int64))
     return Analysis(
         truth=truth,
@@ -170,6 +181,8 @@ def analyse(
             )
             for video in errors
         ],
+        tracking=tracking,
+        tracking_stats=_tracking_intervals(tracking, weights),
         accumulators=accumulators[0],
     )
 
@@ -196,6 +209,11 @@ def _intervals(
 ) -> dict[str, Interval]:
     values, resampled = stats_of(accumulators, everything), stats_of(accumulators, weights)
     return {name: Interval.of(values[name][0], resampled[name]) for name in STATS}
+
+
+def _tracking_intervals(tracking: TrackingMetrics, weights: np.ndarray) -> dict[str, Interval]:
+    resampled = tracking.sums.mean_numbers(weights)
+    return {name: Interval.of(tracking.stats[name], resampled[name]) for name in TRACKING_STATS}
 
 
 def _class_intervals(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from seqformer.evaluation.analysis import STATS, Analysis, Slice
 from seqformer.evaluation.bootstrap import Interval
 from seqformer.evaluation.comparison import Comparison, Difference
+from seqformer.evaluation.tracking_sums import SUMMED
 
 
 def format_analysis(analysis: Analysis) -> str:
@@ -14,6 +15,16 @@ def format_analysis(analysis: Analysis) -> str:
     errors = analysis.errors
     lines = [f"{'':24}{'value':>8}    95 % interval"]
     lines += [f"{name:24}{_interval(analysis.stats[name])}" for name in STATS]
+    lines += [
+        f"{name:24}{_interval(interval)}"
+        for name, interval in analysis.tracking_stats.items()
+        if name not in SUMMED
+    ]
+    lines += [
+        f"{name:24}{interval.value:>8.0f}    {interval.low:.0f} to {interval.high:.0f}"
+        for name, interval in analysis.tracking_stats.items()
+        if name in SUMMED
+    ]
     lines += ["", f"AP at IoU {errors.iou_threshold:.2f}: {_percent(errors.ap).strip()}"]
     lines.append(f"{'kind of error':24}{'count':>8}{'AP lost':>10}")
     for kind, count in errors.counts.items():
@@ -42,10 +53,13 @@ def format_comparison(
     head = f"{'first':>8}{'second':>8}{'change':>9}    95 % interval    better in"
     lines = [f"{'':24}{head}"]
     lines += [f"{name:24}{_difference(row)}" for name, row in comparison.stats.items()]
+    for name, row in comparison.tracking.items():
+        lines.append(f"{name:24}{_difference(row, 1 if name in SUMMED else 100)}")
     width = max([24, *(len(name) for name in categories.values())])
-    lines += ["", f"{'class (AP)':{width}}{head}"]
-    for category_id, row in comparison.per_class.items():
-        lines.append(f"{categories[category_id]:{width}}{_difference(row)}")
+    for name, rows in (("AP", comparison.per_class), ("HOTA", comparison.tracking_per_class)):
+        lines += ["", f"{f'class ({name})':{width}}{head}"]
+        for category_id, row in rows.items():
+            lines.append(f"{categories[category_id]:{width}}{_difference(row)}")
     changes = {
         video_id: second - first
         for video_id, (first, second) in comparison.per_video.items()
@@ -80,10 +94,13 @@ def _interval(interval: Interval) -> str:
     return f"{_percent(interval.value)}    {span}"
 
 
-def _difference(row: Difference) -> str:
+def _difference(row: Difference, scale: int = 100) -> str:
+    """Args: scale: 100 for shares, 1 for counts."""
     change = row.difference
-    span = f"{100 * change.low:+.2f} to {100 * change.high:+.2f}"
-    return (
-        f"{_percent(row.first)}{_percent(row.second)}{100 * change.value:>+9.2f}    {span:16}"
-        f" {100 * row.share_better:>5.1f} %"
-    )
+    if scale == 1:
+        cells = f"{row.first:>8.0f}{row.second:>8.0f}{change.value:>+9.0f}"
+        span = f"{change.low:+.0f} to {change.high:+.0f}"
+    else:
+        cells = f"{_percent(row.first)}{_percent(row.second)}{scale * change.value:>+9.2f}"
+        span = f"{scale * change.low:+.2f} to {scale * change.high:+.2f}"
+    return f"{cells}    {span:16} {100 * row.share_better:>5.1f} %"

@@ -7,6 +7,7 @@ results of one category.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,20 @@ RECALL_LEVELS = np.linspace(0, 1, 101)
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(len(AREA_RANGES))
 _TINY = np.spacing(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Precision and recall of K categories, by ascending id."""
+
+    precision: np.ndarray
+    """[T, R, K, A, M]."""
+    recall: np.ndarray
+    """[T, K, A, M]."""
+    scores: np.ndarray
+    """[T, R, K, A, M]: the score at which a recall level is reached, 0 if it never is."""
+    num_instances: np.ndarray
+    """[K], crowds left out."""
 
 
 def accumulate(

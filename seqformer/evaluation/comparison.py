@@ -6,15 +6,16 @@ cancels out of the difference: the paired interval is much narrower than those o
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from seqformer.config import RESAMPLES
-from seqformer.evaluation.analysis import STATS, Analysis, stats_of
+from seqformer.evaluation.analysis import STATS, TRACKING_STATS, Analysis, stats_of
 from seqformer.evaluation.ap_accumulator import mean_of_valid
 from seqformer.evaluation.bootstrap import Interval, resample_weights
+from seqformer.evaluation.tracking_sums import SUMMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Comparison:
     """AP, AP50, AP75, AR100."""
     per_class: dict[int, Difference]
     """AP by category id."""
+    tracking: dict[str, Difference]
+    """HOTA, DetA, AssA, LocA, IDF1, and IDSW, which is a count."""
+    tracking_per_class: dict[int, Difference]
+    """HOTA by category id."""
     per_video: dict[int, tuple[float, float]]
     """By video id: AP of the first and of the second on this video alone; -1 without instances."""
 
@@ -46,6 +51,10 @@ class Comparison:
         return {
             "stats": {name: asdict(row) for name, row in self.stats.items()},
             "per_class": {str(k): asdict(row) for k, row in self.per_class.items()},
+            "tracking": {name: asdict(row) for name, row in self.tracking.items()},
+            "tracking_per_class": {
+                str(k): asdict(row) for k, row in self.tracking_per_class.items()
+            },
             "per_video": {str(v): list(pair) for v, pair in self.per_video.items()},
         }
 
@@ -91,8 +100,34 @@ def compare(
             for name in STATS
         },
         per_class=per_class,
+        tracking=_tracking(first, second, weights),
+        tracking_per_class=_hota_by_class(first, second, weights),
         per_video=dict(zip(sorted(first.truth.videos), zip(*alone, strict=True), strict=True)),
     )
+
+
+def _tracking(first: Analysis, second: Analysis, weights: np.ndarray) -> dict[str, Difference]:
+    resampled = [one.tracking.sums.mean_numbers(weights) for one in (first, second)]
+    rows = {}
+    for name in TRACKING_STATS:
+        values = [float(one.tracking.stats[name]) for one in (first, second)]
+        row = _difference(values[0], values[1], resampled[0][name], resampled[1][name])
+        if name in SUMMED:  # the fewer the better
+            row = replace(row, share_better=1 - row.share_better)
+        rows[name] = row
+    return rows
+
+
+def _hota_by_class(first: Analysis, second: Analysis, weights: np.ndarray) -> dict[int, Difference]:
+    rows = {}
+    for k, category_id in enumerate(sorted(first.truth.categories)):
+        values, resampled = [], []
+        for one in (first, second):
+            row = one.tracking.per_class[category_id]
+            values.append(float(row["HOTA"]) if row["num_masks"] else -1.0)
+            resampled.append(one.tracking.sums.class_numbers(k, weights)["HOTA"])
+        rows[category_id] = _difference(values[0], values[1], resampled[0], resampled[1])
+    return rows
 
 
 def _difference(

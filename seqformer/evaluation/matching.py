@@ -19,7 +19,8 @@ AREA_RANGES = {
 }
 """Mean pixels per frame, both ends included; these are not the limits of COCO."""
 
-_THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10).tolist()
+THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+"""[T] the smallest IoU that matches."""
 _OFFICIAL_RANGES = np.array(list(AREA_RANGES.values()))
 
 
@@ -69,7 +70,7 @@ def match(
     if not truth_areas.size:  # the usual case
         return Matches(partners, is_ignored, np.zeros(len(area_ranges), np.int64))
     truth_is_ignored = is_crowd | (truth_areas < low) | (truth_areas > high)  # [A, G]
-    hopeful = np.flatnonzero((ious >= _THRESHOLDS[0]).any(axis=1)).tolist()
+    hopeful = np.flatnonzero((ious >= THRESHOLDS[0]).any(axis=1)).tolist()
     if hopeful:
         rows, crowds = ious.tolist(), is_crowd.tolist()
         patterns = truth_is_ignored.tolist()
@@ -80,7 +81,7 @@ def match(
                 is_ignored[a] = np.where(partners[a] >= 0, is_ignored[same], is_ignored[a])
                 continue
             order = sorted(range(len(ignored)), key=ignored.__getitem__)  # stable
-            for t, threshold in enumerate(_THRESHOLDS):
+            for t, threshold in enumerate(THRESHOLDS.tolist()):
                 free = list(order)
                 for d in hopeful:
                     partner = _best_partner(rows[d], threshold, free, ignored)

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.json_file import read_json_file
+from seqformer.annotations.mask_text import MaskText, mask_list
 from seqformer.annotations.masks import Size
 from seqformer.annotations.reader import AnnotationEntry, read_file
 from seqformer.annotations.rules import get_id, get_number, get_segmentations, kind
+from seqformer.evaluation.mask_files import ResultColumns, scan_annotations, scan_results
 from seqformer.evaluation.track_iou import Track, build_tracks, mean_areas
 
 logger = logging.getLogger(__name__)
@@ -37,7 +41,7 @@ class Record:
     """Annotation id, or position in the list of results."""
     video_id: int
     category_id: int
-    segmentations: list[Any]
+    segmentations: list[Any] | MaskText
     """One entry per frame."""
 
 
@@ -108,9 +112,12 @@ def _check_sizes(entry: AnnotationEntry, size: Size | None) -> None:
     """Raises: ValueError when a mask has another size than its video."""
     if size is None:
         return
+    masks = entry.segmentations
+    if isinstance(masks, MaskText) and masks.is_all_of(size):
+        return
     expected = [*size]
     both = expected, size
-    for frame, mask in enumerate(entry.segmentations):
+    for frame, mask in enumerate(mask_list(masks)):
         if type(mask) is dict and mask and mask.get("size") not in both:
             raise ValueError(
                 f"{entry.where}: the mask of frame {frame} has size {mask.get('size')!r:.40} but "
@@ -118,39 +125,132 @@ def _check_sizes(entry: AnnotationEntry, size: Size | None) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """The results that count, D of them, in the order of their file."""
+
+    name: str
+    """Of the file, for messages."""
+    numbers: np.ndarray
+    """[D] int64: positions in the file."""
+    video_ids: np.ndarray
+    """[D] uint64."""
+    category_ids: np.ndarray
+    """[D] uint64."""
+    scores: np.ndarray
+    """[D] float64."""
+    source: ResultColumns | list[Any]
+    """All results of the file: columns, or objects."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def where(self, i: int) -> str:
+        """File and entry, for messages."""
+        return f"{self.name}, entry {self.numbers[i]}"
+
+    def masks(self, i: int) -> list[Any] | MaskText:
+        """One entry per frame."""
+        number = int(self.numbers[i])
+        if isinstance(self.source, ResultColumns):
+            return self.source.masks(number)
+        return self.source[number]["segmentations"]
+
+    def lengths(self) -> np.ndarray:
+        """[D] frames."""
+        if isinstance(self.source, ResultColumns):
+            return self.source.spans["frames"][self.numbers].astype(np.int64)
+        return np.array([len(self.masks(i)) for i in range(len(self))], np.int64)
+
+    def records(self) -> list[Result]:
+        """One object each."""
+        ids = zip(self.video_ids.tolist(), self.category_ids.tolist(), strict=True)
+        rows = zip(self.numbers.tolist(), ids, self.scores.tolist(), strict=True)
+        return [
+            Result(self.where(i), number, video_id, category_id, self.masks(i), score)
+            for i, (number, (video_id, category_id), score) in enumerate(rows)
+        ]
+
+
 def read_results(source: str | Path | Parsed | list[Any], truth: GroundTruth) -> list[Result]:
     """Read a list of results, in file order, without those of categories that are not listed."""
+    return read_predictions(source, truth).records()
+
+
+def read_predictions(source: str | Path | Parsed | list[Any], truth: GroundTruth) -> Predictions:
+    """The same as columns.
+
+    Raises: ValueError naming file and entry of what is no result.
+    """
     name, content = _load(source, "results")
+    if isinstance(content, ResultColumns):
+        video_ids, category_ids = content.video_ids, content.category_ids
+        is_known = _is_listed(video_ids, truth.videos)
+        if not is_known.all():
+            index = int(np.argmin(is_known))
+            raise _unlisted_video(f"{name}, entry {index}", int(video_ids[index]))
+        scores = content.scores
+    else:
+        columns = _read_entries(name, content, truth)
+        video_ids, category_ids = (np.array(column, np.uint64) for column in columns[:2])
+        scores = np.array(columns[2], np.float64)
+    is_listed = _is_listed(category_ids, truth.categories)
+    if not is_listed.all():
+        logger.warning(
+            "%s: %d results of categories that the annotation file does not list are left out, as "
+            "they would be for another edition of the data set: %s",
+            name,
+            np.count_nonzero(~is_listed),
+            sorted(set(category_ids[~is_listed].tolist())),
+        )
+    numbers = np.flatnonzero(is_listed)
+    return Predictions(
+        name,
+        numbers,
+        video_ids[numbers].astype(np.uint64),
+        category_ids[numbers].astype(np.uint64),
+        scores[numbers],
+        content,
+    )
+
+
+def _is_listed(ids: np.ndarray, listed: Iterable[int]) -> np.ndarray:
+    """Which ids of a column are among the listed ones, [D] bool."""
+    most = int(np.iinfo(ids.dtype).max)
+    known = np.array(sorted(i for i in listed if i <= most), ids.dtype)
+    if not known.size:
+        return np.zeros(len(ids), bool)
+    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
+
+
+def _read_entries(
+    name: str, content: Any, truth: GroundTruth
+) -> tuple[list[int], list[int], list[float]]:
+    """Video ids, category ids and scores. Raises: ValueError."""
     if not isinstance(content, list):
         raise ValueError(
             f"{name} holds {kind(content)}, not a list; results are a list with one object "
             '{"video_id", "category_id", "score", "segmentations"} per predicted instance'
         )
-    results, unlisted = [], set()
+    video_ids, category_ids, scores = [], [], []
     for index, entry in enumerate(content):
         where = f"{name}, entry {index}"
         if not isinstance(entry, dict):
             raise ValueError(f"{where} is {kind(entry)}; a result is an object")
-        video_id = get_id(entry, "video_id", where)
-        category_id = get_id(entry, "category_id", where)
-        if video_id not in truth.videos:
-            raise ValueError(
-                f"{where} is for video {video_id}, which the annotation file does not list; "
-                "score the results against the annotations of the videos they were made from"
-            )
-        score = get_number(entry.get("score"), "score", where)
-        frames = get_segmentations(entry, where)
-        if category_id in truth.categories:
-            results.append(Result(where, index, video_id, category_id, frames, score))
-        else:
-            unlisted.add(category_id)
-    if unlisted:
-        logger.warning(
-            "%s: results of categories that the annotation file does not list are left out: %s",
-            name,
-            sorted(unlisted),
-        )
-    return results
+        video_ids.append(get_id(entry, "video_id", where))
+        category_ids.append(get_id(entry, "category_id", where))
+        if video_ids[-1] not in truth.videos:
+            raise _unlisted_video(where, video_ids[-1])
+        scores.append(get_number(entry.get("score"), "score", where))
+        get_segmentations(entry, where)
+    return video_ids, category_ids, scores
+
+
+def _unlisted_video(where: str, video_id: int) -> ValueError:
+    return ValueError(
+        f"{where} is for video {video_id}, which the annotation file does not list; "
+        "score the results against the annotations of the videos they were made from"
+    )
 
 
 def group_by(records: Iterable[Kind], key: str) -> dict[int, list[Kind]]:
@@ -170,7 +270,7 @@ def read_tracks(records: Sequence[Record], canvas: Size | None) -> list[Track]:
     for start in range(0, len(records), BATCH):
         batch = records[start : start + BATCH]
         try:
-            tracks += build_tracks([record.segmentations for record in batch], canvas)
+            tracks += build_tracks([mask_list(record.segmentations) for record in batch], canvas)
         except InvalidMaskError as error:
             raise ValueError(f"{batch[error.position].where}: the mask of {error}") from None
     return tracks
@@ -179,7 +279,7 @@ def read_tracks(records: Sequence[Record], canvas: Size | None) -> list[Track]:
 def read_mean_areas(records: Sequence[Record], canvas: Size | None) -> list[float]:
     """Mean areas of instances of one video that are compared with nothing, as `read_tracks`."""
     try:
-        return mean_areas([record.segmentations for record in records], canvas)
+        return mean_areas([mask_list(record.segmentations) for record in records], canvas)
     except InvalidMaskError as error:
         raise ValueError(f"{records[error.position].where}: the mask {error}") from None
 
@@ -213,4 +313,7 @@ def _load(source: Any, argument: str) -> tuple[str, Any]:
         return argument, source
     path = Path(source)
     is_truth = argument == "annotations"
-    return str(path), read_json_file(path, f"{argument} file", compress_lists=is_truth)
+    scanned = scan_annotations(path) if is_truth else scan_results(path)
+    if scanned is None:
+        scanned = read_json_file(path, f"{argument} file", compress_lists=is_truth)
+    return str(path), scanned

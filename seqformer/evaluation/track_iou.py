@@ -237,6 +237,36 @@ def frame_intersections(one: Track, other: Track) -> np.ndarray:
     return shared
 
 
+@dataclass(frozen=True, slots=True)
+class FrameOverlaps:
+    """Pixels of D results and G ground-truth tracks of a video, frame by frame; T frames of the
+    longest of all tracks."""
+
+    intersections: np.ndarray
+    """[T, D, G] int64: shared pixels; 0 where one is absent or the two masks differ in size."""
+    result_areas: np.ndarray
+    """[T, D] int64; 0 beyond the end of a track."""
+    truth_areas: np.ndarray
+    """[T, G] int64."""
+
+
+def frame_overlaps(results: Sequence[Track], truths: Sequence[Track]) -> FrameOverlaps:
+    """What all results share with all ground-truth tracks of the same video in every frame."""
+    num_frames = max((len(track.sizes) for track in (*results, *truths)), default=0)
+    intersections = np.zeros((num_frames, len(results), len(truths)), np.int64)
+    for d, result in enumerate(results):
+        for g, truth in enumerate(truths):
+            shared = frame_intersections(result, truth)
+            intersections[: len(shared), d, g] = shared
+    areas = []
+    for tracks in (results, truths):
+        own = np.zeros((num_frames, len(tracks)), np.int64)
+        for n, track in enumerate(tracks):
+            own[: len(track.areas), n] = track.areas
+        areas.append(own)
+    return FrameOverlaps(intersections, *areas)
+
+
 def _overlap_by_frame(one: Track, other: Track) -> tuple[int, int]:
     """Pixels of all intersections and of all unions of two tracks that are not level."""
     intersection = union = 0

@@ -21,25 +21,34 @@ import numpy as np
 from seqformer.evaluation.average_precision import (
     MAX_RESULTS,
     RECALL_LEVELS,
+    Curves,
     accumulate,
     summarise,
 )
+from seqformer.evaluation.c_scoring import NotReadableError, c_scoring
 from seqformer.evaluation.differences import Differences
+from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match
 from seqformer.evaluation.records import (
     GroundTruth,
     Instance,
     Parsed,
+    Predictions,
     Result,
     group_by,
     read_ground_truth,
     read_mean_areas,
+    read_predictions,
     read_results,
     read_tracks,
 )
+from seqformer.evaluation.result_warnings import warn_about_results
 from seqformer.evaluation.track_iou import Track, track_ious
 
 logger = logging.getLogger(__name__)
+
+_FLOOR = float(IOU_THRESHOLDS.min())
+"""Smaller IoUs match nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class YTVISMetrics:
 
 
 @contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Parsed files are very many containers without cycles: looking for some is wasted time."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -79,17 +88,26 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_garbage_collection_paused()
+@garbage_collection_paused()
 def evaluate(
-    annotations: str | Path | Parsed | dict[str, Any], results: str | Path | Parsed | list[Any]
+    annotations: str | Path | Parsed | dict[str, Any],
+    results: str | Path | Parsed | list[Any],
+    threads: int = 1,
 ) -> YTVISMetrics:
     """Score results against YouTube-VIS annotations; each may be a path or the parsed JSON.
+
+    Args:
+        threads: of the C code; the numbers do not depend on it.
 
     Raises: FileNotFoundError for a missing file; ValueError naming file and entry for content that
         cannot be scored.
     """
     truth = read_ground_truth(annotations)
-    predictions = read_results(results, truth)
+    return ytvis_metrics(truth, read_predictions(results, truth), threads)
+
+
+def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1) -> YTVISMetrics:
+    """The same from files that were read before. Raises: ValueError naming a mask's place."""
     logger.info(
         "scoring %d results against %d instances of %d categories in %d videos",
         len(predictions),
@@ -97,20 +115,59 @@ def evaluate(
         len(truth.categories),
         len(truth.videos),
     )
-    floor = float(IOU_THRESHOLDS.min())  # smaller IoUs match nothing
-    matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
+    groups = Groups.of(truth, predictions)
+    curves = _curves_in_c(truth, predictions, groups, threads)
+    if curves is None:
+        curves = _curves(truth, predictions)
     differences = Differences()
-    for group in _read_groups(truth, predictions, differences):
-        own = np.array([result.score for result in group.results])
-        matched[group.category_id].append((own, group.match(floor)))
+    differences.see_lengths(truth, predictions)
+    differences.see_sizes(truth, predictions, groups.compared())
     differences.tell()
+    warn_about_results(truth, predictions, groups)
+    per_class = {
+        category_id: {
+            "name": truth.categories[category_id],
+            "num_instances": int(curves.num_instances[k]),
+            **summarise(curves.precision[:, :, k], curves.recall[:, k]),
+        }
+        for k, category_id in enumerate(sorted(truth.categories))
+    }
+    stats = summarise(curves.precision, curves.recall)
+    return YTVISMetrics(stats, per_class, curves.precision, curves.recall, curves.scores)
 
+
+def plain_stats(truth: GroundTruth, predictions: Predictions, threads: int = 1) -> dict[str, float]:
+    """The twelve numbers alone, without a word. Raises: as `ytvis_metrics`."""
+    groups = Groups.of(truth, predictions)
+    curves = _curves_in_c(truth, predictions, groups, threads)
+    if curves is None:
+        curves = _curves(truth, predictions)
+    return summarise(curves.precision, curves.recall)
+
+
+def _curves_in_c(
+    truth: GroundTruth, predictions: Predictions, groups: Groups, threads: int
+) -> Curves | None:
+    """None without a compiler, and where a mask cannot be read: the plain path says which."""
+    try:
+        scoring = c_scoring(truth, predictions, groups, threads)
+        return None if scoring is None else scoring.curves(scoring.match(_FLOOR))
+    except NotReadableError:
+        return None
+
+
+def _curves(truth: GroundTruth, predictions: Predictions) -> Curves:
+    """The same in NumPy. Raises: ValueError naming a mask that cannot be read."""
+    matched: dict[int, list[tuple[np.ndarray, Matches]]] = {k: [] for k in truth.categories}
+    for group in read_groups(truth, predictions.records()):
+        own = np.array([result.score for result in group.results])
+        matched[group.category_id].append((own, group.match(_FLOOR)))
     category_ids = sorted(truth.categories)
     shape = (len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES), len(MAX_RESULTS))
     recall = np.empty(shape)
     precision = np.empty((shape[0], len(RECALL_LEVELS), *shape[1:]))
     score_at = np.empty_like(precision)
-    per_class = {}
+    num_instances = np.zeros(len(category_ids), np.int64)
     for k, category_id in enumerate(category_ids):
         scores, matches = (
             zip(*matched[category_id], strict=True) if matched[category_id] else ([], [])
@@ -120,12 +177,8 @@ def evaluate(
             if not m or longest > MAX_RESULTS[m - 1]:  # otherwise all have been used before
                 curves = accumulate(scores, matches, limit)
             precision[:, :, k, :, m], recall[:, k, :, m], score_at[:, :, k, :, m] = curves
-        per_class[category_id] = {
-            "name": truth.categories[category_id],
-            "num_instances": sum(int(of_video.num_instances[0]) for of_video in matches),
-            **summarise(precision[:, :, k], recall[:, k]),
-        }
-    return YTVISMetrics(summarise(precision, recall), per_class, precision, recall, score_at)
+        num_instances[k] = sum(int(of_video.num_instances[0]) for of_video in matches)
+    return Curves(precision, recall, score_at, num_instances)
 
 
 def pairwise_ious(
@@ -138,7 +191,7 @@ def pairwise_ious(
     truth = read_ground_truth(annotations)
     rows = [
         (group.video_id, group.category_id, result.number, instance.number, iou)
-        for group in _read_groups(truth, read_results(results, truth))
+        for group in read_groups(truth, read_results(results, truth))
         for result, ious in zip(group.results, group.ious(), strict=True)
         for instance, iou in zip(group.instances, ious, strict=True)
     ]
@@ -146,7 +199,7 @@ def pairwise_ious(
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """What one video has of one category."""
 
     video_id: int
@@ -181,15 +234,8 @@ class _Group:
         )
 
 
-def _read_groups(
-    truth: GroundTruth, results: list[Result], differences: Differences | None = None
-) -> Iterator[_Group]:
-    """Read the masks video by video, in ascending order of video id.
-
-    Args:
-        differences: gets what of the results does not fit its video.
-    """
-    differences = differences or Differences()
+def read_groups(truth: GroundTruth, results: list[Result]) -> Iterator[Group]:
+    """Read the masks video by video, in ascending order of video id."""
     instances_of = group_by(truth.instances, "video_id")
     results_of = group_by(sorted(results, key=lambda result: -result.score), "video_id")
     for video_id in sorted(instances_of.keys() | results_of.keys()):
@@ -206,15 +252,6 @@ def _read_groups(
         tracks = iter(read_tracks(records, truth.videos[video_id]))
         instance_tracks = {k: list(islice(tracks, len(some))) for k, some in instances.items()}
         result_tracks = {k: list(islice(tracks, len(some))) for k, some in compared.items()}
-        own_instances = instances_of.get(video_id, [])
-        differences.see_lengths(
-            results_of.get(video_id, []), own_instances, truth.lengths.get(video_id)
-        )
-        canvas = truth.videos[video_id] or next(
-            (track.size for some in instance_tracks.values() for track in some if track.size), None
-        )
-        for k, some in compared.items():
-            differences.see_sizes(some, result_tracks[k], canvas)
         alone = {k: some for k, some in best.items() if k not in instances}
         records = [record for some in alone.values() for record in some]
         means = iter(read_mean_areas(records, truth.videos[video_id]))
@@ -226,7 +263,7 @@ def _read_groups(
                 areas = [track.mean_area() for track in of_results]
             else:
                 areas = mean_areas[category_id]
-            yield _Group(
+            yield Group(
                 video_id,
                 category_id,
                 instances.get(category_id, []),

@@ -6,6 +6,9 @@ whose class logits are averaged over its clips and whose mask logits over the cl
 frame that no further clip will see is finished: its masks are compressed and nothing else of it is
 kept. So memory follows the length of a clip. Frames go through the network once, whatever the
 overlap: only the temporal sums and the instance stream belong to a clip.
+
+Under VNext's rule a track is compared as every earlier clip saw it, and these overlaps are
+averaged; see `EvalConfig.clip_rule`.
 """
 
 from __future__ import annotations
@@ -42,13 +45,28 @@ def soft_mask_iou(a: Tensor, b: Tensor, frames: Tensor | None = None) -> Tensor:
     return common / union.clamp(min=1e-6)
 
 
+@dataclass(frozen=True)
+class _PastClip:
+    """What an earlier clip saw.
+
+    Attributes:
+        first: its first frame.
+        tracks: numbers of its n tracks.
+        masks: [n, F, h, w], their probabilities.
+    """
+
+    first: int
+    tracks: list[int]
+    masks: Tensor
+
+
 @dataclass
 class _Track:
     """An object that is followed from clip to clip.
 
     Attributes:
         number: its id, from 0 in order of appearance.
-        class_logits: [K], summed over `num_clips` clips.
+        class_logits: [K], summed over `num_clips` clips; probabilities under VNext's rule.
         masks: finished chunks of frames: number of the first, and their masks.
         boxes: number of a finished frame -> [4] pixels.
         has_pixels: whether any finished mask is not empty.
@@ -79,6 +97,7 @@ class ClipMatcher:
         first: number of the first open frame.
         logits: [N, F, h, w], mask logits summed over clips; boxes: [N, F, 4], (cx, cy, w, h)
             summed likewise; counts: [N, F], the number of clips.
+        past: the clips that still share frames with a new one, under VNext's rule.
     """
 
     context: StreamContext
@@ -89,6 +108,7 @@ class ClipMatcher:
     boxes: Tensor | None = None
     counts: Tensor | None = None
     num_tracks: int = 0
+    past: list[_PastClip] = field(default_factory=list)
 
     def copy(self) -> ClipMatcher:
         """A copy that can be carried on without changing this one."""
@@ -97,6 +117,7 @@ class ClipMatcher:
             self,
             tracks=list(twins.values()),
             open=[twins[id(track)] for track in self.open],
+            past=list(self.past),
             **{  # type: ignore[arg-type]
                 name: None if value is None else value.clone()
                 for name, value in (
@@ -130,7 +151,7 @@ class ClipMatcher:
             self.boxes = boxes.new_zeros(0, *boxes.shape[1:])
             self.counts = logits.new_zeros(0, num_frames)
         shared = self.counts.shape[1]
-        pairs = self._matches(logits[:, :shared])
+        pairs = self._matches(first, logits[:, :shared])
         rows = []
         for position in range(num_new):
             row = pairs.get(position)
@@ -145,6 +166,9 @@ class ClipMatcher:
                 track.class_logits = track.class_logits + class_logits[position]
                 track.num_clips += 1
                 rows.append(row)
+        if self._is_vnext:
+            numbers = [self.open[row].number for row in rows]
+            self.past.append(_PastClip(first, numbers, logits.sigmoid()))
         index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
         size = len(self.open), max(shared, num_frames)
         self.logits = _grown(self.logits, size).index_add_(
@@ -156,21 +180,48 @@ class ClipMatcher:
         ones = _grown(logits.new_ones(num_new, num_frames), (num_new, size[1]))
         self.counts = _grown(self.counts, size).index_add_(0, index, ones)
 
-    def _matches(self, logits: Tensor) -> dict[int, int]:
-        """New instance -> open track; `logits` [n, F, h, w] of the shared frames."""
+    @property
+    def _is_vnext(self) -> bool:
+        return self.context.config.clip_rule == "vnext"
+
+    def _matches(self, first: int, logits: Tensor) -> dict[int, int]:
+        """New instance -> open track; `logits` [n, F, h, w] of the shared frames from `first`."""
         assert self.logits is not None and self.counts is not None
         if not self.open or not logits.shape[1] or not len(logits):
             return {}
-        present = self.counts > 0
-        mean = self.logits / self.counts.clamp(min=1)[..., None, None]
-        iou = soft_mask_iou(mean.sigmoid(), logits.sigmoid(), present).cpu().numpy()
+        if self._is_vnext:
+            iou = self._mean_iou(first, logits.sigmoid())
+        else:
+            present = self.counts > 0
+            mean = self.logits / self.counts.clamp(min=1)[..., None, None]
+            iou = soft_mask_iou(mean.sigmoid(), logits.sigmoid(), present).cpu().numpy()
         threshold = self.context.config.match_threshold
-        rows, columns = linear_sum_assignment(np.where(iou >= threshold, iou, 0), maximize=True)
+        is_match = (iou > threshold) if self._is_vnext else (iou >= threshold) & (iou > 0)
+        rows, columns = linear_sum_assignment(np.where(is_match, iou, 0), maximize=True)
         return {
             int(column): int(row)
             for row, column in zip(rows, columns, strict=True)
-            if iou[row, column] >= threshold and iou[row, column] > 0
+            if is_match[row, column]
         }
+
+    def _mean_iou(self, first: int, masks: Tensor) -> np.ndarray:
+        """[N, n], of every open track the mean of its overlaps with the new instances, one for each
+        earlier clip that saw it in a shared frame.
+
+        Args:
+            masks: [n, F, h, w] probabilities in the shared frames from `first`.
+        """
+        row_of = {track.number: row for row, track in enumerate(self.open)}
+        total = np.zeros((len(self.open), len(masks)))
+        num_clips = np.zeros((len(self.open), 1))
+        self.past = [clip for clip in self.past if clip.first + clip.masks.shape[1] > first]
+        for clip in self.past:
+            seen = clip.masks[:, first - clip.first :]
+            iou = soft_mask_iou(seen, masks[:, : seen.shape[1]]).cpu().numpy()
+            for number, overlaps in zip(clip.tracks, iou, strict=True):
+                total[row_of[number]] += overlaps
+                num_clips[row_of[number]] += 1
+        return total / num_clips.clip(min=1)
 
     def finish_before(self, frame: int, frame_size: tuple[int, int]) -> None:
         """Compress the masks of open frames before `frame`; close tracks that have no others."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from seqformer.annotations.run_lengths import RLE
 from seqformer.devices import to_device
@@ -28,6 +29,7 @@ class ClipStream(VideoStream):
         self._segments: list[tuple[int, int, TemporalPool]] = []  # first frame, one past, sums
         self._store = FrameStore(limits.memory_mib << 20)
         self._next_start = self._done = 0  # of the next clip; one past the last clip's end
+        self._is_vnext = context.config.clip_rule == "vnext"
 
     @torch.inference_mode()
     def _absorb(self, chunk: FrameChunk, first: int) -> None:
@@ -42,18 +44,20 @@ class ClipStream(VideoStream):
             self._run_clip(self._matcher, start, start + config.clip_length)
             self._done = start + config.clip_length
             self._next_start = start + config.clip_stride
-            self._store.forget_before(self._next_start)
-            self._segments = [s for s in self._segments if s[1] > self._next_start]
+            needed = start + 1 if self._is_vnext else self._next_start
+            self._store.forget_before(needed)
+            self._segments = [s for s in self._segments if s[1] > needed]
             if self.limits.window is not None:
                 self._matcher.forget_before(self._done - self.limits.window)
 
     def _spans(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Cut first..stop at the frames where clips start or end."""
+        """Cut first..stop at the frames where clips start or end; where the last clip begins is
+        not known before the end, so VNext's rule needs every frame for itself."""
         stride, length = self.context.config.clip_stride, self.context.config.clip_length
         start = first
         for frame in range(first + 1, stop + 1):
             is_border = frame % stride == 0 or (frame >= length and (frame - length) % stride == 0)
-            if is_border or frame == stop:
+            if is_border or frame == stop or self._is_vnext:
                 yield start, frame
                 start = frame
 
@@ -63,7 +67,11 @@ class ClipStream(VideoStream):
         for other in pools[1:]:
             pool = pool.merge(other)
         class_logits, mask_params = self.context.network.instances(pool)
-        queries = list(self.context.best_classes(class_logits))
+        scores = self.context.scores(class_logits)
+        if self._is_vnext:
+            queries = self.context.best_queries(scores)
+        else:
+            queries = list(self.context.best_classes(class_logits))
         chosen = to_device(queries, class_logits, torch.int64)
         chunks = list(self._store.read(start, stop))
         logits = [
@@ -80,7 +88,7 @@ class ClipStream(VideoStream):
         with full_float32():
             matcher.add(
                 start,
-                class_logits[chosen],
+                (scores if self._is_vnext else class_logits)[chosen],
                 torch.cat(logits, dim=1),
                 to_device(boxes, class_logits, torch.float32).transpose(0, 1),
                 self._sizes.last,
@@ -88,12 +96,16 @@ class ClipStream(VideoStream):
 
     @torch.inference_mode()
     def tracks(self, last: int | None = None) -> VideoPrediction:
-        """See `VideoStream.tracks`. Frames after the last whole clip make a shorter one."""
+        """See `VideoStream.tracks`. Frames after the last whole clip make a shorter one, or under
+        VNext's rule a whole one that begins earlier."""
         self._check_any()
         self.flush()
         matcher = self._matcher.copy()
         if self._done < self.num_frames:
-            self._run_clip(matcher, self._next_start, self.num_frames)
+            start = self._next_start
+            if self._is_vnext:
+                start = max(0, self.num_frames - self.context.config.clip_length)
+            self._run_clip(matcher, start, self.num_frames)
         matcher.finish_before(self.num_frames, self._sizes.last)
         first = self._first_drawn(last)
         matcher.forget_before(first)
@@ -105,14 +117,21 @@ class ClipStream(VideoStream):
             names=self.context.names(),
         )
 
+    def _labels(self, mean: Tensor) -> dict[int, list[tuple[int, float]]]:
+        """Track -> its labels, from the mean logits or probabilities [N, K] of all tracks."""
+        scores = mean if self._is_vnext else self.context.scores(mean)
+        if self.context.config.label_rule == "best_pairs":
+            return self.context.best_pairs(scores)
+        return self.context.classes_above(scores, list(range(len(scores))))
+
     def _detections(self, matcher: ClipMatcher, first: int) -> Iterator[Detection]:
-        """The best (track, class) pairs, grouped and ordered as in whole-video inference."""
+        """The tracks and their labels, grouped and ordered as in whole-video inference."""
         tracks = matcher.tracks
         if not tracks:
             return
         mean = torch.stack([track.class_logits / track.num_clips for track in tracks])
         num_frames = self.num_frames - first
-        for position, classes in self.context.best_classes(mean).items():
+        for position, classes in self._labels(mean).items():
             track = tracks[position]
             if not track.has_pixels:
                 continue

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqformer.command import sentence_of
-from seqformer.config import EvalOptions
+from seqformer.config import STILLS, EvalConfig, EvalOptions
 from seqformer.distributed.environment import launch
-from seqformer.files import check_replaceable, locked, make_folder
+from seqformer.files import locked, make_folder
 from seqformer.inference.category_names import class_names, warn_about_categories
 from seqformer.inference.results_file import load_results, lock_path, stored_settings, write_results
 from seqformer.inference.scoring import (
+    check_output_file,
     check_report,
     has_ground_truth,
     refuse_without_ground_truth,
@@ -50,6 +51,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     if launch().world_size > 1:
         # Before torch is loaded: idle threads of one process must not spin on another's core.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from seqformer.backend_choice import check_backend, chosen_backend
     from seqformer.determinism import deterministic_algorithms
     from seqformer.distributed.context import distributed_context
     from seqformer.export import is_exported
@@ -61,6 +63,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     with (
         _own_output(output),
         deterministic_algorithms(options.deterministic),
+        chosen_backend(options.backend),
         own_threads(),
         distributed_context(
             options.device, timeout_minutes=LONGEST_WAIT_MINUTES, is_training=False
@@ -68,11 +71,17 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
+        check_backend(ranks.device)
         if is_exported(weights):
+            if options.compile:
+                raise ValueError(f"--compile is for checkpoints; {weights} is a graph already")
             predictor = Predictor.from_exported(weights, device=ranks.device)
         else:
             predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
+        if options.stills and predictor.config == EvalConfig():
+            predictor.config = STILLS
         predictor.config = replace(predictor.config, **options.config_changes())
+        predictor.is_compiled = options.compile
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
         resolve_runtime(predictor, ranks, stored, options.threads)
@@ -80,7 +89,10 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
         settings = run_settings(weights, predictor.config, sources, predictor.device)
-        logger.info("%d videos on %s, %s", len(sources), predictor.device, predictor.config)
+        if options.compile:
+            settings["compile"] = True
+        kind = "pictures" if options.stills else "videos"
+        logger.info("%d %s on %s, %s", len(sources), kind, predictor.device, predictor.config)
         names = class_names(categories, predictor.classes)
         drawn = None if options.visualize is None else _drawer(options, names)
         partial, failures = predict_shared(
@@ -96,13 +108,13 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         ranks.gather(None)  # nobody leaves, and is missed by torchrun, before the file is there
     if partial is None:
         return 0  # rank 0 reports
-    logger.info("%d results of %d videos in %s", len(entries), len(partial.finished), output)
+    logger.info("%d results of %d %s in %s", len(entries), len(partial.finished), kind, output)
     if is_scored:
         if len(partial.finished) < len(sources):
-            logger.warning("failed videos count as videos without results in these metrics")
+            logger.warning("failed %s count as %s without results in these metrics", kind, kind)
         score(options, entries)
     if failures:
-        sys.stderr.write(f"{program}: {len(failures)} of {len(sources)} videos failed:\n")
+        sys.stderr.write(f"{program}: {len(failures)} of {len(sources)} {kind} failed:\n")
         sys.stderr.writelines(f"  {failure}\n" for failure in failures)
         return 1
     return 0
@@ -152,10 +164,11 @@ def draw_and_score(options: EvalOptions, program: str = "eval.py") -> int:
     sources, categories, _ = find_sources(options)
     draw = _drawer(options, class_names(categories, None))
     by_video: dict[Any, Entries] = {source.video_id: [] for source in sources}
+    key, kind = ("image_id", "pictures") if options.stills else ("video_id", "videos")
     for entry in entries:
-        video_id = entry.get("video_id") if isinstance(entry, dict) else None
+        video_id = entry.get(key) if isinstance(entry, dict) else None
         if type(video_id) is not int or video_id not in by_video:
-            raise ValueError(f"{options.results} has results of videos that are not there")
+            raise ValueError(f"{options.results} has results of {kind} that are not there")
         by_video[video_id].append(entry)
     for source in sources:
         try:
@@ -169,8 +182,10 @@ def draw_and_score(options: EvalOptions, program: str = "eval.py") -> int:
 
 
 def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str], bool]:
-    """The videos; category names by id ({} without annotation file); whether AP can be computed."""
+    """The videos or pictures; category names by id ({} without annotation file); whether AP can be
+    computed."""
     from seqformer.annotations.ytvis import load_annotation_file
+    from seqformer.data.stills import find_stills, listed_stills
     from seqformer.data.video_sources import find_videos, listed_videos
 
     assert options.images is not None
@@ -178,7 +193,8 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
         raise FileNotFoundError(f"--images {options.images} does not exist; check the path")
     if options.annotations is None:
         changes: dict[str, Any] = {"upright": options.upright, "allow_broken": options.allow_broken}
-        return [replace(s, **changes) for s in find_videos(options.images)], {}, False
+        find = find_stills if options.stills else find_videos
+        return [replace(s, **changes) for s in find(options.images)], {}, False
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} must be a folder when --annotations is given")
     is_scored = has_ground_truth(options.annotations)
@@ -186,6 +202,10 @@ def find_sources(options: EvalOptions) -> tuple[list[VideoSource], dict[int, str
         refuse_without_ground_truth(
             options.annotations, {"--metrics": options.metrics, "--report": options.report}
         )
+    if options.stills:
+        stills = listed_stills(options.annotations, options.images, options.allow_outside)
+        pictures = [replace(s, upright=options.upright) for s in stills.sources]
+        return pictures, stills.names, is_scored
     listed = load_annotation_file(options.annotations, require_annotations=False)
     if not listed.videos:
         raise ValueError(f"{options.annotations} lists no videos; there is nothing to do")
@@ -207,10 +227,8 @@ def check_writable_outputs(options: EvalOptions) -> None:
     """
     folders = {"--visualize": options.visualize, "--report": options.report}
     for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
-        if file is not None and file.is_dir():
-            raise ValueError(f"{flag} {file} is a folder; give the name of a file")
         if file is not None:
-            check_replaceable(file)
+            check_output_file(file, flag)
         folders[flag] = None if file is None else file.parent
     for flag, folder in folders.items():
         if folder is None:

@@ -50,16 +50,18 @@ class FrameLoader:
         waited: seconds that the consumer has waited for frames so far.
     """
 
-    def __init__(self, sources: Sequence[VideoSource], short_side: int, workers: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[VideoSource], sides: tuple[int, int], workers: int = 0
+    ) -> None:
         """Start decoding.
 
         Args:
             sources: the videos, in the order in which `frames` will be called.
-            short_side: as in `resize_frame`.
+            sides: short side and largest long side, as in `resize_frame`.
             workers: processes; 0 decodes when asked, in this one.
         """
         self.waited = 0.0
-        self._sources, self._short_side = sources, short_side
+        self._sources, self._sides = sources, sides
         self._units = _units(sources)
         self._next = 0  # unit whose messages come next
         self._workers: list[tuple[Any, Any]] = []
@@ -67,7 +69,7 @@ class FrameLoader:
         for index in range(min(workers, len(self._units))):
             messages, sender = context.Pipe(duplex=False)
             share = self._units[index :: min(workers, len(self._units))]
-            arguments = ("a process that decodes frames", _work, share, short_side, sender)
+            arguments = ("a process that decodes frames", _work, share, sides, sender)
             process = context.Process(target=serve, args=arguments, daemon=True)
             with deaf_children():
                 process.start()
@@ -91,7 +93,7 @@ class FrameLoader:
     def _decoded_here(self, video: int) -> Iterator[Resized]:
         for index, frame in enumerate(self._sources[video].frames()):
             frame = check_frame(frame, index)
-            yield resize_frame(frame, self._short_side), frame.shape[:2]
+            yield resize_frame(frame, *self._sides), frame.shape[:2]
 
     def _received(self, video: int) -> Iterator[Resized]:
         while self._next < len(self._units) and self._units[self._next].video <= video:
@@ -145,10 +147,10 @@ def _units(sources: Sequence[VideoSource]) -> list[_Unit]:
     return units
 
 
-def _work(units: list[_Unit], short_side: int, pipe: Connection) -> None:
+def _work(units: list[_Unit], sides: tuple[int, int], pipe: Connection) -> None:
     """A worker: decodes, while a thread sends what is ready."""
     ready: queue.Queue[Any] = queue.Queue(QUEUED_MESSAGES)
-    decoder = threading.Thread(target=_decode, args=(units, short_side, ready), daemon=True)
+    decoder = threading.Thread(target=_decode, args=(units, sides, ready), daemon=True)
     decoder.start()
     while (message := ready.get()) is not _END:
         if isinstance(message, BaseException):
@@ -159,24 +161,24 @@ def _work(units: list[_Unit], short_side: int, pipe: Connection) -> None:
 _END = object()
 
 
-def _decode(units: list[_Unit], short_side: int, ready: queue.Queue[Any]) -> None:
+def _decode(units: list[_Unit], sides: tuple[int, int], ready: queue.Queue[Any]) -> None:
     """Lists of frames, then None or an error as (name, text), for every unit; then the end."""
     try:
-        _decode_units(units, short_side, ready)
+        _decode_units(units, sides, ready)
     except Exception as error:  # told by the thread that serves the parent
         ready.put(error)
     else:
         ready.put(_END)
 
 
-def _decode_units(units: list[_Unit], short_side: int, messages: queue.Queue[Any]) -> None:
+def _decode_units(units: list[_Unit], sides: tuple[int, int], messages: queue.Queue[Any]) -> None:
     for unit in units:
         frames = unit.source.frames()
         batch: list[Resized] = []
         try:
             for index, frame in enumerate(frames, start=unit.first):
                 frame = check_frame(frame, index)
-                batch.append((resize_frame(frame, short_side), frame.shape[:2]))
+                batch.append((resize_frame(frame, *sides), frame.shape[:2]))
                 if len(batch) == MESSAGE_FRAMES:
                     messages.put(batch)
                     batch = []

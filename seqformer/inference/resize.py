@@ -20,20 +20,25 @@ def check_frame(frame: np.ndarray, index: int) -> np.ndarray:
     return frame
 
 
-def network_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+def network_size(
+    height: int, width: int, short_side: int, max_long_side: int = 0
+) -> tuple[int, int]:
     """(height, width) after resizing: the shorter side has `short_side` pixels, the longer is
-    rounded down and not bounded."""
+    rounded down. Where that would exceed `max_long_side` (0: no bound), both shrink."""
+    short, long = min(height, width), max(height, width)
+    if max_long_side and long / short * short_side > max_long_side:
+        short_side = max(round(max_long_side * short / long), 1)
     if height < width:
         return short_side, int(short_side * width / height)
     return int(short_side * height / width), short_side
 
 
-def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
+def resize_frame(frame: np.ndarray, short_side: int, max_long_side: int = 0) -> np.ndarray:
     """[h0, w0, 3] uint8 -> `network_size`, by PIL's bilinear filter (it averages when it shrinks).
 
     Raises: ValueError for a frame so long and thin that the result would not fit into memory.
     """
-    height, width = network_size(frame.shape[0], frame.shape[1], short_side)
+    height, width = network_size(frame.shape[0], frame.shape[1], short_side, max_long_side)
     if height * width > MAX_NETWORK_PIXELS:
         raise ValueError(
             f"a frame of {frame.shape[1]}x{frame.shape[0]} pixels would be enlarged to "

@@ -77,7 +77,7 @@ def run_settings(
     videos = [
         (
             *(s.video_id, s.first_file_name, [str(p.resolve()) for p in s.paths]),
-            *(name for name in ("upright", "allow_broken") if getattr(s, name)),
+            *(name for name in ("upright", "allow_broken", "is_still") if getattr(s, name)),
         )
         for s in sources
     ]

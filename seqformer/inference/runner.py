@@ -1,21 +1,21 @@
 """Many videos through one predictor per process: none is lost, whatever happens to the others.
 
-The processes share the videos by length. Each finished video is on disk at once; what an earlier
-run of the same settings has finished is not done again. A video that fails is reported and tried
-once more at the end, decoded in this process. Frames are decoded ahead and masks compressed in the
-background, so that the network has to wait little; how much is reported. A video for which memory
-was too small is tried again with half the frames at once, and half of those.
+An evaluation and the validation of a training run both come here. The processes share the videos
+by length. Each finished video is on disk at once; what an earlier run of the same settings has
+finished is not done again. A video that fails is reported and tried once more at the end, decoded
+in this process. Frames are decoded ahead and masks compressed in the background, so that the
+network has to wait little; how much is reported. A video for which memory was too small is tried
+again with half the frames at once, and half of those.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import torch
@@ -25,10 +25,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from seqformer.command import is_out_of_memory, sentence_of
 from seqformer.data.video_sources import VideoSource
 from seqformer.distributed.context import DistributedContext
+from seqformer.inference.coco_results import predict
 from seqformer.inference.frame_loader import FrameLoader, Resized
 from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.results_file import PartialResults, partial_path
+from seqformer.inference.video_shares import own_share
 
 logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
@@ -68,6 +70,30 @@ class Helpers:
         return cls(decode_workers=asked[0], encode_workers=asked[1])
 
 
+class Finished(Protocol):
+    """Where the entries of finished videos go.
+
+    Attributes:
+        finished: video id -> its entries.
+    """
+
+    finished: dict[int, Entries]
+
+    def add(self, video_id: int, entries: Entries) -> None:
+        """Record a video. Raises: WriteError when it cannot be kept."""
+
+
+class FinishedInMemory:
+    """Entries that are kept in memory only."""
+
+    def __init__(self) -> None:
+        self.finished: dict[int, Entries] = {}
+
+    def add(self, video_id: int, entries: Entries) -> None:
+        """Record a video."""
+        self.finished[video_id] = entries
+
+
 def predict_shared(
     predictor: Predictor,
     sources: Sequence[VideoSource],
@@ -97,8 +123,7 @@ def predict_shared(
         finished = ranks.from_main({})
         partial = PartialResults(partial_path(output, ranks.rank), settings, fresh=True)
     try:
-        lengths = [0 if s.video_id in finished else s.num_frames() for s in sources]
-        own = [sources[i] for i in balanced_shares(lengths, ranks.world_size)[ranks.rank]]
+        own = own_share(sources, ranks, finished)
         drawn = [s for s in own if s.video_id in finished] if on_video else []
         todo = [s for s in own if s.video_id not in finished]
         failures = [
@@ -116,32 +141,19 @@ def predict_shared(
     return PartialResults.continue_all(output, settings), failures
 
 
-def balanced_shares(lengths: Sequence[int], world_size: int) -> list[list[int]]:
-    """Distribute videos so that all ranks get about as many frames.
-
-    The longest first, each to the rank with the least so far: at most a third above the best
-    distribution (Graham 1969).
-
-    Returns: for every rank the positions of its videos, ascending.
-    """
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    loads = [(0, rank) for rank in range(world_size)]
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        load, rank = heapq.heappop(loads)
-        shares[rank].append(index)
-        heapq.heappush(loads, (load + lengths[index], rank))
-    return [sorted(share) for share in shares]
-
-
 def predict_videos(
     predictor: Predictor,
     sources: Sequence[VideoSource],
-    partial: PartialResults,
+    partial: Finished,
     on_video: OnVideo | None = None,
     helpers: Helpers | None = None,
     show_progress: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Failure]:
     """Run videos and record each in `partial` as soon as it is finished.
+
+    Args:
+        should_stop: asked before each video; after a yes no further one is begun.
 
     Returns: the videos that failed twice.
     Raises: WriteError when results cannot be kept.
@@ -150,7 +162,7 @@ def predict_videos(
         return []
     helpers = helpers or Helpers()
     start = time.perf_counter()
-    loader = FrameLoader(sources, predictor.config.short_side, helpers.decode_workers)
+    loader = FrameLoader(sources, _sides(predictor), helpers.decode_workers)
     predictor.encoder = MaskEncoder(helpers.encode_workers)
     progress = tqdm(sources, unit="video", dynamic_ncols=True, disable=not show_progress)
     again: list[tuple[VideoSource, _Problem]] = []
@@ -158,6 +170,8 @@ def predict_videos(
     try:
         with logging_redirect_tqdm(), progress:
             for index, source in enumerate(progress):
+                if should_stop():
+                    return failures
                 progress.set_postfix_str(source.name, refresh=False)
                 problem = _predict(predictor, source, loader.frames(index), partial)
                 if problem:
@@ -169,6 +183,8 @@ def predict_videos(
                     failures += filter(None, [_draw(on_video, source, _entries(partial, source))])
             loader.close()
             for source, problem in again:
+                if should_stop():
+                    return failures
                 problem = _predict_again(predictor, source, problem, partial)
                 if problem:
                     failures.append(Failure(source.video_id, f"{source}: {problem.text}"))
@@ -202,7 +218,7 @@ class _Problem:
 
 
 def _predict_again(
-    predictor: Predictor, source: VideoSource, problem: _Problem, partial: PartialResults
+    predictor: Predictor, source: VideoSource, problem: _Problem, partial: Finished
 ) -> _Problem | None:
     """A video that failed, decoded here; after lack of memory, with ever fewer frames at once.
 
@@ -215,7 +231,7 @@ def _predict_again(
             if problem.is_memory:
                 frames_at_once = max(1, frames_at_once // 2)
                 predictor.config = replace(config, chunk_frames=frames_at_once)
-            frames = FrameLoader([source], config.short_side).frames(0)
+            frames = FrameLoader([source], _sides(predictor)).frames(0)
             last = _predict(predictor, source, frames, partial)
             if last is None or not last.is_memory or frames_at_once == 1:
                 return last
@@ -225,7 +241,7 @@ def _predict_again(
 
 
 def _predict(
-    predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: PartialResults
+    predictor: Predictor, source: VideoSource, frames: Iterable[Resized], partial: Finished
 ) -> _Problem | None:
     """Run and record one video. Returns: what went wrong with it, or None.
 
@@ -233,8 +249,7 @@ def _predict(
     """
     problem: _Problem | None = None
     try:
-        prediction = predictor.predict_resized(frames)
-        entries = prediction.entries(source.video_id, source.first_file_name)
+        prediction, entries = predict(predictor, source, frames)
     except (ValueError, OSError, RuntimeError, MemoryError, cv2.error) as error:
         problem = _problem_of(error, predictor.device)
     if problem:  # outside that block, where no traceback keeps activations alive
@@ -251,6 +266,10 @@ def _predict(
             source.listed_size,
         )
     return None
+
+
+def _sides(predictor: Predictor) -> tuple[int, int]:
+    return predictor.config.short_side, predictor.config.max_long_side
 
 
 def _problem_of(error: Exception, device: torch.device) -> _Problem:
@@ -273,7 +292,7 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _entries(partial: PartialResults, source: VideoSource) -> Entries:
+def _entries(partial: Finished, source: VideoSource) -> Entries:
     return partial.finished[source.video_id]
 
 

@@ -10,11 +10,15 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from seqformer.config import EvalOptions, ReportOptions
-from seqformer.files import write_json
-from seqformer.safe_files import read_regular
+from seqformer.files import check_replaceable, make_folder, write_json
+from seqformer.safe_files import check_regular, read_regular
+
+if TYPE_CHECKING:
+    from seqformer.config import EvalOptions
+    from seqformer.evaluation import Scores
+    from seqformer.evaluation.coco_metric import CocoMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +54,53 @@ def check_report(options: EvalOptions) -> None:
         refuse_without_ground_truth(options.annotations, {"--report": options.report})
 
 
-def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
-    """Print the table of metrics; write them, and the report, if asked to."""
-    from seqformer.evaluation import evaluate, format_table
+def score_files(
+    annotations: Path, results: Path, metrics: Path | None, threads: int, ap_only: bool
+) -> None:
+    """The same where nothing else is asked for.
 
+    Raises: as `evaluate`; WriteError, or ValueError naming a metrics file that cannot be written.
+    """
+    from seqformer.evaluation import score as score_file
+
+    for file in (results, annotations):
+        check_regular(file)
+    if metrics is not None:
+        check_output_file(metrics, "--metrics")
+        make_folder(metrics.parent, "--metrics")
+    _show(score_file(annotations, results, threads, ap_only=ap_only), metrics)
+
+
+def check_output_file(file: Path, flag: str) -> None:
+    """Raises: ValueError for a folder; WriteError for a pipe or device."""
+    if file.is_dir():
+        raise ValueError(f"{flag} {file} is a folder; give the name of a file")
+    check_replaceable(file)
+
+
+def _show(scores: Scores | CocoMetrics, file: Path | None) -> None:
+    sys.stdout.write(scores.table() + "\n")
+    if file is not None:
+        write_json(file, scores.to_dict())
+        logger.info("metrics in %s", file)
+
+
+def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
+    """Print the tables of metrics; write them, and the report, if asked to."""
     assert options.annotations is not None
-    metrics = evaluate(options.annotations, entries)
-    sys.stdout.write(format_table(metrics) + "\n")
-    if options.metrics is not None:
-        write_json(options.metrics, metrics.to_dict())
-        logger.info("metrics in %s", options.metrics)
+    if options.stills:
+        from seqformer.evaluation.coco_metric import evaluate_coco
+
+        _show(evaluate_coco(options.annotations, entries), options.metrics)
+    else:
+        from seqformer.evaluation import score as score_file
+
+        threads = options.threads or 1
+        parts = options.long_videos, options.long_from
+        scores = score_file(options.annotations, entries, threads, *parts, ap_only=options.ap_only)
+        _show(scores, options.metrics)
     if options.report is not None:
+        from seqformer.config import ReportOptions
         from seqformer.report import write_report
 
         results = options.results or options.output  # both hold these entries

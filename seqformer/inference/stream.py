@@ -81,23 +81,53 @@ class StreamContext:
         return {i: name for i, name in named if i >= 0 and name}
 
     def best_classes(self, class_logits: Tensor) -> dict[int, list[tuple[int, float]]]:
+        """[Q, K] -> query: [(class, score), ...] of the queries that become results, both in score
+        order: of the `top_k` best pairs, or of the `top_k` best queries all classes that are above
+        the threshold; see `EvalConfig.label_rule`."""
+        scores = self.scores(class_logits)
+        if self.config.label_rule == "best_pairs":
+            return self.best_pairs(scores)
+        return self.classes_above(scores, self.best_queries(scores))
+
+    def scores(self, class_logits: Tensor) -> Tensor:
+        """[N, K] -> probabilities, 0 for outputs that stand for no category."""
+        if self.classes is not None:
+            known = torch.tensor([i >= 0 for i in self.classes.ids], device=class_logits.device)
+            class_logits = class_logits.masked_fill(~known, float("-inf"))
+        return class_logits.sigmoid()
+
+    def best_queries(self, scores: Tensor) -> list[int]:
+        """[Q, K] -> the `top_k` queries whose best class is best, in this order."""
+        return scores.amax(1).topk(min(self.config.top_k, len(scores))).indices.tolist()
+
+    def best_pairs(self, scores: Tensor) -> dict[int, list[tuple[int, float]]]:
         """[Q, K] -> query: [(class, score), ...] of the `top_k` best pairs, both in score order.
 
         parity: groups are in order of their first appearance among the sorted scores, so the list
         as a whole is not sorted (test_predictor.py::test_classes_of_a_query_stay_together).
         """
-        num_classes = class_logits.shape[1]
-        if self.classes is not None:
-            known = torch.tensor([i >= 0 for i in self.classes.ids], device=class_logits.device)
-            class_logits = class_logits.masked_fill(~known, float("-inf"))
-        scores = class_logits.sigmoid().flatten()
-        best, indices = scores.topk(min(self.config.top_k, scores.numel()))
+        num_classes = scores.shape[1]
+        best, indices = scores.flatten().topk(min(self.config.top_k, scores.numel()))
         groups: dict[int, list[tuple[int, float]]] = {}
         for score, index in zip(best.tolist(), indices.tolist(), strict=True):
             class_index = index % num_classes
             if self.category_id(class_index) >= 0:
                 groups.setdefault(index // num_classes, []).append((class_index, score))
         return groups
+
+    def classes_above(
+        self, scores: Tensor, queries: list[int]
+    ) -> dict[int, list[tuple[int, float]]]:
+        """Of some queries those with a class above `label_threshold`, and these classes."""
+        groups: dict[int, list[tuple[int, float]]] = {}
+        for query, row in zip(queries, scores[queries].tolist(), strict=True):
+            above = [(k, score) for k, score in enumerate(row) if self._is_label(k, score)]
+            if above:
+                groups[query] = sorted(above, key=lambda label: -label[1])
+        return groups
+
+    def _is_label(self, class_index: int, score: float) -> bool:
+        return score > self.config.label_threshold and self.category_id(class_index) >= 0
 
 
 class VideoStream(ABC):
@@ -118,7 +148,8 @@ class VideoStream(ABC):
             stream may go on with other frames.
         """
         frame = check_frame(frame, self.num_frames)
-        resized = resize_frame(frame, self.context.config.short_side)
+        config = self.context.config
+        resized = resize_frame(frame, config.short_side, config.max_long_side)
         self.push_resized(resized, frame.shape[:2])
 
     def push_resized(self, frame: np.ndarray, original_size: tuple[int, int]) -> None:

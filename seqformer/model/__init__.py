@@ -12,6 +12,7 @@ from .checkpoint import (
 )
 from .convert import published_name, to_published
 from .hub import from_pretrained, push_to_hub, save_pretrained
+from .imagenet_files import download_backbone_weights, find_backbone_weights
 from .inference_copy import inference_copy
 from .masks import render_masks
 from .seqformer import SeqFormer, mask_reference
@@ -23,6 +24,8 @@ __all__ = [
     "TemporalPool",
     "build_model",
     "build_model_from_config",
+    "download_backbone_weights",
+    "find_backbone_weights",
     "from_pretrained",
     "inference_copy",
     "load_backbone_weights",

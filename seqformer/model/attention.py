@@ -45,6 +45,8 @@ class MSDeformAttn(nn.Module):
         nn.init.zeros_(self.attention_weights.bias)
         for layer in (self.value_proj, self.output_proj, self.output_proj_box):
             nn.init.xavier_uniform_(layer.weight)
+        # parity: the bias of the box stream's projection stays as a linear layer is drawn.
+        for layer in (self.value_proj, self.output_proj):
             nn.init.zeros_(layer.bias)
 
     def project_value(self, tokens: Tensor) -> Tensor:

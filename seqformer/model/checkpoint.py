@@ -24,8 +24,15 @@ from .convert import (
     identify_backbone,
     identify_config,
     num_classes,
+    official_swin_names,
     published_name,
     to_published,
+)
+from .detectron2_names import (
+    backbone_from_detectron2_names,
+    detectron2_classes,
+    from_detectron2_names,
+    is_detectron2,
 )
 from .seqformer import SeqFormer
 from .weight_files import read_weights, safetensors_bytes
@@ -94,14 +101,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     state, content = read_weights(path)
-    state = from_own_names(state)
+    is_rewrite = is_detectron2(state)
+    state = from_own_names(from_detectron2_names(state))
     classes = content.get("classes")
     config, knows_heads = _model_config(path, state, content)
+    by_rule = detectron2_classes(num_classes(state)) if is_rewrite else None
     return Checkpoint(
         path=path,
         state=state,
         num_classes=num_classes(state),
-        classes=None if classes is None else _class_map(path, classes),
+        classes=by_rule if classes is None else _class_map(path, classes),
         model_config=config,
         knows_heads=knows_heads,
         extra=content,
@@ -268,7 +277,8 @@ def save_safetensors(
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
-    """Load ImageNet weights into the backbone: torchvision-layout ResNets or official Swin files.
+    """Load ImageNet weights into the backbone: ResNets in torchvision's layout or in detectron2's,
+    official Swin files, and timm's of both.
 
     Classifier, final norm and recomputed index buffers of the file are left out; the per-stage
     output norms of Swin keep their fresh values. Everything else must fit.
@@ -279,16 +289,17 @@ def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:
     state, _ = read_weights(path)
     given = {
         k: v
-        for k, v in state.items()
+        for k, v in official_swin_names(backbone_from_detectron2_names(state)).items()
         if not (
             k.startswith(("fc.", "head.", "norm."))
-            or k.endswith(("attn_mask", "num_batches_tracked"))
+            or k.endswith(("attn_mask", "num_batches_tracked", "relative_position_index"))
         )
     }
     expected = {
         k: v
         for k, v in model.backbone.state_dict().items()
         if not k.startswith(("norm0.", "norm1.", "norm2.", "norm3."))
+        and not k.endswith("relative_position_index")
     }
     problems = _mismatch(expected, given)
     if problems:

@@ -131,5 +131,19 @@ def identify_backbone(
     return "resnet50" if shape("layer3.5.conv1.weight") is not None else None
 
 
+def official_swin_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of timm in a Swin -> the official ones; any other state dict is given back.
+
+    timm counts the merging of patches to the stage after it, the official file to the one before.
+    """
+    if "layers.3.downsample.reduction.weight" not in state:
+        return state
+    merging = re.compile(r"^layers\.(\d)\.downsample\.")
+    return {
+        merging.sub(lambda match: f"layers.{int(match[1]) - 1}.downsample.", name): tensor
+        for name, tensor in state.items()
+    }
+
+
 def _count(state: dict[str, Tensor], pattern: str) -> int:
     return len({m.group(1) for k in state if (m := re.match(pattern, k))})

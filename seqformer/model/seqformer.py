@@ -25,6 +25,7 @@ from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
 from .masks import NUM_MASK_PARAMS, MaskBranch
+from .one_graph import with_own_strides, with_plain_strides
 from .padding import is_rectangle
 from .position_encoding import geometry_of, unpadded_geometry
 from .temporal import TemporalPool
@@ -64,7 +65,8 @@ class SeqFormer(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        for module in (self.encoder, self.decoder):
+        # Not the heads: the published ones are no part of the transformer yet when it is drawn.
+        for module in (self.encoder, self.decoder.layers):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
@@ -79,15 +81,15 @@ class SeqFormer(nn.Module):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
-        for layer, (class_head, box_head) in enumerate(
-            zip(self.class_embed, self.decoder.bbox_embed, strict=True)
-        ):
-            assert isinstance(class_head, FullLinear) and isinstance(box_head, MLP)
-            nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
-            nn.init.zeros_(box_head.last.weight)
-            nn.init.zeros_(box_head.last.bias)
-            if layer == 0:
-                nn.init.constant_(box_head.last.bias[2:], -2.0)
+        class_head, box_head = self.class_embed[0], self.decoder.bbox_embed[0]
+        assert isinstance(class_head, FullLinear) and isinstance(box_head, MLP)
+        nn.init.constant_(class_head.bias, -math.log(99))  # prior probability 0.01
+        nn.init.zeros_(box_head.last.weight)
+        nn.init.zeros_(box_head.last.bias)
+        for heads in (self.class_embed, self.decoder.bbox_embed):
+            for head in list(heads)[1:]:  # all layers begin with the same heads
+                head.load_state_dict(heads[0].state_dict())
+        nn.init.constant_(box_head.last.bias[2:], -2.0)
         for linear in self.controller.layers:
             assert isinstance(linear, FullLinear)
             nn.init.xavier_uniform_(linear.weight)
@@ -183,7 +185,8 @@ class SeqFormer(nn.Module):
         """
         B = images.shape[0]
         dim = self.config.hidden_dim
-        maps = self.pyramid(rearrange(images, "b t c h w -> (b t) c h w"))
+        frames = rearrange(images, "b t c h w -> (b t) c h w")
+        maps = self.pyramid(with_own_strides(frames))
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([rearrange(m, "n c h w -> n (h w) c") for m in maps], dim=1)
         tokens = rearrange(tokens, "(b t) s c -> b t s c", b=B)
@@ -221,10 +224,11 @@ class SeqFormer(nn.Module):
         tokens = rearrange(memory, "b t s c -> (b t) s c")
         levels = tokens.split([h * w for h, w in shapes], dim=1)[:3]
         maps = [
-            rearrange(level, "n (h w) c -> n c h w", h=shape[0])
+            rearrange(level, "n (h w) c -> n c h w", h=shape[0], w=shape[1])
             for level, shape in zip(levels, shapes, strict=False)
         ]
-        return rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
+        features = rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
+        return with_plain_strides(features)
 
     def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
         """Returns: B."""

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ..safe_files import check_regular, check_unpacked, open_regular, read_regular
 from .checkpoint_folder import TensorFolderReader, read_description
 from .convert import with_box_head_aliases
+from .numpy_pickle import is_numpy_pickle, read_numpy_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     check_regular(path, "weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    with open_regular(path, "weights file") as file:
+        first = file.read(64)
+    if is_numpy_pickle(path, first):
+        return read_numpy_pickle(path)
     check_unpacked(path, _unpacked_size(path), path.stat().st_size)
     try:
         with torch.serialization.safe_globals(_PLAIN_CLASSES):
@@ -223,7 +228,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(path: Path) -> dict[str, Any]:
-    """The weights in a checkpoint folder of a training run, without its optimiser."""
+    """The weights in a checkpoint folder of a training run, without its optimiser; where the run
+    kept their average, that."""
     if not (path / RUN_NAME).is_file():
         raise ValueError(
             f"{path} is not a checkpoint folder, it has no run.json; give a weights file, or a "
@@ -235,14 +241,16 @@ def _read_folder(path: Path) -> dict[str, Any]:
         state = {
             key: torch.empty(size, dtype=described.dtypes[key])
             for key, size in described.sizes.items()
-            if key.startswith("model.")
+            if key.startswith(("model.", "ema."))
         }
         dcp.load(state, storage_reader=TensorFolderReader(path), no_dist=True)
     except (CheckpointException, *_DAMAGED) as error:
         raise ValueError(
             f"{path} is not a readable checkpoint: {innermost(error)}; copy it again"
         ) from error
-    state = {key.removeprefix("model."): value for key, value in state.items()}
+    averages = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+    state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    state |= averages
     return {**run, "model": with_box_head_aliases(state)}
 
 

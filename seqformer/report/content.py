@@ -15,6 +15,7 @@ import numpy as np
 from seqformer.evaluation.analysis import Analysis, Slice, VideoSummary
 from seqformer.evaluation.bootstrap import Interval
 from seqformer.evaluation.error_types import VideoErrors
+from seqformer.evaluation.hota import ALPHAS, hota_curves
 from seqformer.evaluation.ytvis_metric import YTVISMetrics
 from seqformer.report.masks import MaskStore, grid_of
 
@@ -29,6 +30,7 @@ ERROR_TYPES = {
     "background": ("False positive", "nothing that is annotated"),
 }
 """Kind of failure -> its name and what it means, in the order of the page."""
+TRACKING_CURVES = ("HOTA", "DetA", "AssA", "LocA")
 MAX_RESULTS_SHOWN = 20
 """Of a video, best first."""
 
@@ -39,6 +41,7 @@ def overview(analysis: Analysis, metrics: YTVISMetrics) -> dict[str, Any]:
         "stats": {name: _interval(interval) for name, interval in analysis.stats.items()},
         "official": {name: _digits(value) for name, value in metrics.stats.items()},
         "classes": _classes(analysis, metrics),
+        "tracking": _tracking(analysis),
         "errors": {
             "threshold": analysis.errors.iou_threshold,
             "ap": _digits(analysis.errors.ap),
@@ -57,6 +60,21 @@ def overview(analysis: Analysis, metrics: YTVISMetrics) -> dict[str, Any]:
         },
         "by_length": [_slice(row) for row in analysis.by_length],
         "by_size": [_slice(row) for row in analysis.by_size],
+    }
+
+
+def _tracking(analysis: Analysis) -> dict[str, Any]:
+    """Numbers with intervals, and the curves of all classes ("") and of each that has instances."""
+    metrics = analysis.tracking
+    by_class = hota_curves(metrics.sums.hota_by_class)
+    curves = {"": [metrics.curves[name] for name in TRACKING_CURVES]}
+    for k, (category_id, row) in enumerate(metrics.per_class.items()):
+        if row["num_masks"]:
+            curves[str(category_id)] = [by_class[name][k] for name in TRACKING_CURVES]
+    return {
+        "stats": {name: _interval(interval) for name, interval in analysis.tracking_stats.items()},
+        "thresholds": [_digits(alpha, 2) for alpha in ALPHAS],
+        "curves": {key: [[_digits(p) for p in c] for c in some] for key, some in curves.items()},
     }
 
 

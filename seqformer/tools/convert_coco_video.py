@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.json_file import read_json_file
 from seqformer.annotations.masks import is_size, parse_mask
 from seqformer.annotations.rules import is_crowd
 from seqformer.annotations.run_lengths import read_runs
-from seqformer.evaluation.records import load_json
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.track_builder import TrackBuilder
 
@@ -32,7 +32,7 @@ def from_coco_video(path: Path) -> Content:
 
     Raises: FileNotFoundError; ValueError naming file, entry and what is wrong with it.
     """
-    content = load_json(path, "annotations").content
+    content = read_json_file(path, "annotations file", compress_lists=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a COCO-video object with videos, images and annotations")
     categories = [

@@ -14,37 +14,41 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from seqformer.config import TrainConfig
+from seqformer.config import AUTO_WEIGHTS, TrainConfig
 from seqformer.criterion import SetCriterion
 from seqformer.distributed.context import DistributedContext
 from seqformer.model import (
     SeqFormer,
     build_model_from_config,
-    load_backbone_weights,
     load_weights,
 )
 from seqformer.model.full_float32 import use_tf32
+from seqformer.trainer.backbone_start import SMALL_BACKBONE, start_backbone
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
+from seqformer.trainer.frozen_parts import freeze
 from seqformer.trainer.optim import build_optimizer
 from seqformer.trainer.parallel_model import ParallelModel, build_parallel_model
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
+from seqformer.trainer.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
-
-SMALL_BACKBONE = "resnet_mini"
-"""Made to be trained from scratch."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What takes the steps of a run."""
+    """What takes the steps of a run.
+
+    Attributes:
+        average: of the weights; None where none is kept.
+    """
 
     model: SeqFormer
     precision: Precision
     parallel_model: ParallelModel
     optimizer: torch.optim.Optimizer
     step: TrainingStep
+    average: WeightAverage | None
 
 
 def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new: bool) -> Training:
@@ -65,10 +69,16 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         model.backbone.requires_grad_(True)
     if is_new and config.start.weights is not None:
         load_weights(model, config.start.weights, drop_class_heads=config.start.drop_class_heads)
-    elif is_new and config.start.backbone_weights is not None:
-        load_backbone_weights(model, config.start.backbone_weights)
+    elif is_new and not config.start.from_scratch:
+        start_backbone(model, config.start.backbone_weights, parallel)
+    freeze(model, config.tuning.freeze)
     model.to(parallel.device)
     is_sharded = parallel.world_size > 1 and config.distributed.parallel in ("fsdp", "hsdp")
+    if is_sharded and "model" in config.compute.compile:
+        raise ValueError(
+            f"--compile makes one graph of the model, and --parallel {config.distributed.parallel} "
+            "gathers it piece by piece; use ddp, or name parts: --compile backbone encoder decoder"
+        )
     precision = Precision(config.compute.precision, parallel.device, caches_weights=not is_sharded)
     use_tf32(config.compute.tf32)
     if precision.low is not None:
@@ -87,7 +97,7 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         reshard=config.distributed.reshard,
         replicas=config.distributed.hsdp_replicas,
     )
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, config.tuning)
     step = TrainingStep(
         parallel_model,
         SetCriterion.from_config(config.loss),
@@ -96,7 +106,9 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
         clip_max_norm=config.optim.clip_max_norm,
         frame_chunk=config.compute.frame_chunk,
     )
-    return Training(model, precision, parallel_model, optimizer, step)
+    decay = config.tuning.ema_decay
+    average = WeightAverage(model, decay) if decay else None
+    return Training(model, precision, parallel_model, optimizer, step, average)
 
 
 def check_start(config: TrainConfig) -> None:
@@ -105,17 +117,22 @@ def check_start(config: TrainConfig) -> None:
     Raises: ValueError saying where weights come from.
     """
     backbone = config.model.backbone
-    has_weights = config.start.weights is not None or config.start.backbone_weights is not None
+    may_look = config.start.backbone_weights == AUTO_WEIGHTS
+    has_file = config.start.backbone_weights is not None and not may_look
+    has_weights = config.start.weights is not None or has_file
     if config.start.from_scratch and has_weights:
         raise ValueError("--from-scratch and weights exclude one another; leave one of them out")
     if has_weights or backbone == SMALL_BACKBONE:
+        return
+    if not config.start.from_scratch and may_look:
         return
     if not config.start.from_scratch:
         raise ValueError(
             f"a run on {backbone} starts from trained weights: the recipe keeps its first layers "
             "as ImageNet has made them, and random ones would stay random. Give --weights FILE (a "
             "released SeqFormer) or --backbone-weights FILE (torchvision's ResNet and ResNeXt "
-            "files, or the official Swin files), or --from-scratch to train all of it"
+            "files, or the official Swin files; auto finds or downloads them), or --from-scratch "
+            "to train all of it"
         )
     logger.warning(
         "%s begins with random weights and all of it is trained; its batch norms, if it has any, "

@@ -170,8 +170,10 @@ def _go_back(
     ]
     if start == 0:
         pairs.append((states.references[0], kept.first_reference.grad))
-    outputs, gradients = zip(*pairs, strict=True)
-    torch.autograd.backward(outputs, gradients)
+    pairs = [pair for pair in pairs if pair[0].requires_grad]  # not behind frozen parts
+    if pairs:
+        outputs, gradients = zip(*pairs, strict=True)
+        torch.autograd.backward(outputs, gradients)
 
 
 def _generators(device: torch.device) -> list[Tensor]:

@@ -23,6 +23,7 @@ from seqformer.distributed.environment import launch
 from seqformer.model import build_model_from_config
 from seqformer.structures import ClipBatch, ClipTargets
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
+from seqformer.trainer.frozen_parts import freeze
 from seqformer.trainer.memory_ledger import Ledger, gpu_operators, num_bytes
 from seqformer.trainer.parallel_model import build_parallel_model, units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
@@ -38,7 +39,7 @@ class MemoryReport:
     """Bytes on one GPU.
 
     Attributes:
-        parameters: weights and buffers, this process's share.
+        parameters: weights, their average where one is kept, and buffers, this process's share.
         gathered: under FSDP, the two largest units that are whole at once.
         gradients: of trained parameters, this process's share; all of them where a step has several
             backward passes, before the last of which nothing is exchanged.
@@ -86,6 +87,7 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
     """
     with torch.device(META):
         model = build_model_from_config(config.model)
+    freeze(model, config.tuning.freeze)
     model.train()
     precision = Precision("fp32", torch.device("cpu"))
     low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.compute.precision]
@@ -118,9 +120,10 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
     trained = [p for p in model.parameters() if p.requires_grad]
     shards = _shards(config)
     gradients = num_bytes(trained)
+    average = gradients if config.tuning.ema_decay else 0
     keeps_gradients = in_chunks or _micro_batches(config) > 1
     return MemoryReport(
-        parameters=num_bytes(weights) // shards,
+        parameters=(num_bytes(weights) + average) // shards,
         gathered=0 if shards == 1 else 2 * _largest_unit(model, low),
         gradients=gradients // (1 if keeps_gradients else shards),
         optimizer=2 * gradients // shards,

@@ -11,19 +11,25 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqformer.config import OptimConfig
+from seqformer.config import OptimConfig, TuningConfig
 from seqformer.model import published_name
+from seqformer.trainer.frozen_parts import is_frozen
+from seqformer.trainer.layer_decay import split_by_layer
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, tuning: TuningConfig | None = None
+) -> list[dict]:
     """AdamW groups main, backbone, linear_proj; parameters under their published names.
 
-    Frozen backbone layers are left out. parity: the output_proj_box of the encoder layers and
-    Swin's first output norm, which take part in nothing, stay listed: they have no gradient, so
-    they are neither updated nor decayed.
+    Frozen backbone layers are left out, and so is what `tuning` freezes; where it lets learning
+    rates decay, Swin's blocks follow as groups of their own. parity: the output_proj_box of the
+    encoder layers and Swin's first output norm, which take part in nothing, stay listed: they have
+    no gradient, so they are neither updated nor decayed.
 
     Returns: dicts with name, lr and params, a list of (published name, parameter).
     """
+    tuning = tuning or TuningConfig()
     members: dict[str, list[tuple[str, nn.Parameter]]] = {
         "main": [],
         "backbone": [],
@@ -31,6 +37,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     }
     for our_name, parameter in model.named_parameters():
         name = published_name(our_name)
+        if is_frozen(our_name, tuning.freeze):
+            continue
         if "backbone.0" in name:
             if parameter.requires_grad or ".norm0." in name:
                 members["backbone"].append((name, parameter))
@@ -43,23 +51,34 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         "backbone": config.lr_backbone,
         "linear_proj": config.lr * config.lr_linear_proj_mult,
     }
-    return [{"name": name, "params": params, "lr": rates[name]} for name, params in members.items()]
+    groups = [
+        {"name": name, "params": params, "lr": rates[name]} for name, params in members.items()
+    ]
+    return groups if tuning.layer_decay == 1 else split_by_layer(groups, tuning.layer_decay)
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, tuning: TuningConfig | None = None
+) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`, fused (on the CPU too it is several times faster)."""
-    groups = parameter_groups(model, config)
+    groups = [group for group in parameter_groups(model, config, tuning) if group["params"]]
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def lr_factor(step: int, config: OptimConfig, steps_per_epoch: int, total_steps: int) -> float:
     """Factor on every group's learning rate at a step (counted from 0).
 
-    The step schedule drops tenfold after each of `lr_drop_epochs` whole epochs; the cosine falls
-    from 1 to `cosine_floor` over the run. Both start with `warmup_steps` of linear warm-up.
+    The step schedule drops tenfold after each of `lr_drop_epochs` whole epochs, or after
+    `lr_drop_steps`; the cosine falls from 1 to `cosine_floor` over the run. All start with
+    `warmup_steps` of linear warm-up.
     """
     if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
+        if config.warmup_factor is None:
+            return (step + 1) / (config.warmup_steps + 1)
+        share = step / config.warmup_steps
+        return config.warmup_factor * (1 - share) + share
+    if config.schedule == "step" and config.lr_drop_steps:
+        return 0.1 ** sum(step >= drop for drop in config.lr_drop_steps)
     if config.schedule == "step":
         epoch = step // steps_per_epoch
         return 0.1 ** sum(epoch >= drop for drop in config.lr_drop_epochs)

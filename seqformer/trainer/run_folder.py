@@ -75,16 +75,7 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
 
     Raises: ValueError naming each differing setting with both values.
     """
-    now = _flat(config_to_dict(config))
-    # What an older version did not know was as it is by default.
-    before = grouped(type(config), saved["args"])
-    then = _flat(config_to_dict(type(config)())) | _flat(before)
-    may_change = changeable(type(config))
-    differing = [
-        f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
-        for name in sorted(now.keys() | then.keys())
-        if now.get(name) != then.get(name) and name not in may_change
-    ]
+    differing = differing_settings(config, saved["args"])
     asked = config.data.global_batch_size
     if asked and asked != saved["global_batch_size"]:
         differing.append(
@@ -95,6 +86,25 @@ def check_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> No
             f"{path} belongs to a run with other settings: {'; '.join(differing)}. Resume with the "
             "old settings, or start a new run from its weights with --weights and another --output"
         )
+
+
+def differing_settings(
+    config: TrainConfig, args: dict[str, Any], kept: tuple[str, ...] = ()
+) -> list[str]:
+    """What makes a config another run than one whose settings were saved, in words.
+
+    Args:
+        args: the saved settings; what an older version did not know was as it is by default.
+        kept: settings besides that may not differ, though a run may be resumed with others.
+    """
+    now = _flat(config_to_dict(config))
+    then = _flat(config_to_dict(type(config)())) | _flat(grouped(type(config), args))
+    may_change = changeable(type(config)) - set(kept)
+    return [
+        f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name) and name not in may_change
+    ]
 
 
 def _flat(state: dict, prefix: str = "") -> dict[str, Any]:

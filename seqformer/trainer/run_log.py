@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from seqformer.files import append_line, write_text
-from seqformer.trainer.tensorboard import TensorBoardLogger
+from seqformer.trainer.loggers import RunLoggers
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class RunLog:
         total_steps: length of the run.
         first_step: step the run starts from; later lines of an earlier attempt are dropped.
         enabled: whether this process logs.
-        tensorboard: where training lines go too.
+        loggers: where training lines go too.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class RunLog:
         total_steps: int,
         first_step: int,
         enabled: bool,
-        tensorboard: TensorBoardLogger | None = None,
+        loggers: RunLoggers | None = None,
     ) -> None:
-        self.path, self._tensorboard = output / LOG_NAME, tensorboard
+        self.path, self._loggers = output / LOG_NAME, loggers or RunLoggers()
         self.total_steps = total_steps
         self.enabled = enabled
         self._bar: tqdm | None = None
@@ -68,8 +68,7 @@ class RunLog:
         if not self.enabled:
             return
         self.line(record)
-        if self._tensorboard is not None:
-            self._tensorboard.scalars(record)
+        self._loggers.scalars(record)
         parts = " ".join(
             f"{short} {record[name]:.3f}" for name, short in SHORT_NAMES.items() if name in record
         )
@@ -93,8 +92,7 @@ class RunLog:
         """End the progress line."""
         if self._bar is not None:
             self._bar.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        self._loggers.close()
 
 
 SHORT_NAMES = {

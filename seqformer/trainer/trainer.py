@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
+from seqformer.backend_choice import check_backend, chosen_backend
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.clip_loader import DeadWorkerError
 from seqformer.data.loader import build_train_loader
@@ -28,6 +29,7 @@ from seqformer.distributed.errors import LostProcessError, communication_errors
 from seqformer.files import write_json
 from seqformer.structures import ClipBatch
 from seqformer.trainer.advice import with_advice
+from seqformer.trainer.announcement import announce
 from seqformer.trainer.build import build_training, seed_all
 from seqformer.trainer.checkpoint import (
     Checkpoints,
@@ -42,6 +44,7 @@ from seqformer.trainer.errors import (
     setup_errors,
 )
 from seqformer.trainer.export import export_weights
+from seqformer.trainer.loggers import build_loggers
 from seqformer.trainer.loss_plot import plot_losses
 from seqformer.trainer.loss_window import LossWindow
 from seqformer.trainer.memory_report import memory_report
@@ -57,12 +60,13 @@ from seqformer.trainer.run_log import (
 )
 from seqformer.trainer.signals import StopRequest
 from seqformer.trainer.step import is_finite
-from seqformer.trainer.tensorboard import TensorBoardLogger
 from seqformer.trainer.validate import SCORES, Validator
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
+AVERAGE = "ema"
+"""Where checkpoints keep the average of the weights; its readers know it by this name."""
 
 
 def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
@@ -91,8 +95,10 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
             stack.enter_context(own_output(config, is_main))
             checkpoint = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
+            stack.enter_context(chosen_backend(config.compute.backend))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(distributed_context(config.device, **session))
+            check_backend(parallel.device)
             trainer = Trainer(config, parallel, checkpoint, stop)
         return trainer.fit()
 
@@ -145,16 +151,12 @@ class Trainer:
             config, model=replace(config.model, num_classes=self.classes.num_classes)
         )
 
-        self.tensorboard = (
-            TensorBoardLogger(config.output)
-            if config.logging.tensorboard and parallel.is_main
-            else None
-        )
-        self.validator = Validator(config, self.classes, parallel, self.tensorboard)
+        self.loggers = build_loggers(self.config, parallel.is_main)
+        self.validator = Validator(config, self.classes, parallel, self.loggers)
         training = build_training(self.config, parallel, is_new=saved is None)
         self.model, self.parallel_model = training.model, training.parallel_model
         self.optimizer, self.precision = training.optimizer, training.precision
-        self.training_step = training.step
+        self.training_step, self.average = training.step, training.average
         self.step = 0
         self.window = LossWindow(parallel)
         self.clock = Clock()
@@ -189,8 +191,9 @@ class Trainer:
         if is_main:
             write_json(config.output / "config.json", config_to_dict(config))
         self.parallel.barrier()
-        self._announce()
-        self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.tensorboard)
+        steps = (self.step, self.total_steps, self.steps_per_epoch)
+        announce(config, self.parallel_model, steps, self.global_batch_size, self.micro_batches)
+        self.log = RunLog(config.output, self.total_steps, self.step, is_main, self.loggers)
         self.clock.start(self.step)
         with closing(self.loader), closing(self.log), communication_errors(), self.profiler:
             metrics = self._train_to_the_end()
@@ -200,21 +203,36 @@ class Trainer:
     def _train_to_the_end(self) -> dict[str, Any]:
         epoch_steps = self.steps_per_epoch
         is_early = self.step < self.total_steps
+        metrics: dict[str, Any] | None = None  # of the weights of now
         if self._was_restored and is_early and self.validator.is_missing(self.step, epoch_steps):
-            self._validate()
-        while self.step < self.total_steps:
+            metrics = self._validate()
+        while self.step < self.total_steps and not self._has_waited_enough():
+            metrics = None
             if not self._train_epoch(*divmod(self.step, self.steps_per_epoch)):
                 return {}
             if self.step < self.total_steps and self.validator.is_due(self.step, epoch_steps):
-                self._validate()
-        metrics = self._validate()
+                metrics = self._validate()
+        if metrics is None:
+            metrics = self._validate()
         weights = self.config.output / WEIGHTS_NAME
-        export_weights(weights, self.parallel_model, self.classes, self.config.eval)
+        with self._as_told():
+            export_weights(weights, self.parallel_model, self.classes, self.config.eval)
         if self.parallel.is_main:
             plot_losses(self.config.output / LOG_NAME, self.config.output / "loss.png")
             self.nonfinite_steps.say_if_all()
             logger.info("finished after %d steps; results are in %s", self.step, self.config.output)
         return metrics
+
+    def _has_waited_enough(self) -> bool:
+        """Whether the run ends here because the AP does not grow any more."""
+        is_over = self.validator.has_waited_enough(self.step, self.steps_per_epoch)
+        if is_over:
+            logger.info(
+                "ending after step %d of %d: no better AP since step %d (--patience %d)",
+                *(self.step, self.total_steps, self.validator.best.step),
+                self.config.tuning.patience,
+            )
+        return is_over
 
     def _train_epoch(self, epoch: int, start_step: int) -> bool:
         """The rest of one epoch, or of the run. Returns: whether to go on after it."""
@@ -286,6 +304,8 @@ class Trainer:
             [batch.to(self.device) for batch in micro_batches], num_instances
         )
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         clip_ids = [name for batch in micro_batches for name in batch.ids]
         self.window.add(self.step, clip_ids, losses)
         self.log.advance()
@@ -327,10 +347,15 @@ class Trainer:
         self.checkpoints.wait()
 
     def _tensors(self) -> dict[str, Any]:
-        return {
+        tensors: dict[str, Any] = {
             "model": model_tensors(self.model),
             "optimizer": optimizer_tensors(self.model, self.optimizer),
         }
+        return tensors if self.average is None else {**tensors, AVERAGE: self.average.tensors()}
+
+    def _as_told(self) -> AbstractContextManager[None]:
+        """Inside, the weights are those that are validated and exported."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _restore(self, checkpoint: Path, saved: dict[str, Any]) -> None:
         check_same_data(checkpoint, saved, self.classes, self.steps_per_epoch)
@@ -361,9 +386,9 @@ class Trainer:
                 "step": self.step,
                 "epoch": (self.step - 1) // self.steps_per_epoch,
                 **means,
-                "lr": rates["main"],
-                "lr_backbone": rates["backbone"],
-                "lr_linear_proj": rates["linear_proj"],
+                "lr": rates.get("main", 0.0),  # 0 where all of it is frozen
+                "lr_backbone": rates.get("backbone", 0.0),
+                "lr_linear_proj": rates.get("linear_proj", 0.0),
                 **speed,
                 "skipped_steps": self.nonfinite_steps.count,
                 "memory_gb": memory_gb(self.device),
@@ -375,7 +400,7 @@ class Trainer:
 
         Raises: StoppedError when the run is asked to stop meanwhile.
         """
-        with self.clock.paused():
+        with self.clock.paused(), self._as_told():
             metrics = self.validator.score(self.parallel_model, self.step, self._stop)
         self.checkpoints.protected = self.validator.best.step
         if metrics:
@@ -392,34 +417,6 @@ class Trainer:
             scores = {name: metrics[name] for name in SCORES}
             self.log.line({"step": self.step, "validation": scores})
         return metrics
-
-    def _announce(self) -> None:
-        config = self.config
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        logger.info(
-            "%s, %d classes, %.2f M trained parameters; %d process(es) on %s (%s), %d thread(s), "
-            "%s",
-            config.model.backbone,
-            self.classes.num_classes,
-            trained / 1e6,
-            self.parallel.world_size,
-            self.device,
-            self.parallel_model.mode,
-            torch.get_num_threads(),
-            config.compute.precision,
-        )
-        logger.info(
-            "%s at step %d of %d (%d per epoch); %d clips per step, %d per process in %d "
-            "micro-batch(es); output: %s",
-            "continuing" if self.step else "starting",
-            self.step,
-            self.total_steps,
-            self.steps_per_epoch,
-            self.global_batch_size,
-            self.global_batch_size // self.parallel.world_size,
-            self.micro_batches,
-            config.output,
-        )
 
     def _say_stopped(self) -> None:
         logger.info(

@@ -10,6 +10,7 @@ from seqformer.annotations.ytvis import load_annotation_file
 from seqformer.data.video_sources import VideoSource
 from seqformer.visualization.drawing import iterate_drawn, tracks_from_entries
 from seqformer.visualization.side_by_side import side_by_side, tracks_from_ground_truth
+from seqformer.visualization.stills import draw_picture, write_picture
 from seqformer.visualization.video_writer import DEFAULT_FPS, FPS_RANGE, write_video
 
 
@@ -40,6 +41,11 @@ def result_drawer(
         videos = {video.id: video for video in listed.videos}
 
     def draw(source: VideoSource, entries: list[dict[str, Any]]) -> None:
+        if source.is_still:
+            (frame,) = source.frames()
+            drawn = draw_picture(frame, entries, names, min_score)
+            write_picture(folder / f"{source.name}.png", drawn)
+            return
         tracks = tracks_from_entries(entries)
         if truth is None:
             frames = iterate_drawn(source.frames(), tracks, names, min_score)

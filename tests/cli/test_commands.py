@@ -101,7 +101,7 @@ def test_overviews_and_mistakes(capsys):
     assert all(name in out for name in COMMANDS)
     assert main(["data", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "data check" in out and "export" not in out
+    assert "data check" in out and "kernels" not in out
     for words, hint in ((["data", "chek"], "seqformer data check?"), (["x"], "--help lists them")):
         assert main(words) == 2
         error = capsys.readouterr().err

@@ -192,7 +192,7 @@ def test_only_crowds(small):
 
 
 def test_set_smaller_than_a_step(small):
-    with pytest.raises(ValueError, match=r"12 frames, fewer than the 14 .* --data\.batch-size"):
+    with pytest.raises(ValueError, match=r"12 frames or pictures, fewer than the 14 .*batch-size"):
         build_train_loader(config_of(small, batch_size=7), seed=0, world_size=2)
     assert len(batches_of(config_of(small, batch_size=12))) == 1
     assert len(batches_of(config_of(small, batch_size=7))) == 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqformer.data.sampling import ClipBatchSampler, item_generator, sample_frames
+from seqformer.data.sampling import ClipBatchSampler, item_generator, sample_frames, sample_window
 
 
 class Scripted:
@@ -162,3 +162,14 @@ def test_a_batch_that_cannot_be_shared_is_refused(global_batch, world_size):
 def test_rank_must_fit():
     with pytest.raises(ValueError, match="rank"):
         ClipBatchSampler([10], 2, seed=0, rank=2, world_size=2)
+
+
+def test_a_window_holds_the_frame_and_others_around_it():
+    drawn = [sample_window(20, 50, 5, 10, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(frames == sorted(frames) and 20 in frames for frames in drawn)
+    others = [f for frames in drawn for f in frames if f != 20]
+    assert set(others) == {*range(10, 20), *range(21, 31)}
+    assert all(frames.count(20) == 1 for frames in drawn)
+    assert any(len(set(frames)) < 5 for frames in drawn)  # each is drawn by itself
+    assert sample_window(0, 1, 3, 10, np.random.default_rng(0)) == [0, 0, 0]
+    assert set(sample_window(0, 3, 9, 10, np.random.default_rng(0))) == {0, 1, 2}

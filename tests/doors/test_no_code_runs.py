@@ -64,7 +64,7 @@ READERS = {
     "source": lambda path: list(open_video(path).frames()),
     "folder": lambda path: [list(source.frames()) for source in find_videos(path.parent)],
 }
-SUFFIXES = (".pth", ".safetensors", ".json", ".zip", ".npy", ".npz", ".png", ".mp4", "")
+SUFFIXES = (".pth", ".pkl", ".safetensors", ".json", ".zip", ".npy", ".npz", ".png", ".mp4", "")
 
 
 @pytest.mark.parametrize("reader", READERS)

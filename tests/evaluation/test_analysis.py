@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from seqformer.evaluation import analyse, compare, evaluate
+from seqformer.evaluation.analysis_table import format_comparison
 from seqformer.evaluation.error_types import ERROR_TYPES, FALSE_POSITIVE_TYPES, _ap
-from seqformer.evaluation.track_iou import build_tracks, frame_intersections
+from seqformer.evaluation.track_iou import build_tracks, frame_intersections, frame_overlaps
 from tests.evaluation.ytvis_problems import (
     annotation,
     problem,
@@ -268,6 +269,29 @@ def test_comparison_is_paired():
     assert back.value == pytest.approx(-row.difference.value)
 
 
+def test_tracking_is_compared_in_pairs():
+    truth, results = many_videos(60, 0.6, 1)
+    better = copy.deepcopy(results)
+    missed = [i for i, r in enumerate(results) if r["segmentations"] == [B]]
+    for i in missed[:4]:
+        better[i]["segmentations"] = [A]
+    first, second = analyse(truth, results), analyse(truth, better)
+    for name, interval in first.tracking_stats.items():
+        assert interval.value == pytest.approx(first.tracking.stats[name])
+        assert interval.low <= interval.value <= interval.high
+    comparison = compare(first, second)
+    row = comparison.tracking["HOTA"]
+    assert row.difference.value == pytest.approx(row.second - row.first)
+    assert row.difference.low > 0 and row.share_better > 0.9
+    paired = row.difference.high - row.difference.low
+    hota = first.tracking_stats["HOTA"]
+    assert paired < hota.high - hota.low
+    assert comparison.tracking_per_class[1].difference.value == pytest.approx(row.difference.value)
+    assert compare(first, first).tracking["IDSW"].share_better == 0.5
+    text = format_comparison(comparison, first.truth.categories)
+    assert "IDSW" in text and "class (HOTA)" in text
+
+
 def test_everything_is_json():
     truth, results = many_videos(5, 0.6, 1)
     analysis = analyse(truth, results, **FEW)
@@ -293,6 +317,13 @@ def test_frame_intersections_are_those_of_the_pixels():
     assert frame_intersections(one, other).tolist() == expected.tolist()
     one, short = build_tracks([encoded[0], encoded[1][:4]], None)
     assert frame_intersections(one, short).tolist() == expected[:4].tolist()
+    overlaps = frame_overlaps([one], [short, other])
+    assert overlaps.intersections[:, 0].T.tolist() == [
+        [*expected[:4].tolist(), 0, 0],
+        expected.tolist(),
+    ]
+    assert overlaps.result_areas[:, 0].tolist() == masks[0].sum(axis=(1, 2)).tolist()
+    assert overlaps.truth_areas[:, 0].tolist() == [*masks[1].sum(axis=(1, 2))[:4].tolist(), 0, 0]
     encoded[1][0] = rectangle(0, 0)  # of another size
     one, other = build_tracks(encoded, None)
     assert frame_intersections(one, other).tolist() == [0, *expected[1:].tolist()]

@@ -159,6 +159,38 @@ def test_frames_that_are_not_compared_are_counted_and_said(masks, words, names, 
     assert re.search(words, caplog.text) and "results, entry 0" in caplog.text
 
 
+ODD_RESULTS = {
+    "logits": ([result(FULL, 2.5), result(FULL, -1)], "2 results have scores outside 0 to 1"),
+    "copies": ([result(FULL), result(FULL[:2]), result(FULL)], "1 results are copies .*entry 2"),
+    "no masks": ([result([None, [], None])], "none of the 1 results has a mask in any frame"),
+    "another edition": (
+        [result(FULL), result(FULL, category_id=5), result(FULL, category_id=5)],
+        r"2 results of categories .* another edition of the data set: \[5\]",
+    ),
+    "a video without": ([result(FULL)], r"1 of 2 videos with ground truth .*first: video 2\)"),
+}
+
+
+@pytest.mark.parametrize("kind", ["values", "files"])
+@pytest.mark.parametrize("name", ODD_RESULTS)
+def test_odd_results_are_scored_with_a_word(name, kind, caplog, tmp_path):
+    results, words = ODD_RESULTS[name]
+    truth = problem([annotation(FULL), annotation(FULL, id=2, video_id=2)], 2)
+    if name != "a video without":
+        results = [*results, result(FULL[:1] + [None] * 2, 0.1, video_id=2)]
+        if name == "no masks":
+            truth, results = TRUTH, results[:1]
+    given = [truth, results]
+    if kind == "files":
+        for i, value in enumerate(given):
+            given[i] = tmp_path / str(i)
+            given[i].write_text(json.dumps(value))
+    evaluate(*given)
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    said = [sentence for sentence in said if "fewer frames" not in sentence]
+    assert len(said) == 1 and re.search(words, said[0]), said
+
+
 def test_results_that_fit_are_scored_without_a_word(caplog):
     evaluate(TRUTH, [result(FULL), result([None, *FULL[1:]])])
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]

@@ -60,6 +60,8 @@ from seqformer.structures import ClassMap
 from seqformer.tools.annotation_json import read_content, read_sound_content
 from seqformer.tools.check import check
 from seqformer.tools.convert_coco_video import from_coco_video
+from seqformer.tools.exchange.convert import convert_coco, convert_cvat, convert_labelme
+from seqformer.tools.exchange.cvat_read import CvatOptions
 from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors
@@ -68,6 +70,7 @@ from seqformer.visualization.drawing import tracks_from_entries
 from seqformer.visualization.video_writer import write_video
 from tests.doors.payloads import Call
 from tests.fuzz.mutations import damage_bytes, damage_value, opcodes, to_text
+from tests.fuzz.tool_files import cvat_file, labelme_file
 
 SECONDS = 20.0
 """Of the processor, that one case may take."""
@@ -309,10 +312,23 @@ def config(rng: random.Random, folder: Path) -> None:
         said(lambda kind=kind, value=value: config_from_dict(kind, damage_value(value, rng)))
 
 
+def annotation_tool(rng: random.Random, folder: Path) -> None:
+    """What CVAT, labelme and COCO's tools export."""
+    xml = folder / "annotations.xml"
+    xml.write_bytes(damage_bytes(cvat_file(rng).encode(), rng))
+    options = CvatOptions(take_boxes=rng.random() < 0.5, cut_covered=rng.random() < 0.5)
+    said(lambda: convert_cvat(xml, folder / "cvat", options=options))
+    (folder / "labelme").mkdir()
+    json_file(labelme_file(HEIGHT, WIDTH), rng, folder / "labelme", "0.json")
+    said(lambda: convert_labelme(folder / "labelme", folder / "out", take_boxes=True))
+    sequence = json_file(coco_video(), rng, folder, "sequence.json")
+    said(lambda: convert_coco(sequence, folder / "coco"))
+
+
 CASES: tuple[Case, ...] = (
     *(annotation, annotation, annotation, stills, results_file, results_file, run_lengths),
     *(picture, picture, picture, video, weights, settings_in_weights, checkpoint_folder),
-    *(cache, config, config),
+    *(cache, config, config, annotation_tool),
 )
 
 

@@ -204,7 +204,7 @@ def test_loader_goes_on_after_a_broken_or_abandoned_video(workers, tmp_path):
     (tmp_path / "1" / "18.png").write_bytes(b"no picture")
     write_video(tmp_path / "4.mp4", [np.full((16, 24, 3), 99, np.uint8)] * 9)
     sources = find_videos(tmp_path)
-    loader = FrameLoader(sources, 8, workers)
+    loader = FrameLoader(sources, (8, 0), workers)
     try:
         assert len(next(loader.frames(0))[0]) == 8  # and no more of this video
         with pytest.raises(ValueError, match=r"18\.png is not an image"):
@@ -220,7 +220,7 @@ def test_loader_goes_on_after_a_broken_or_abandoned_video(workers, tmp_path):
 
 def test_a_dead_worker_is_reported(videos):
     sources = find_videos(videos)
-    loader = FrameLoader(sources, 8, workers=1)
+    loader = FrameLoader(sources, (8, 0), workers=1)
     try:
         process, _ = loader._workers[0]
         process.kill()
@@ -230,14 +230,3 @@ def test_a_dead_worker_is_reported(videos):
                 list(loader.frames(index))
     finally:
         loader.close()
-
-
-def test_shares_are_balanced_by_length():
-    lengths = [5, 100, 7, 60, 50, 8, 0, 30]
-    shares = runner.balanced_shares(lengths, 3)
-    assert sorted(i for share in shares for i in share) == list(range(8))
-    assert all(share == sorted(share) for share in shares)
-    loads = [sum(lengths[i] for i in share) for share in shares]
-    assert max(loads) == 100 and min(loads) >= 78
-    assert runner.balanced_shares(lengths, 1) == [list(range(8))]
-    assert runner.balanced_shares([], 2) == [[], []]

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 import torch
@@ -177,9 +178,9 @@ def test_without_a_place_for_the_library(fresh, missing, monkeypatch, caplog):
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setattr(c_library.Path, "home", fail)
     if missing == "room":
-        monkeypatch.setattr(c_library.tempfile, "mkstemp", fail)
+        monkeypatch.setattr(tempfile, "mkstemp", fail)
     if missing != "home":
-        monkeypatch.setattr(c_library.tempfile, "mkdtemp", fail)
+        monkeypatch.setattr(tempfile, "mkdtemp", fail)
     torch.testing.assert_close(compiled(), expected)
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == (missing == "room")

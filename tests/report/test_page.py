@@ -219,3 +219,24 @@ def test_videos_that_are_only_listed(browser, dataset, tmp_path):
     browser.evaluate(f"selectVideo({shown.index(False)})")
     assert browser.evaluate("document.getElementById('no-frame').hidden") is False
     assert browser.evaluate("canvas.hidden") is True
+
+
+def test_the_tracking_curves_follow_the_class_and_the_pointer(browser, page, dataset):
+    browser.open(page)
+    lines = "document.querySelectorAll('#tracking-chart polyline').length"
+    assert browser.evaluate(lines) == 4
+    legend = "document.querySelector('#tracking-chart .legend').textContent"
+    whole = browser.evaluate(legend)
+    assert all(name in whole for name in ("HOTA", "DetA", "AssA", "LocA"))
+    hota = browser.evaluate("report.tracking.stats.HOTA[0]")
+    assert f"{100 * hota:.1f}" in whole
+    browser.evaluate(
+        "(() => { const chooser = document.getElementById('tracking-class');"
+        "chooser.selectedIndex = 1; chooser.dispatchEvent(new Event('change')); })()"
+    )
+    assert browser.evaluate(legend) != whole
+    browser.evaluate(
+        "document.querySelector('#tracking-chart svg[role=img]').dispatchEvent("
+        "new PointerEvent('pointermove', {clientX: 0, clientY: 0}))"
+    )
+    assert "at IoU 0.05" in browser.evaluate(legend)

@@ -200,3 +200,16 @@ def test_python_callers_are_told_too(dataset, tmp_path):
     for wrong in ({"max_bytes": 10}, {"max_frames": 0}, {"min_score": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ReportOptions(**wrong)
+
+
+def test_the_tracking_numbers_are_those_of_the_analysis(dataset, tmp_path):
+    page = write_report(dataset.annotations, dataset.results, tmp_path, None, FAST)
+    shown = embedded(page, "report-data")["tracking"]
+    numbers = json.loads((tmp_path / "analysis.json").read_text())["tracking"]
+    assert shown["thresholds"] == numbers["thresholds"] and len(shown["curves"][""]) == 4
+    for name, (value, low, high) in shown["stats"].items():
+        assert value == pytest.approx(numbers[name], abs=1e-4)
+        assert low <= value <= high
+    hota, _, _, _ = shown["curves"][""]
+    assert np.mean(hota) == pytest.approx(numbers["HOTA"], abs=1e-3)
+    assert "HOTA" in page.read_text().partition('id="tracking"')[2].partition("</table>")[0]

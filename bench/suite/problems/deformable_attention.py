@@ -163,8 +163,8 @@ def compare(
 
     The gradient of a logit is a difference, weight * (d weight - <grad, output>), of which nearly
     nothing is left where a row's samples see the same: its error is measured against the terms.
-    So is that of a blend whose samples all lie a hair inside the border: the distance to it, which
-    is the whole result, is known to a share of the coordinate only.
+    So is that of a blend, or of a weight, whose samples all lie a hair inside the border: the
+    distance to it, which is the whole result, is known to a share of the coordinate only.
 
     Args:
         options: of `run`, for the implementation.
@@ -175,10 +175,14 @@ def compare(
     assert actual.keys() <= exact.keys() and "output" in actual
     assert len(actual) == len(exact) - len(options.get("frozen", ()))
     terms = (inputs[2] * exact["output"]).abs().unflatten(-1, (problem.M, -1)).sum(-1).norm()
+    sampled = _typical(inputs[0][0]) * _typical(inputs[2]) * problem.D**0.5
     blended = {"output": inputs[0][0], "grad_value": inputs[2]}
     for key, tensor in actual.items():
         low = value_dtype if key in ("output", "grad_value") else dtype
-        floor = terms if key == "grad_weights" and problem.kind else 0.0
+        floor = 0.0
+        if key == "grad_weights":
+            hair = _HAIR * sampled * float(exact[key].count_nonzero()) ** 0.5
+            floor = max(hair, float(terms)) if problem.kind else hair
         if key in blended:
             floor = _HAIR * _typical(blended[key]) * exact[key].count_nonzero() ** 0.5
         assert_near(tensor, exact[key], low, f"{key} of {name} on {problem}", floor)

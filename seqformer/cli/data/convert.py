@@ -1,5 +1,8 @@
 """Other layouts -> an annotation file in YouTube-VIS layout.
 
+seqformer data convert cvat export.zip DATA
+seqformer data convert labelme FOLDER DATA
+seqformer data convert coco export.zip DATA
 seqformer data convert davis --masks Annotations/480p --images JPEGImages/480p --output d.json
 seqformer data convert mots --masks instances --images image_02 --output mots.json
 seqformer data convert coco-video --annotations cocovid.json --output ytvis.json
@@ -11,9 +14,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from tyro.conf import subcommand
+from tyro.conf import Positional, subcommand
 
 from seqformer.cli.command import run
 
@@ -60,15 +63,65 @@ class CocoVideo:
     """File to write."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cvat:
+    """An export of CVAT: "CVAT for video 1.1" or "CVAT for images 1.1", with images if possible."""
+
+    source: Positional[Path]
+    """The zip, its annotations.xml, or a folder of zips."""
+    output: Positional[Path]
+    """Folder to write instances.json and JPEGImages/ into."""
+    frames: Path | None = None
+    """The video file of the task, where the export holds no images."""
+    boxes: bool = False
+    """Take boxes as objects with all their pixels; by default they are left out."""
+    groups: Literal["join", "ignore"] = "join"
+    """join: shapes and tracks of one group and label are one object."""
+    overlap: Literal["keep", "cut"] = "keep"
+    """cut: what a shape of higher z order covers does not belong to the one below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelme:
+    """Files of labelme: a folder per video, a JSON file per frame, the object in group_id."""
+
+    source: Positional[Path]
+    """The folder, or a zip of it."""
+    output: Positional[Path]
+    """Folder to write instances.json and JPEGImages/ into."""
+    images: Path | None = None
+    """Folder of the frames where they are neither beside the JSON files nor inside: as exported."""
+    boxes: bool = False
+    """Take rectangles as objects with all their pixels; by default they are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco:
+    """A COCO file whose images are frames, with track ids: CVAT's COCO export and others."""
+
+    source: Positional[Path]
+    """The zip, the JSON file, or a folder with images and the file."""
+    output: Positional[Path]
+    """Folder to write instances.json and JPEGImages/ into."""
+    frames: Path | None = None
+    """The video file, where the export holds no images."""
+
+
 Options = (
-    Annotated[Davis, subcommand("davis")]
+    Annotated[Cvat, subcommand("cvat")]
+    | Annotated[Labelme, subcommand("labelme")]
+    | Annotated[Coco, subcommand("coco")]
+    | Annotated[Davis, subcommand("davis")]
     | Annotated[Mots, subcommand("mots")]
     | Annotated[CocoVideo, subcommand("coco-video")]
 )
 
 
-def act(options: Davis | Mots | CocoVideo) -> None:
+def act(options: Cvat | Labelme | Coco | Davis | Mots | CocoVideo) -> None:
     """The command."""
+    if isinstance(options, Cvat | Labelme | Coco):
+        logger.info("wrote %s", _from_tool(options))
+        return
     from seqformer.tools.annotation_json import write_content
     from seqformer.tools.convert_coco_video import from_coco_video
     from seqformer.tools.convert_masks import from_mots, from_palette, read_labels_file
@@ -82,6 +135,20 @@ def act(options: Davis | Mots | CocoVideo) -> None:
         content = from_coco_video(options.annotations)
     write_content(options.output, content)
     logger.info("wrote %s", options.output)
+
+
+def _from_tool(options: Cvat | Labelme | Coco) -> Path:
+    from seqformer.tools.exchange.convert import convert_coco, convert_cvat, convert_labelme
+    from seqformer.tools.exchange.cvat_read import CvatOptions
+
+    if options.output.is_file():
+        raise ValueError(f"{options.output} is a file; give a folder")
+    if isinstance(options, Labelme):
+        return convert_labelme(options.source, options.output, options.boxes, options.images)
+    if isinstance(options, Coco):
+        return convert_coco(options.source, options.output, options.frames)
+    settings = CvatOptions(options.boxes, options.groups == "join", options.overlap == "cut")
+    return convert_cvat(options.source, options.output, options.frames, settings)
 
 
 def main(arguments: Sequence[str], program: str = "seqformer data convert") -> int:

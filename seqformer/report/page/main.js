@@ -72,6 +72,9 @@ function setUp() {
   const chooser = document.getElementById("curve-class");
   chooser.addEventListener("change", () => drawCurves(chooser.value));
   drawCurves("");
+  const tracked = document.getElementById("tracking-class");
+  tracked.addEventListener("change", () => drawTracking(tracked.value));
+  drawTracking("");
   document.getElementById("score").addEventListener("input", (event) => {
     state.score = Number(event.target.value);
     updateFailureCounts();

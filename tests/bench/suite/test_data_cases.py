@@ -85,4 +85,4 @@ def test_the_official_evaluator_is_there_only_with_its_folder(tmp_path, monkeypa
     monkeypatch.setenv(scorer.VARIABLE, str(tmp_path))
     assert [side.name for side in case.sides_on(CPU)] == ["ours", "eval.py", "published"]
     with pytest.raises(FileNotFoundError, match="SEQFORMER_COCOAPI must name the folder"):
-        scorer._official_modules(tmp_path)
+        scorer.official_modules(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kernels
@@ -36,6 +36,20 @@ PROBLEMS = st.builds(
     spread=st.sampled_from([0.1, 0.4, 3.0, 1e6]),
 )
 """Small, since the interpreter takes milliseconds per sample."""
+
+INSIDE_BY_A_HAIR = Problem(
+    shapes=((6, 5), (1, 6), (3, 6)),
+    B=1,
+    Q=7,
+    M=2,
+    D=7,
+    P=1,
+    kind=4,
+    spread=3.0,
+    is_padded=True,
+    seed=58462,
+)
+"""The three samples that count lie just inside the border."""
 
 
 @pytest.mark.parametrize("name", ["reference", *IMPLEMENTATIONS])
@@ -72,6 +86,7 @@ def test_kernels_equal_reference(problem):
 @pytest.mark.parametrize("name", ["cpu", "cpu_torch"])
 @settings(max_examples=50, deadline=None)
 @given(problem=PROBLEMS)
+@example(problem=INSIDE_BY_A_HAIR)
 def test_cpu_paths_equal_reference(name, problem):
     compare(name, problem)
 

@@ -1,0 +1,86 @@
+"""The sums of HOTA and IDF1 in C, straight from the text of the masks.
+
+`hota.py` and `identity.py` are the definition, and answer where there is no compiler or a mask
+cannot be read. The matches are the same: equal IoUs are decided in the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqformer.evaluation.c_scorer import address, scorer
+from seqformer.evaluation.c_scoring import CScoring, NotReadableError
+from seqformer.evaluation.groups import Groups
+from seqformer.evaluation.hota import ALPHAS
+from seqformer.evaluation.hota import SUMS as HOTA_SUMS
+from seqformer.evaluation.identity import SUMS as IDENTITY_SUMS
+from seqformer.evaluation.identity import THRESHOLD
+from seqformer.evaluation.records import GroundTruth, Predictions
+from seqformer.evaluation.tracking_sums import TrackingSums
+
+
+def tracking_in_c(
+    truth: GroundTruth, predictions: Predictions, threads: int = 1
+) -> TrackingSums | None:
+    """What every video and class contributes; None where the plain path must answer."""
+    library = scorer()
+    if library is None:
+        return None
+    groups = groups_in_file_order(truth, predictions)
+    frames = _video_lengths(truth, predictions)[groups.video]
+    hota = np.zeros((len(frames), len(HOTA_SUMS), len(ALPHAS)))
+    identity = np.zeros((len(frames), len(IDENTITY_SUMS)))
+    try:
+        CScoring(library, truth, predictions, groups, threads).run(
+            library.track_groups,
+            (address(frames), len(ALPHAS), address(ALPHAS), THRESHOLD),
+            (address(hota), address(identity)),
+        )
+    except NotReadableError:
+        return None
+    videos, categories = sorted(truth.videos), sorted(truth.categories)
+    return TrackingSums(videos, categories, groups.video, groups.category, hota, identity)
+
+
+def groups_in_file_order(truth: GroundTruth, predictions: Predictions) -> Groups:
+    """All results, whatever their score, in the order of their file."""
+    videos = np.array(sorted(truth.videos), np.uint64)
+    categories = np.array(sorted(truth.categories), np.uint64)
+    most = max(1, len(categories))
+    ids = [(one.video_id, one.category_id) for one in truth.instances]
+    of_truth = np.array(ids, np.uint64).reshape(-1, 2)
+    keys = [
+        np.searchsorted(videos, video_ids) * most + np.searchsorted(categories, category_ids)
+        for video_ids, category_ids in (
+            of_truth.T,
+            (predictions.video_ids, predictions.category_ids),
+        )
+    ]
+    orders = [np.argsort(key, kind="stable") for key in keys]
+    groups = np.union1d(*keys)
+    bounds = [
+        np.searchsorted(key[order], groups, side)
+        for key, order in zip(keys, orders, strict=True)
+        for side in ("left", "right")
+    ]
+    return Groups(
+        orders[0],
+        orders[1],
+        np.zeros(len(orders[1]), np.int32),
+        np.ascontiguousarray(np.stack(bounds, axis=1).reshape(-1, 4), np.int64),
+        *np.divmod(groups, most),
+    )
+
+
+def _video_lengths(truth: GroundTruth, predictions: Predictions) -> np.ndarray:
+    """Frames of every video, in ascending order of ids; of its longest track if it is not told."""
+    videos = np.array(sorted(truth.videos), np.uint64)
+    lengths = np.zeros(len(videos), np.int64)
+    tracks = [(one.video_id, len(one.segmentations)) for one in truth.instances]
+    own = np.array(tracks, np.uint64).reshape(-1, 2)
+    np.maximum.at(lengths, np.searchsorted(videos, own[:, 0]), own[:, 1].astype(np.int64))
+    places = np.searchsorted(videos, predictions.video_ids)
+    np.maximum.at(lengths, places, predictions.lengths())
+    for place, video_id in enumerate(videos.tolist()):
+        lengths[place] = truth.lengths.get(video_id, lengths[place])
+    return lengths
