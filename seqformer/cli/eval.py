@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqformer.cli.command import log_to_stderr
+from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ def _score_files(files: dict[str, str]) -> int:
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        from seqformer.distributed.environment import launch
+
+        if launch().world_size == 1:  # several processes do not loop at all: see `run_weights`
+            wait_briefly()
         if options.address is not None:
             from seqformer.inference.live_command import run_live
 
@@ -151,15 +156,15 @@ def check_options(options: EvalOptions) -> None:
         raise ValueError("--ap-only leaves out what --long-videos and --long-from ask for")
     if options.long_from is not None and options.long_from < 1:
         raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
-    needing: list[tuple[str, Path | int | None]] = [
-        ("--metrics", options.metrics),
-        ("--report", options.report),
-        ("--long-videos", options.long_videos),
-        ("--long-from", options.long_from),
-    ]
-    for flag, needed in needing:
+    needs_truth: dict[str, Path | int | None] = {
+        "--metrics": options.metrics,
+        "--report": options.report,
+        "--long-videos": options.long_videos,
+        "--long-from": options.long_from,
+    }
+    for flag, given in needs_truth.items():
         is_latency = options.address is not None and flag == "--metrics"
-        if needed is not None and options.annotations is None and not is_latency:
+        if given is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.stills:
         for flag, is_given in (
@@ -181,9 +186,9 @@ def check_options(options: EvalOptions) -> None:
         check_fps(options.visualize_fps, "--visualize-fps")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib", *_ONLY_LIVE[1:]):
         least = int(name in ("threads", *_ONLY_LIVE))
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        number: int | None = getattr(options, name)
+        if number is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {number}")
 
 
 def _check_live(options: EvalOptions) -> None:
