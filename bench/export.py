@@ -1,11 +1,11 @@
-"""Processor time and memory of the model as it is, as .pt2 and as .onnx, side by side.
+"""Processor time and memory of the model as it is, compiled, as .pt2 and as .onnx, side by side.
 
     python -m bench.export                       # ResNet-50, 2 frames of 192x320
     python -m bench.export --backbone resnet_mini --sides eager pt2
 
 Every side runs in processes of its own, one after another, for several rounds: it reads its file,
 runs one chunk of frames to warm up, then more of them. Printed are processor seconds to get ready
-(reading, the first chunk), the least processor seconds of a chunk over all rounds, and
+(reading, compiling, the first chunk), the least processor seconds of a chunk over all rounds, and
 the peak of the process's resident memory. Nothing is recorded.
 """
 
@@ -32,7 +32,7 @@ from seqformer.inference.network import Network
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
 
-Side = Literal["eager", "pt2", "onnx"]
+Side = Literal["eager", "compiled", "pt2", "onnx"]
 MIB = 2**20
 
 
@@ -50,7 +50,7 @@ class Options:
     """That every process runs, after the first."""
     rounds: int = 2
     """Processes per side."""
-    sides: tuple[Side, ...] = ("eager", "pt2", "onnx")
+    sides: tuple[Side, ...] = ("eager", "compiled", "pt2", "onnx")
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -88,14 +88,14 @@ def main(options: Options) -> None:
 
 
 def write_files(options: Options, folder: Path) -> dict[Side, Path]:
-    """A file per side."""
+    """A file per side; eager and compiled share the weights."""
     torch.manual_seed(0)
     changes = dict(TINY.overrides) if options.backbone == TINY.backbone else {}
     model = randomise(build_model(options.backbone, **changes))
     classes = ClassMap.published([], ModelConfig().num_classes)
     weights = folder / "weights.safetensors"
     save_safetensors(weights, model, classes)
-    files: dict[Side, Path] = {"eager": weights}
+    files: dict[Side, Path] = {"eager": weights, "compiled": weights}
     if "pt2" in options.sides:
         files["pt2"] = folder / "graph.pt2"
         Predictor(model, classes, device="cpu").export(files["pt2"])
@@ -127,7 +127,9 @@ def network_of(side: Side, path: Path) -> Network:
     """What computes."""
     if side in ("pt2", "onnx"):
         return Predictor.from_exported(path, "cpu").network
-    return Predictor.from_checkpoint(path, device="cpu").network
+    predictor = Predictor.from_checkpoint(path, device="cpu")
+    predictor.is_compiled = side == "compiled"
+    return predictor.network
 
 
 def run(network: Network, frames: list[np.ndarray]) -> None:

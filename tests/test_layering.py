@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALLOWED = {
     "kernels": set(),
+    "seqformer/backend_choice.py": {"_kernels", "config"},
     "seqformer/boxes.py": set(),
     "seqformer/command.py": {"files"},
     "seqformer/distributed": {"command", "devices"},
@@ -44,6 +45,7 @@ ALLOWED = {
     "seqformer/export": {"_kernels", "structures", "config", "files", "model", "safe_files"},
     "seqformer/inference": {
         "seqformer",
+        "backend_choice",
         "export",
         "model",
         "data",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from seqformer.cli.command import parse as parse_options
+from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command, end_if_asked
 from seqformer.config import (
     CheckpointConfig,
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
 
 def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-
+    wait_briefly()
     from seqformer.trainer.terminal import setup_logging
     from seqformer.trainer.trainer import train
 
@@ -125,11 +126,11 @@ def changed(
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """`--compile` alone means all parts; `--freeze a,b --freeze c` is `--freeze a b c`."""
+    """`--compile` alone means `--compile model`; `--freeze a,b --freeze c` is `--freeze a b c`."""
     words = _with_joined_parts(list(arguments), "--freeze")
     for place in reversed([i for i, word in enumerate(words) if word == "--compile"]):
         if place + 1 == len(words) or words[place + 1].startswith("-"):
-            words[place + 1 : place + 1] = ["backbone", "encoder", "decoder"]
+            words.insert(place + 1, "model")
     return words
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from seqformer.config.model import BackboneName
 
 Precision = Literal["fp32", "bf16", "fp16"]
+KernelBackend = Literal["auto", "triton", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,9 @@ class EvalOptions:
     camera or an address."""
     annotations: Path | None = None
     """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
+    ap_only: bool = False
+    """Leave HOTA, IDF1, identity switches and parts of the data out of the scores, which then take
+    half the time."""
     stills: bool = False
     """Single pictures, not videos: --images is a picture or a folder of them, --annotations a file
     in COCO layout, results are COCO's, and the AP is that of COCOeval. Weights that do not say how
@@ -141,6 +145,13 @@ class EvalOptions:
     """Start over instead of continuing an interrupted run of the same command."""
     deterministic: bool = False
     """The same bits from the same command on the same machine; somewhat slower on a GPU."""
+    compile: bool = False
+    """Compile the network as one graph with torch.compile, for any frame size. It takes minutes at
+    the start; on a CPU it is slower than without, on a GPU it has not been run."""
+    backend: KernelBackend | None = None
+    """Which implementation of the operators runs: auto, the fastest that fits; triton, the kernels
+    and nothing else; reference, the plain definition. Not given, the environment variable
+    SEQFORMER_KERNELS_BACKEND says it, else auto."""
     verbose: bool = False
     """Show where an error of a video came from."""
     threads: int | None = None

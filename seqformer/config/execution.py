@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from seqformer.config.eval import Precision
+from seqformer.config.eval import KernelBackend, Precision
 from seqformer.config.fields import MAY_CHANGE
 
 AUTO_WEIGHTS = Path("auto")
@@ -74,14 +74,22 @@ class ComputeConfig:
     of so many frames, time about one forward pass more. 0: all frames."""
     channels_last: bool = field(default=False, metadata=MAY_CHANGE)
     """Store the maps of a convolutional backbone with channels innermost."""
-    compile: tuple[Literal["backbone", "encoder", "decoder"], ...] = field(
+    compile: tuple[Literal["model", "backbone", "encoder", "decoder"], ...] = field(
         default=(), metadata=MAY_CHANGE
     )
-    """Parts whose blocks go through torch.compile."""
+    """What goes through torch.compile: the whole model as one graph (the flag alone says so), or
+    the blocks of some parts. It takes minutes at the start; on a CPU one graph gains nothing,
+    on a GPU it has not been run."""
+    backend: KernelBackend | None = field(default=None, metadata=MAY_CHANGE)
+    """Which implementation of the operators runs: auto, the fastest that fits; triton, the kernels
+    and nothing else; reference, the plain definition. Not given, the environment variable
+    SEQFORMER_KERNELS_BACKEND says it, else auto."""
 
     def __post_init__(self) -> None:
         if self.frame_chunk < 0:
             raise ValueError(f"frame_chunk must be >= 0, got {self.frame_chunk}")
+        if "model" in self.compile and len(self.compile) > 1:
+            raise ValueError("compile names the whole model and parts of it; choose one of them")
 
 
 @dataclass(frozen=True, kw_only=True)

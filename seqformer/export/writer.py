@@ -83,7 +83,7 @@ def _check_onnx() -> None:
 
 
 def _onnx_bytes(program: ExportedProgram, description: Description) -> bytes:
-    with _quiet():
+    with quiet_exporter():
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
@@ -101,7 +101,7 @@ def _onnx_bytes(program: ExportedProgram, description: Description) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter reports on what it folds and which packages it does not see."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

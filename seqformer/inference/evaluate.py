@@ -51,6 +51,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     if launch().world_size > 1:
         # Before torch is loaded: idle threads of one process must not spin on another's core.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from seqformer.backend_choice import check_backend, chosen_backend
     from seqformer.determinism import deterministic_algorithms
     from seqformer.distributed.context import distributed_context
     from seqformer.export import is_exported
@@ -62,6 +63,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     with (
         _own_output(output),
         deterministic_algorithms(options.deterministic),
+        chosen_backend(options.backend),
         own_threads(),
         distributed_context(
             options.device, timeout_minutes=LONGEST_WAIT_MINUTES, is_training=False
@@ -69,13 +71,17 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     ):
         if not ranks.is_main:
             logging.getLogger("seqformer").setLevel(logging.WARNING)
+        check_backend(ranks.device)
         if is_exported(weights):
+            if options.compile:
+                raise ValueError(f"--compile is for checkpoints; {weights} is a graph already")
             predictor = Predictor.from_exported(weights, device=ranks.device)
         else:
             predictor = Predictor.from_checkpoint(weights, options.backbone, device=ranks.device)
         if options.stills and predictor.config == EvalConfig():
             predictor.config = STILLS
         predictor.config = replace(predictor.config, **options.config_changes())
+        predictor.is_compiled = options.compile
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         stored = {} if options.fresh else stored_settings(output)
         resolve_runtime(predictor, ranks, stored, options.threads)
@@ -83,6 +89,8 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         if ranks.is_main:
             warn_about_categories(categories, predictor.classes)
         settings = run_settings(weights, predictor.config, sources, predictor.device)
+        if options.compile:
+            settings["compile"] = True
         kind = "pictures" if options.stills else "videos"
         logger.info("%d %s on %s, %s", len(sources), kind, predictor.device, predictor.config)
         names = class_names(categories, predictor.classes)

@@ -18,6 +18,7 @@ from seqformer.inference.frame_store import FrameData
 from seqformer.model import TemporalPool, inference_copy, mask_reference
 from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
+from seqformer.model.one_graph import as_one_graph
 from seqformer.model.seqformer import SeqFormer
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,13 @@ class FrameNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(self, model: SeqFormer, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: SeqFormer,
+        precision: Precision,
+        device: torch.device,
+        is_compiled: bool = False,
+    ) -> None:
         self.device = device
         self.mask_stride: int = model.mask_stride
         self._dtype = DTYPES[precision]
@@ -105,7 +112,10 @@ class FrameNetwork:
                 "are as they would be, and --precision fp32 is about as fast",
                 precision,
             )
-        self._model = inference_copy(model, self._dtype, packs=True)
+        self._model = inference_copy(model, self._dtype, packs=not is_compiled)
+        self._box_stream = self._model.box_stream
+        if is_compiled:
+            self._box_stream = as_one_graph(self._box_stream)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]
@@ -121,7 +131,7 @@ class FrameNetwork:
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
             images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
             images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
-            return self._chunk(*self._model.box_stream(images))
+            return self._chunk(*self._box_stream(images))
 
     def _chunk(self, states: BoxStates, features: Tensor) -> FrameChunk:
         features, boxes = features[0], states.boxes[-1][0]

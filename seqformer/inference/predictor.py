@@ -47,6 +47,8 @@ class Predictor:
             it: then the output index is the category id, as published.
         config: frame size, number of results, smallest score, mode, precision.
         limits: how much a video may keep in memory and on disk.
+        is_compiled: whether torch.compile makes one graph of what is computed per frame; set it
+            before the first video.
         encoder: compresses masks; give one with workers to have it done in the background.
     """
 
@@ -64,8 +66,9 @@ class Predictor:
         self.classes = classes
         self.config = config or EvalConfig()
         self.limits = limits or StreamLimits()
+        self.is_compiled = False
         self.encoder = MaskEncoder()
-        self._network: tuple[Precision, FrameNetwork] | None = None
+        self._network: tuple[tuple[Precision, bool], FrameNetwork] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -221,8 +224,10 @@ class Predictor:
                     f"{precision} and --mode {self.config.mode} take the checkpoint itself"
                 )
             return self._exported
-        if self._network is None or self._network[0] != precision:
-            self._network = precision, FrameNetwork(self.model, precision, self.device)
+        kind = precision, self.is_compiled
+        if self._network is None or self._network[0] != kind:
+            network = FrameNetwork(self.model, precision, self.device, self.is_compiled)
+            self._network = kind, network
         return self._network[1]
 
     def default_chunk_frames(self) -> int:

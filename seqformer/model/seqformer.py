@@ -25,6 +25,7 @@ from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
 from .masks import NUM_MASK_PARAMS, MaskBranch
+from .one_graph import with_own_strides, with_plain_strides
 from .padding import is_rectangle
 from .position_encoding import geometry_of, unpadded_geometry
 from .temporal import TemporalPool
@@ -184,7 +185,8 @@ class SeqFormer(nn.Module):
         """
         B = images.shape[0]
         dim = self.config.hidden_dim
-        maps = self.pyramid(rearrange(images, "b t c h w -> (b t) c h w"))
+        frames = rearrange(images, "b t c h w -> (b t) c h w")
+        maps = self.pyramid(with_own_strides(frames))
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([rearrange(m, "n c h w -> n (h w) c") for m in maps], dim=1)
         tokens = rearrange(tokens, "(b t) s c -> b t s c", b=B)
@@ -222,10 +224,11 @@ class SeqFormer(nn.Module):
         tokens = rearrange(memory, "b t s c -> (b t) s c")
         levels = tokens.split([h * w for h, w in shapes], dim=1)[:3]
         maps = [
-            rearrange(level, "n (h w) c -> n c h w", h=shape[0])
+            rearrange(level, "n (h w) c -> n c h w", h=shape[0], w=shape[1])
             for level, shape in zip(levels, shapes, strict=False)
         ]
-        return rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
+        features = rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
+        return with_plain_strides(features)
 
     def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
         """Returns: B."""

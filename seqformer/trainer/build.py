@@ -74,6 +74,11 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
     freeze(model, config.tuning.freeze)
     model.to(parallel.device)
     is_sharded = parallel.world_size > 1 and config.distributed.parallel in ("fsdp", "hsdp")
+    if is_sharded and "model" in config.compute.compile:
+        raise ValueError(
+            f"--compile makes one graph of the model, and --parallel {config.distributed.parallel} "
+            "gathers it piece by piece; use ddp, or name parts: --compile backbone encoder decoder"
+        )
     precision = Precision(config.compute.precision, parallel.device, caches_weights=not is_sharded)
     use_tf32(config.compute.tf32)
     if precision.low is not None:

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seqformer.model import SeqFormer
+from seqformer.model.one_graph import as_one_graph
 from seqformer.model.resnet import Bottleneck, MiniBlock
 from seqformer.model.swin import SwinBlock
 
 Part = Literal["backbone", "encoder", "decoder"]
+METHODS = ("forward", "box_stream", "instance_stream", "instance_heads")
+"""Of the model, that a training step calls."""
 
 
 def compile_and_recompute(
     model: SeqFormer,
     *,
     recompute: Collection[Part] = (),
-    compile: Collection[Part] = (),
+    compile: Collection[Part | Literal["model"]] = (),
     channels_last: bool = False,
 ) -> None:
     """Set up the execution of a model, before DDP or FSDP see it.
@@ -32,15 +35,19 @@ def compile_and_recompute(
     Args:
         model: changed in place.
         recompute: parts whose blocks keep only their inputs for the backward pass.
-        compile: parts whose blocks go through torch.compile.
+        compile: parts whose blocks go through torch.compile, or "model" for all of it as one
+            graph, for any frame size and number of frames.
         channels_last: memory layout of the maps in a convolutional backbone.
     """
     for part in compile:
-        for block, name in _blocks(model, part):
+        for block, name in () if part == "model" else _blocks(model, part):
             setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
     for part in recompute:
         for block, name in _blocks(model, part):
             setattr(block, name, _recomputed(getattr(block, name)))
+    if "model" in compile:
+        for name in METHODS:
+            setattr(model, name, as_one_graph(getattr(model, name)))
     if channels_last:
         # Weights keep their layout, which FSDP and DDP's buckets ask for; maps follow the input.
         model.backbone.register_forward_pre_hook(_with_channels_last)

@@ -18,6 +18,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
+from seqformer.backend_choice import check_backend, chosen_backend
 from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.clip_loader import DeadWorkerError
 from seqformer.data.loader import build_train_loader
@@ -94,8 +95,10 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
             stack.enter_context(own_output(config, is_main))
             checkpoint = prepare_output(config)
             stack.enter_context(deterministic_algorithms(config.compute.deterministic))
+            stack.enter_context(chosen_backend(config.compute.backend))
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(distributed_context(config.device, **session))
+            check_backend(parallel.device)
             trainer = Trainer(config, parallel, checkpoint, stop)
         return trainer.fit()
 

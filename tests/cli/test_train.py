@@ -80,8 +80,11 @@ def test_script_refuses_a_used_folder_in_one_sentence(tmp_path):
     assert "already holds a run" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_compile_alone_means_all_parts():
-    parts = ("backbone", "encoder", "decoder")
-    assert parse(["mini", "--compile"]).compute.compile == parts
-    assert parse(["mini", "--compile", "--max-steps", "3"]).compute.compile == parts
-    assert parse(["mini", "--compile", "encoder"]).compute.compile == ("encoder",)
+def test_compile_alone_means_the_whole_model():
+    assert parse(["mini", "--compile"]).compute.compile == ("model",)
+    assert parse(["mini", "--compile", "--max-steps", "3"]).compute.compile == ("model",)
+    assert parse(["mini", "--compile", "encoder", "decoder"]).compute.compile == (
+        *("encoder", "decoder"),
+    )
+    with pytest.raises(SystemExit):
+        parse(["mini", "--compile", "model", "encoder"])

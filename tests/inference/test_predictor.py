@@ -17,6 +17,8 @@ from seqformer.inference.resize import resize_frame
 from seqformer.model import build_model, save_safetensors
 from seqformer.model.decoder import BoxStates
 from seqformer.structures import ClassMap, ClipOutput
+from tests.export.files import same_predictions
+from tests.inference.small_model import film, small_model
 
 SIDE = 16
 """Frames and network input of the hand-made cases; two 8-pixel mask cells a side."""
@@ -284,3 +286,29 @@ def test_whole_network_from_its_checkpoint(tmp_path):
     assert again.entries(1, "x") == prediction.entries(1, "x")
     with pytest.raises(ValueError, match="2 class outputs but the class map has 1"):
         Predictor.from_checkpoint(tmp_path / "mini.safetensors", classes=ClassMap((1,), ("a",)))
+
+
+def test_compiled_network_gives_the_same_tracks(monkeypatch):
+    compiled = []
+
+    def spy(function, **options):
+        compiled.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", spy)
+    predictor = Predictor(small_model(), device="cpu", config=EvalConfig(short_side=40))
+    plain = predictor.predict(film(3))
+    assert not compiled
+    predictor.is_compiled = True
+    again = predictor.predict(film(3))
+    assert [options["fullgraph"] and options["dynamic"] for options in compiled] == [True]
+    same_predictions(again, plain)
+
+
+@pytest.mark.slow
+def test_network_compiled_by_inductor_gives_the_same_tracks():
+    config = EvalConfig(short_side=40, chunk_frames=2)
+    predictor = Predictor(small_model(), device="cpu", config=config)
+    plain = predictor.predict(film(5))
+    predictor.is_compiled = True
+    same_predictions(predictor.predict(film(5)), plain)

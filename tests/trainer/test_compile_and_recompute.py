@@ -1,10 +1,15 @@
 """Recomputation, memory layout and compilation change nothing but cost."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from seqformer.config import ComputeConfig
 from seqformer.distributed.context import DistributedContext
+from seqformer.trainer.build import build_training
 from tests.trainer.one_step import assert_same, build_step, step_and_gradients, take_step
+from tests.trainer.tiny import tiny_config
 
 ONE = DistributedContext()
 PARTS = ("backbone", "encoder", "decoder")
@@ -70,3 +75,22 @@ def test_everything_together_equals_one_plain_process(lasting_processes, plain):
 def test_compiled_part_gives_the_same_gradients(plain, part):
     got = step_and_gradients(ONE, "none", 1, {"execution": {"compile": (part,)}}, {})
     assert_same(got, plain, 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"frame_chunk": 1}])
+def test_compiled_model_is_one_graph_with_the_same_gradients(plain, changes, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    execution = {"execution": {"compile": ("model",)}} | changes
+    got = step_and_gradients(ONE, "none", 1, execution, {})
+    assert_same(got, plain, 1e-9)
+
+
+def test_compiled_model_is_for_whole_models(tmp_path):
+    with pytest.raises(ValueError, match="choose one of them"):
+        ComputeConfig(compile=("model", "encoder"))
+    config = tiny_config(tmp_path, compile=("model",), parallel="fsdp")
+    two = DistributedContext(world_size=2)
+    with pytest.raises(ValueError, match="gathers it piece by piece"):
+        build_training(config, two, is_new=True)

@@ -1,0 +1,56 @@
+"""The model as one graph of torch.compile: where its compiler fails on sizes that are symbols.
+
+Inductor (torch 2.13) on a CPU cannot order the strides of some results when heights and widths are
+symbols. Here they get strides that it can, in graphs of dynamo only; a call that is executed, or
+exported, is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def as_one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function through torch.compile, whole, for any frame size and number of frames.
+
+    Inductor would bring every convolution's weight into its own layout in every call on a CPU,
+    which costs more than it gains.
+    """
+    options: dict[str, Any] = {"layout_optimization": False}
+    return torch.compile(function, fullgraph=True, dynamic=True, options=options)
+
+
+def with_own_strides(x: Tensor) -> Tensor:
+    """`x`; in a graph of dynamo a contiguous copy, by an operator that no pass looks into.
+
+    A view of an input that a convolution keeps for its backward pass would get channels innermost,
+    and with it strides that are compared as symbols.
+    """
+    return _copied(x) if torch.compiler.is_dynamo_compiling() else x
+
+
+def with_plain_strides(x: Tensor) -> Tensor:
+    """`x`; in a graph of dynamo contiguous. What a convolution left with channels innermost is
+    compared with what eager would return, of sizes that were multiplied out."""
+    return x.contiguous() if torch.compiler.is_dynamo_compiling() else x
+
+
+@torch.library.custom_op("seqformer_model::copied", mutates_args=())
+def _copied(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@_copied.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+    return grad
+
+
+_copied.register_autograd(_gradient)
