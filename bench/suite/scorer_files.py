@@ -157,3 +157,40 @@ def _truth_mask(mask: dict[str, Any], truth_form: TruthForm) -> dict[str, Any]:
     pairs = read_runs([text["counts"]], [HEIGHT * WIDTH])
     runs = np.stack([pairs.zeros, pairs.ones], axis=1).ravel().tolist()
     return {"size": text["size"], "counts": runs if runs[-1] else runs[:-1]}
+
+
+def draw_many(folder: Path, num_results: int) -> None:
+    """Write annotations.json and results.json: short videos of 90 x 160 with very many results of
+    rectangles, as a detector with a low threshold gives them."""
+    rng = np.random.default_rng(0)
+    height, width, frames, num_videos = 90, 160, 4, 500
+    bank: list[dict[str, Any] | None] = [None] * 10
+    for _ in range(2000):
+        (h, w), (top, left) = rng.integers(8, 50, 2), rng.integers(0, (height - 50, width - 50))
+        box = [float(v) for v in (left, top, left + w, top, left + w, top + h, left, top + h)]
+        mask = coco_mask.frPyObjects([box], height, width)[0]
+        bank.append({"size": [height, width], "counts": mask["counts"].decode("ascii")})
+    texts = [json.dumps(mask, separators=(",", ":")) for mask in bank]
+
+    def entry(video: int, **more: Any) -> str:
+        masks = ",".join(texts[i] for i in rng.integers(0, len(texts), frames))
+        ids = {"video_id": video, "category_id": int(rng.integers(1, NUM_CLASSES + 1))}
+        plain = json.dumps({**ids, **more}, separators=(",", ":"))
+        return f'{plain[:-1]},"segmentations":[{masks}]}}'
+
+    names = [f"{t}.jpg" for t in range(frames)]
+    videos = [
+        {"id": v, "height": height, "width": width, "file_names": names}
+        for v in range(1, num_videos + 1)
+    ]
+    categories = [{"id": k, "name": f"class {k}"} for k in range(1, NUM_CLASSES + 1)]
+    head = json.dumps({"videos": videos, "categories": categories})[:-1]
+    truth = (
+        entry(i // 4 + 1, id=i + 1, iscrowd=0, areas=[100] * frames) for i in range(4 * num_videos)
+    )
+    (folder / "annotations.json").write_text(f'{head},"annotations":[{",".join(truth)}]}}')
+    with (folder / "results.json").open("w", encoding="utf-8") as file:
+        for i in range(num_results):
+            score = float(rng.random())
+            file.write(("," if i else "[") + entry(i * num_videos // num_results + 1, score=score))
+        file.write("]")

@@ -46,6 +46,10 @@ class MaskText:
     def __len__(self) -> int:
         return self.num_frames
 
+    def is_all_of(self, size: tuple[int, int]) -> bool:
+        """Whether all masks are known to be of a size."""
+        return not self.is_mixed and not self.is_unusual and self.size in (None, size)
+
     def text(self) -> bytes:
         """As they stand there."""
         return self.file.content[self.start : self.stop]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqformer.cli.command import log_to_stderr
+from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _ONLY_WITH_WEIGHTS = (
     *("backend", "compile", "deterministic", "memory_mib"),
 )
 _ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
+
+
+_AP_ONLY = "--ap-only"
 
 
 def main(arguments: Sequence[str], program: str = "eval.py") -> int:
@@ -46,18 +50,23 @@ def scored_files(arguments: Sequence[str]) -> dict[str, str] | None:
 
     Scoring takes a fifth of a second, and importing the parser would take half of that.
     """
-    flags, values = arguments[::2], arguments[1::2]
+    words = [word for word in arguments if word != _AP_ONLY]
+    flags, values = words[::2], words[1::2]
     given = dict(zip(flags, values, strict=False))
     needed, known = {"--results", "--annotations"}, {"--metrics", "--threads"}
     is_plain = (
         len(given) == len(flags) == len(values)
+        and len(arguments) - len(words) < 2
         and needed <= given.keys() <= needed | known
         and not any(value.startswith("-") for value in values)
         and (threads := given.get("--threads", "1")).isascii()
         and threads.isdecimal()
         and int(threads) > 0
     )
-    return {flag[2:]: value for flag, value in given.items()} if is_plain else None
+    if not is_plain:
+        return None
+    is_ap_only = {_AP_ONLY: "yes"} if _AP_ONLY in arguments else {}
+    return {flag[2:]: value for flag, value in (given | is_ap_only).items()}
 
 
 def _score_files(files: dict[str, str]) -> int:
@@ -70,6 +79,7 @@ def _score_files(files: dict[str, str]) -> int:
         Path(files["results"]),
         Path(metrics) if metrics is not None else None,
         int(files.get("threads", 1)),
+        "ap-only" in files,
     )
     return 0
 
@@ -77,6 +87,10 @@ def _score_files(files: dict[str, str]) -> int:
 def _act(options: EvalOptions, program: str) -> int:
     try:
         check_options(options)
+        from seqformer.distributed.environment import launch
+
+        if launch().world_size == 1:  # several processes do not loop at all: see `run_weights`
+            wait_briefly()
         if options.address is not None:
             from seqformer.inference.live_command import run_live
 
@@ -138,16 +152,19 @@ def check_options(options: EvalOptions) -> None:
         raise ValueError(f"--{flag} only works where --images is a camera or an address")
     if options.long_videos is not None and options.long_from is not None:
         raise ValueError("give --long-videos or --long-from, not both")
+    if options.ap_only and (options.long_videos is not None or options.long_from is not None):
+        raise ValueError("--ap-only leaves out what --long-videos and --long-from ask for")
     if options.long_from is not None and options.long_from < 1:
         raise ValueError(f"--long-from must be at least 1, got {options.long_from}")
-    for flag, value in (
-        ("--metrics", options.metrics),
-        ("--report", options.report),
-        ("--long-videos", options.long_videos),
-        ("--long-from", options.long_from),
-    ):
+    needs_truth: dict[str, Path | int | None] = {
+        "--metrics": options.metrics,
+        "--report": options.report,
+        "--long-videos": options.long_videos,
+        "--long-from": options.long_from,
+    }
+    for flag, given in needs_truth.items():
         is_latency = options.address is not None and flag == "--metrics"
-        if value is not None and options.annotations is None and not is_latency:
+        if given is not None and options.annotations is None and not is_latency:
             raise ValueError(f"{flag} needs --annotations with ground truth")
     if options.stills:
         for flag, is_given in (
@@ -169,9 +186,9 @@ def check_options(options: EvalOptions) -> None:
         check_fps(options.visualize_fps, "--visualize-fps")
     for name in ("threads", "decode_workers", "encode_workers", "memory_mib", *_ONLY_LIVE[1:]):
         least = int(name in ("threads", *_ONLY_LIVE))
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        number: int | None = getattr(options, name)
+        if number is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {number}")
 
 
 def _check_live(options: EvalOptions) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from seqformer.cli.command import parse as parse_options
+from seqformer.cli.threads import wait_briefly
 from seqformer.command import Command, end_if_asked
 from seqformer.config import (
     CheckpointConfig,
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str], program: str = "train.py") -> int:
 
 def _train(config: TrainConfig) -> None:
     # Imported only now: torch takes seconds, and --help must not wait for it.
-
+    wait_briefly()
     from seqformer.trainer.terminal import setup_logging
     from seqformer.trainer.trainer import train
 

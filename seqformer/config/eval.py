@@ -99,6 +99,9 @@ class EvalOptions:
     camera or an address."""
     annotations: Path | None = None
     """YouTube-VIS annotation file; may lack `annotations`, as that of the public validation set."""
+    ap_only: bool = False
+    """Leave HOTA, IDF1, identity switches and parts of the data out of the scores, which then take
+    half the time."""
     stills: bool = False
     """Single pictures, not videos: --images is a picture or a folder of them, --annotations a file
     in COCO layout, results are COCO's, and the AP is that of COCOeval. Weights that do not say how

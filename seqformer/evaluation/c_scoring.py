@@ -112,7 +112,7 @@ class CScoring:
                 address(_AREA_RANGES),
                 address(THRESHOLDS),
             ),
-            (address(flags), address(is_ignored), address(ious), address(iou_first)),
+            tuple(address(array) for array in (flags, is_ignored, ious, iou_first)),
         )
         return Matched(groups, flags, is_ignored.astype(bool), ious)
 
@@ -227,9 +227,8 @@ class CScoring:
         else:
             instance = self.truth.instances[self.groups.instances[number]]
             masks, video_id = instance.segmentations, instance.video_id
-        text = masks if isinstance(masks, MaskText) else None
-        must_read |= text is not None and text.is_unusual
-        if must_read or (text is None and (text := scan_list(masks)) is None):
+        text = masks if isinstance(masks, MaskText) else None if must_read else scan_list(masks)
+        if text is None or must_read or text.is_unusual:
             text = self._usual_form(mask_list(masks), self.truth.videos[video_id])
         if text.file is not getattr(self.predictions.source, "file", None):
             self.kept.append(text.file)

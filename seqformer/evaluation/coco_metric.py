@@ -164,7 +164,7 @@ def _instances(truth: CocoFile) -> list[dict[str, Any]]:
                 "category_id": entry["category_id"],
                 "iscrowd": int(is_crowd(entry.get("iscrowd"), where)),
                 "segmentation": rle,
-                "area": float(listed) if is_number(listed) else float(area),
+                "area": float(area if listed is None or not is_number(listed) else listed),
                 "bbox": list(get_box(entry.get("bbox")) or coco_mask.toBbox(rle).tolist()),
             }
         )

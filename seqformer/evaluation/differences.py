@@ -38,9 +38,9 @@ class Differences:
                 own = max(expected.get(instance.video_id, 0), len(instance.segmentations))
                 expected[instance.video_id] = own
         for position, instance in enumerate(truth.instances):
-            surplus = len(instance.segmentations) - expected[instance.video_id]
+            other = abs(len(instance.segmentations) - expected[instance.video_id])
             kind = "instances of the ground truth cover other frames"
-            self.add(kind, position, instance.where, abs(surplus))
+            self.add(kind, position, instance.where, other)
         videos = sorted(truth.videos)
         lengths = np.array([expected.get(video, 0) for video in videos], np.int64)
         place = np.searchsorted(np.array(videos, np.uint64), predictions.video_ids)

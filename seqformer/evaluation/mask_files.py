@@ -101,7 +101,8 @@ def scan_annotations(path: Path) -> dict[str, Any] | None:
     if count < 0:
         return None
     texts = [mask_text(file, span) for span in spans[:count]]
-    done, pieces = 0, []
+    done = 0
+    pieces: list[bytes] = []
     for text in texts:
         pieces += file.content[done : text.start], b"[]"
         done = text.stop

@@ -113,8 +113,7 @@ def _check_sizes(entry: AnnotationEntry, size: Size | None) -> None:
     if size is None:
         return
     masks = entry.segmentations
-    is_told = isinstance(masks, MaskText) and not masks.is_mixed and not masks.is_unusual
-    if is_told and masks.size in (None, size):
+    if isinstance(masks, MaskText) and masks.is_all_of(size):
         return
     expected = [*size]
     both = expected, size

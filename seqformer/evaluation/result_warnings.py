@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from seqformer.annotations.mask_text import MaskText
+from seqformer.annotations.mask_text import MaskText, mask_list
 from seqformer.evaluation.c_scorer import OCCUPIED
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.mask_files import ResultColumns
@@ -54,7 +54,7 @@ def _have_masks(predictions: Predictions, positions: np.ndarray) -> np.ndarray:
     if isinstance(predictions.source, ResultColumns):
         spans = predictions.source.spans[predictions.numbers[positions]]
         return spans["flags"] & OCCUPIED > 0
-    return np.array([any(predictions.masks(i)) for i in positions.tolist()], bool)
+    return np.array([any(mask_list(predictions.masks(i))) for i in positions.tolist()], bool)
 
 
 def _copies(predictions: Predictions, groups: Groups) -> Iterator[int]:

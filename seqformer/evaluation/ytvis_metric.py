@@ -151,7 +151,7 @@ def _curves_in_c(
     """None without a compiler, and where a mask cannot be read: the plain path says which."""
     try:
         scoring = c_scoring(truth, predictions, groups, threads)
-        return scoring and scoring.curves(scoring.match(_FLOOR))
+        return None if scoring is None else scoring.curves(scoring.match(_FLOOR))
     except NotReadableError:
         return None
 

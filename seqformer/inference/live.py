@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +146,7 @@ def _steps(
     report: LiveReport,
     most_frames: int | None,
     interrupted: threading.Event,
-) -> Iterator[tuple[LiveFrame, VideoPrediction]]:
+) -> Generator[tuple[LiveFrame, VideoPrediction]]:
     """Each frame with its tracks; keeps the report."""
     first = None
     while True:
@@ -222,5 +222,5 @@ def _interrupted() -> Iterator[threading.Event]:
     try:
         yield event
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)

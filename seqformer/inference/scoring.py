@@ -54,7 +54,9 @@ def check_report(options: EvalOptions) -> None:
         refuse_without_ground_truth(options.annotations, {"--report": options.report})
 
 
-def score_files(annotations: Path, results: Path, metrics: Path | None, threads: int) -> None:
+def score_files(
+    annotations: Path, results: Path, metrics: Path | None, threads: int, ap_only: bool
+) -> None:
     """The same where nothing else is asked for.
 
     Raises: as `evaluate`; WriteError, or ValueError naming a metrics file that cannot be written.
@@ -66,7 +68,7 @@ def score_files(annotations: Path, results: Path, metrics: Path | None, threads:
     if metrics is not None:
         check_output_file(metrics, "--metrics")
         make_folder(metrics.parent, "--metrics")
-    _show(score_file(annotations, results, threads), metrics)
+    _show(score_file(annotations, results, threads, ap_only=ap_only), metrics)
 
 
 def check_output_file(file: Path, flag: str) -> None:
@@ -95,7 +97,8 @@ def score(options: EvalOptions, entries: list[dict[str, Any]] | Path) -> None:
 
         threads = options.threads or 1
         parts = options.long_videos, options.long_from
-        _show(score_file(options.annotations, entries, threads, *parts), options.metrics)
+        scores = score_file(options.annotations, entries, threads, *parts, ap_only=options.ap_only)
+        _show(scores, options.metrics)
     if options.report is not None:
         from seqformer.config import ReportOptions
         from seqformer.report import write_report

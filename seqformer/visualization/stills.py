@@ -18,9 +18,11 @@ def as_video_entries(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     """Results in COCO layout as those of one-frame videos. Raises: ValueError for other entries."""
     made = []
     for entry in entries:
-        lacks = [key for key in ("image_id", "segmentation") if key not in entry]
-        if lacks:
-            raise ValueError(f"a result has no {lacks[0]!r}; needed are results in COCO layout")
+        if not isinstance(entry, Mapping) or not {"image_id", "segmentation"} <= entry.keys():
+            raise ValueError(
+                f"a result is {entry!r:.60}, without image_id or segmentation; needed are results "
+                "in COCO layout"
+            )
         made.append(
             {
                 "video_id": entry["image_id"],

@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from seqformer.cli.eval import main
+from seqformer.cli.eval import main, scored_files
 from seqformer.data.video_reader import read_video
 from seqformer.inference import predictor as predictor_module
 from seqformer.inference.predictor import Predictor
 from seqformer.model import build_model, save_safetensors
 from seqformer.structures import ClassMap
 from seqformer.visualization.video_writer import write_video
+from tests.evaluation.ytvis_problems import annotation, problem, rectangle, result
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
@@ -313,7 +314,11 @@ USAGE_ERRORS = {
         "--metrics",
     ),
     "mode": (["--results", "r", "--annotations", "a", "--mode", "clips"], "--mode"),
-    "idle threads": (
+    "parts of the AP alone": (
+        ["--results", "r", "--annotations", "a", "--ap-only", "--long-from", "9"],
+        "--ap-only leaves out",
+    ),
+    "idle workers": (
         ["--results", "r", "--annotations", "a", "--decode-workers", "2"],
         "--decode-workers",
     ),
@@ -409,3 +414,30 @@ def test_scoring_the_public_validation_file_gives_minus_one_everywhere(command, 
     assert main(["--results", results, *arguments]) == 0
     written = json.loads(metrics.read_text())
     assert {written[name] for name in ("AP", "AP50", "AR100", "ARl")} == {-1}
+
+
+def test_scoring_alone_needs_no_parser():
+    """The same files and options, whichever way they are read."""
+    words = ["--results", "r", "--annotations", "a"]
+    files = {"results": "r", "annotations": "a"}
+    assert scored_files(words) == files
+    more = scored_files([*words[:2], "--ap-only", *words[2:], "--threads", "3", "--metrics", "m"])
+    assert more == files | {"ap-only": "yes", "threads": "3", "metrics": "m"}
+    for others in (["--threads", "0"], ["--threads", "x"], ["--ap-only", "--ap-only"], ["--mode"]):
+        assert scored_files([*words, *others]) is None
+    assert scored_files(words[:2]) is None and scored_files([*words, *words]) is None
+
+
+def test_the_ap_alone(tmp_path, capsys):
+    track = [rectangle(2, 3)] * 2
+    (tmp_path / "t.json").write_text(json.dumps(problem([annotation(track)])))
+    (tmp_path / "r.json").write_text(json.dumps([result(track)]))
+    words = ["--results", str(tmp_path / "r.json"), "--annotations", str(tmp_path / "t.json")]
+    written = []
+    for more in ([], ["--ap-only"], ["--ap-only", "--allow-broken"]):  # the last one is parsed
+        file = tmp_path / "m.json"
+        assert main([*words, "--metrics", str(file), *more]) == 0
+        written.append((json.loads(file.read_text()), capsys.readouterr().out))
+    (both, shown), (alone, short), parsed = written
+    assert parsed == (alone, short) and "HOTA" in shown and "HOTA" not in short
+    assert both.pop("tracking") and both == alone

@@ -44,9 +44,11 @@ from seqformer.config import (
     config_to_dict,
 )
 from seqformer.data.frames import read_frame
+from seqformer.data.stills import listed_stills
 from seqformer.data.video_sources import open_video
 from seqformer.distributed.context import distributed_context
 from seqformer.evaluation import evaluate
+from seqformer.evaluation.coco_metric import evaluate_coco
 from seqformer.inference.results_file import load_results
 from seqformer.model import (
     build_model_from_config,
@@ -60,14 +62,18 @@ from seqformer.structures import ClassMap
 from seqformer.tools.annotation_json import read_content, read_sound_content
 from seqformer.tools.check import check
 from seqformer.tools.convert_coco_video import from_coco_video
+from seqformer.tools.exchange.convert import convert_coco, convert_cvat, convert_labelme
+from seqformer.tools.exchange.cvat_read import CvatOptions
 from seqformer.tools.stats import measure
 from seqformer.tools.track_builder import read_labels
 from seqformer.trainer.checkpoint import Checkpoints, model_tensors
 from seqformer.trainer.checkpoint_folders import read_run
 from seqformer.visualization.drawing import tracks_from_entries
+from seqformer.visualization.stills import as_video_entries
 from seqformer.visualization.video_writer import write_video
 from tests.doors.payloads import Call
 from tests.fuzz.mutations import damage_bytes, damage_value, opcodes, to_text
+from tests.fuzz.tool_files import cvat_file, labelme_file
 
 SECONDS = 20.0
 """Of the processor, that one case may take."""
@@ -133,6 +139,13 @@ def coco() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def coco_results() -> list[dict[str, Any]]:
+    return [
+        {"image_id": 1, "category_id": c, "score": 0.9, "segmentation": _text(_mask(4)),
+         "bbox": [4.0, 6.0, 10.0, 14.0]} for c in (7, 3)
+    ]  # fmt: skip
+
+
 def coco_video() -> dict[str, Any]:
     return {
         "videos": [{"id": 5, "name": "v"}],
@@ -173,8 +186,19 @@ def annotation(rng: random.Random, folder: Path) -> None:
 
 
 def stills(rng: random.Random, folder: Path) -> None:
-    said(lambda: load_coco_file(json_file(coco(), rng, folder, "c.json"), "as_is"))
+    listed = json_file(coco(), rng, folder, "c.json")
+    said(lambda: load_coco_file(listed, "as_is"))
+    said(lambda: listed_stills(listed, folder))
+    said(lambda: evaluate_coco(listed, coco_results()))
     said(lambda: from_coco_video(json_file(coco_video(), rng, folder, "v.json")))
+
+
+def still_results(rng: random.Random, folder: Path) -> None:
+    path = json_file(coco_results(), rng, folder, "r.json")
+    sound = folder / "c.json"
+    sound.write_text(json.dumps(coco()))
+    said(lambda: evaluate_coco(sound, path))
+    said(lambda: as_video_entries(load_results(path)))
 
 
 def results_file(rng: random.Random, folder: Path) -> None:
@@ -309,10 +333,24 @@ def config(rng: random.Random, folder: Path) -> None:
         said(lambda kind=kind, value=value: config_from_dict(kind, damage_value(value, rng)))
 
 
+def annotation_tool(rng: random.Random, folder: Path) -> None:
+    """What CVAT, labelme and COCO's tools export."""
+    xml = folder / "annotations.xml"
+    xml.write_bytes(damage_bytes(cvat_file(rng).encode(), rng))
+    options = CvatOptions(take_boxes=rng.random() < 0.5, cut_covered=rng.random() < 0.5)
+    said(lambda: convert_cvat(xml, folder / "cvat", options=options))
+    (folder / "labelme").mkdir()
+    json_file(labelme_file(HEIGHT, WIDTH), rng, folder / "labelme", "0.json")
+    said(lambda: convert_labelme(folder / "labelme", folder / "out", take_boxes=True))
+    sequence = json_file(coco_video(), rng, folder, "sequence.json")
+    said(lambda: convert_coco(sequence, folder / "coco"))
+
+
 CASES: tuple[Case, ...] = (
-    *(annotation, annotation, annotation, stills, results_file, results_file, run_lengths),
+    *(annotation, annotation, annotation, stills, still_results, results_file, results_file),
+    run_lengths,
     *(picture, picture, picture, video, weights, settings_in_weights, checkpoint_folder),
-    *(cache, config, config),
+    *(cache, config, config, annotation_tool),
 )
 
 

@@ -57,6 +57,11 @@ static int score(const Byte *text, const Span *spans, int64_t count) {
         free(order), free(places), free(rank), free(scores), free(precision), free(score_at);
         free(recall), free(scratch);
     }
+    int64_t frames = D ? masks[0].frames : 0;
+    double alphas[] = {0.05, 0.5, 0.95}, *hota = room(7 * 3, 8), *identity = room(4, 8);
+    track_groups(0, 1, bounds, masks, masks, &frames, 3, alphas, 0.5, hota, identity, NULL, 0, 1,
+                 failed);
+    free(hota), free(identity);
     for (int64_t i = 0; i < count; i++) free((void *)masks[i].text);
     free(masks), free(crowd), free(flags), free(ignored), free(areas), free(ious);
     return is_read;

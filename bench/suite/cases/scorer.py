@@ -1,31 +1,26 @@
 """Scoring a results file of validation size: our library, our command, the official evaluator.
 
-The official one is a checkout of github.com/youtubevos/cocoapi, whose folder PythonAPI the variable
-SEQFORMER_COCOAPI names; its C extension need not be built, as that of the installed pycocotools,
-which comes from the same C source, serves. All read the same two files and must give the
-same twelve numbers. Each runs in this process: imports are not counted on any side.
+The official one is there if SEQFORMER_COCOAPI names it, see `baselines/official_scorer.py`. All
+read the same two files and must give the same twelve numbers. Each runs in this process: imports
+are not counted on any side; `python -m bench.scorer` counts them.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest import mock
 
-import numpy as np
-import pycocotools
 import torch
 from torch import Tensor
 
+from bench.baselines.official_scorer import VARIABLE, official_modules, official_scores
 from bench.suite.schema import Call, Case, Side, Size
 from bench.suite.scorer_files import (
     HEIGHT,
@@ -38,8 +33,6 @@ from bench.suite.scorer_files import (
 from bench.suite.scratch import drawn
 from seqformer.cli import eval as command
 from seqformer.evaluation import evaluate, format_table
-
-VARIABLE = "SEQFORMER_COCOAPI"
 
 
 def cases(size: Size) -> Iterator[Case]:
@@ -118,46 +111,5 @@ def _numbers(stats: dict[str, Any]) -> Tensor:
 
 def _official(truth_form: TruthForm, num_videos: int, device: torch.device) -> Call:
     annotations, results = _files(truth_form, num_videos)
-    truths, scorers = _official_modules(Path(os.environ[VARIABLE]))
-
-    def score() -> Tensor:
-        with _old_numpy(), redirect_stdout(io.StringIO()):
-            truth = truths.YTVOS(annotations)
-            scorer = scorers.YTVOSeval(truth, truth.loadRes(results), "segm")
-            scorer.evaluate()
-            scorer.accumulate()
-            scorer.summarize()
-        return torch.from_numpy(np.asarray(scorer.stats, np.float64))
-
-    return score
-
-
-def _official_modules(folder: Path) -> tuple[ModuleType, ModuleType]:
-    """`ytvos` and `ytvoseval` of a checkout, as modules of the installed package."""
-    package = folder / "pycocotools"
-    if not (package / "ytvoseval.py").is_file():
-        raise FileNotFoundError(
-            f"{package / 'ytvoseval.py'} does not exist; {VARIABLE} must name the folder PythonAPI "
-            "of a checkout of github.com/youtubevos/cocoapi"
-        )
-    if str(package) not in pycocotools.__path__:
-        pycocotools.__path__.append(str(package))
-    with _old_numpy():
-        names = ("pycocotools.ytvos", "pycocotools.ytvoseval")
-        truths, scorers = (importlib.import_module(name) for name in names)
-    return truths, scorers
-
-
-@contextmanager
-def _old_numpy() -> Iterator[None]:
-    """What is gone from NumPy 2 and is all that keeps the official code from running."""
-    linspace = np.linspace
-
-    def old_linspace(start: Any, stop: Any, num: Any = 50, **options: Any) -> np.ndarray:
-        return linspace(start, stop, int(num), **options)
-
-    with (
-        mock.patch.object(np, "float", float, create=True),
-        mock.patch.object(np, "linspace", old_linspace),
-    ):
-        yield
+    modules = official_modules(Path(os.environ[VARIABLE]))
+    return lambda: torch.from_numpy(official_scores(modules, annotations, results))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import subcommand
 
@@ -34,6 +34,10 @@ class _Given:
 @dataclass(frozen=True, kw_only=True)
 class Cvat(_Given):
     """CVAT's XML 1.1, a file per video: upload it as "CVAT 1.1" to the task with these frames."""
+
+    shapes: Literal["masks", "tracks"] = "masks"
+    """tracks: polygons along the edges of the pixels, which CVAT edits as tracks. Masks it takes
+    frame by frame only; those of one object have one group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ def act(options: Cvat | Labelme) -> None:
     if isinstance(options, Labelme):
         written = write_labelme(videos, options.output, options.images)
     else:
-        written = write_cvat(videos, labels, options.output)
+        written = write_cvat(videos, labels, options.output, options.shapes == "tracks")
     for path in written:
         logger.info("wrote %s", path)
 

@@ -50,17 +50,36 @@ INLINE int next_code(const Byte **at, const Byte *end, int is_checked) {
     return (int)code;
 }
 
+#define OFFSET 128
+
+/* What a character is as a whole number, as most numbers are: five bits, the highest the sign; OFFSET
+ * more, so that 0 stands for all other characters. */
+#define N(code) [48 + (code)] = ((code) ^ 16) - 16 + OFFSET
+static const Byte single[256] = {
+    N(0),  N(1),  N(2),  N(3),  N(4),  N(5),  N(6),  N(7),  N(8),  N(9),  N(10),
+    N(11), N(12), N(13), N(14), N(15), N(16), N(17), N(18), N(19), N(20), N(21),
+    N(22), N(23), N(24), N(25), N(26), N(27), N(28), N(29), N(30), N(31),
+};
+#undef N
+
 /* One number: 1; the closing quote: 0; anything else: -1. Passes at most 12 bytes. */
 INLINE int read_number(const Byte **at, const Byte *end, uint32_t *value, int is_checked) {
     if (is_checked && *at >= end) return -1;
+    if (single[**at]) {
+        *value = (uint32_t)(single[**at] - OFFSET);
+        (*at)++;
+        return 1;
+    }
+    unsigned low = (unsigned)**at - 48;
+    if (!is_checked && low < 64 && low != BACKSLASH && single[(*at)[1]]) { /* two characters */
+        *value = (uint32_t)((single[(*at)[1]] - OFFSET) * 32 + (int)(low & 31));
+        *at += 2;
+        return 1;
+    }
     if (**at == '"') return 0;
     int code = next_code(at, end, is_checked);
     if (code < 0) return -1;
     uint32_t bits = (uint32_t)code & 31;
-    if (code < 32) {
-        *value = (bits ^ 16) - 16;
-        return 1;
-    }
     for (int shift = 5; shift < 30; shift += 5) {
         code = next_code(at, end, is_checked);
         if (code < 0) return -1;

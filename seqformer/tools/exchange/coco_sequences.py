@@ -41,9 +41,8 @@ def read_coco(archive: Archive, name: str) -> tuple[list[DrawnVideo], list[str]]
     entries = {key: _list(content, key, where) for key in ("images", "categories", "annotations")}
     labels = {}
     for i, category in enumerate(entries["categories"]):
-        labels[_whole(category, "id", f"{where}, categories entry {i}")] = str(
-            category.get("name", category["id"])
-        )
+        number = _whole(category, "id", f"{where}, categories entry {i}")
+        labels[number] = str(category.get("name", number))
     videos, place = _videos(entries["images"], archive, where)
     counts: Counter[str] = Counter()
     for i, entry in enumerate(entries["annotations"]):

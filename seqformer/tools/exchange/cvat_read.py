@@ -64,7 +64,8 @@ def read_cvat(
     """
     where = name if archive.path.name == name else f"{archive.path}, {name}"
     file = read_cvat_xml(archive.read(name), where)
-    if not (file.images or file.tracks or (file.tasks and archive.images())):
+    is_known = any(task.stop is not None for task in file.tasks) or archive.images()
+    if not (file.images or file.tracks or (file.tasks and is_known)):
         raise ValueError(f"{where} has no frames and no tracks; is it the export of an empty task?")
     videos = _with_images(file, archive) if file.images else _with_tracks(file, archive, scratch)
     counts: Counter[str] = Counter(file.left_out)
@@ -125,7 +126,10 @@ def _with_tracks(file: CvatFile, archive: Archive, scratch: Path) -> list[tuple[
                     "its images and without others"
                 )
             found = list(images)
-            frames = [DrawnFrame(n, i, None) for n, i in zip(numbers, images, strict=True)]
+            frames = [
+                DrawnFrame(n, i.removeprefix("images/"), None)
+                for n, i in zip(numbers, images, strict=True)
+            ]
         frames = [
             DrawnFrame(frame.number, frame.name, image)
             for frame, image in zip(frames, found, strict=True)

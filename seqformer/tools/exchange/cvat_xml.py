@@ -106,7 +106,9 @@ def read_cvat_xml(data: bytes, name: str) -> CvatFile:
     parser = reader.parser
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        if name in str(error):  # one of ours
+            raise
         raise ValueError(f"{name} is no complete XML: {error}") from None
     if reader.root != "annotations":
         raise ValueError(

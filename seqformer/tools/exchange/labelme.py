@@ -178,6 +178,8 @@ def _add(
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError(f"{where} has no label")
     kind = shape.get("shape_type") or "polygon"
+    if not isinstance(kind, str):
+        raise ValueError(f"{where} has shape_type {kind!r:.40}; needed is its name")
     if kind in WITHOUT_AREA:
         counts["line"] += 1
         return
@@ -198,7 +200,7 @@ def _add(
         instance.occluded.add(t)
 
 
-def _draw(kind: Any, shape: dict[str, Any], size: Size, where: str) -> np.ndarray:
+def _draw(kind: str, shape: dict[str, Any], size: Size, where: str) -> np.ndarray:
     points = _points(shape.get("points"), where)
     if kind == "mask":
         return _paste(shape.get("mask"), points, size, where)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.scorer import run
 from bench.suite import scratch
 from bench.suite.cases import loader, scorer
 from bench.suite.schema import check_agreement
-from bench.suite.scorer_files import draw_files
+from bench.suite.scorer_files import draw_files, draw_many
+from seqformer.evaluation import evaluate
 
 CPU = torch.device("cpu")
 calls: list[Path] = []
@@ -85,4 +88,18 @@ def test_the_official_evaluator_is_there_only_with_its_folder(tmp_path, monkeypa
     monkeypatch.setenv(scorer.VARIABLE, str(tmp_path))
     assert [side.name for side in case.sides_on(CPU)] == ["ours", "eval.py", "published"]
     with pytest.raises(FileNotFoundError, match="SEQFORMER_COCOAPI must name the folder"):
-        scorer._official_modules(tmp_path)
+        scorer.official_modules(tmp_path)
+
+
+def test_a_command_is_measured_without_what_started_it():
+    usage = run([sys.executable, "-c", "held = b'x' * 60 * 2**20"])
+    assert 60 < usage.peak_bytes / 2**20 < 120 and usage.cpu_seconds > 0  # torch is larger
+    with pytest.raises(RuntimeError, match="oops"):
+        run([sys.executable, "-c", "raise SystemExit('oops')"])
+
+
+def test_files_of_very_many_results_can_be_scored(tmp_path):
+    draw_many(tmp_path, 600)
+    metrics = evaluate(tmp_path / "annotations.json", tmp_path / "results.json")
+    assert 0 <= metrics.stats["AP"] < 0.1 and len(metrics.per_class) == 40
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 600

@@ -197,8 +197,14 @@ def test_a_sequence_of_images_exported_for_video(tmp_path):
     meta = task_xml(["car"], stop=2, size=None, source="")
     content = convert(tmp_path, track("car", shapes), meta, images)
     assert content["videos"][0]["height"] == HEIGHT
-    assert content["videos"][0]["source"]["names"][2] == "images/photo 10.jpg"
+    assert content["videos"][0]["source"]["names"][2] == "photo 10.jpg"
     assert [bool(s) for s in content["annotations"][0]["segmentations"]] == [False, False, True]
+
+
+def test_a_task_without_shapes_gives_its_frames(tmp_path):
+    content = convert(tmp_path, "")
+    assert content["videos"][0]["length"] == 4 and content["annotations"] == []
+    assert [category["name"] for category in content["categories"]] == ["car", "чаша & <cup>"]
 
 
 def test_a_film_gives_the_frames(tmp_path):
@@ -235,8 +241,9 @@ ONE = points_attribute(SQUARE)
     [
         (BOMB, "declares a document type"),
         (b"<annotations>", "no complete XML"),
+        (GOOD.replace(b"utf-8", b"utf-9"), "unknown encoding"),
         (b"<root/>", "is not an export of CVAT"),
-        (GOOD, "no frames and no tracks"),
+        (document("", ""), "no frames and no tracks"),
         (
             document(task_xml(["a"]), track("a", [tracked("polygon", 0, 'points="1,2;x"')])),
             "points",

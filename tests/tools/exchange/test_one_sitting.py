@@ -1,7 +1,7 @@
 """docs/data.md's four commands: an export of CVAT -> weights -> results and report -> corrections.
 
 The export is of drawn videos, as an image task of CVAT with a folder per video. `python -m
-tests.tools.exchange.test_one_sitting FOLDER VIDEOS STEPS` does it at full size.
+tests.tools.exchange.test_one_sitting FOLDER VIDEOS STEPS [options of train]` does it at full size.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ if __name__ == "__main__":
     write_export(folder / "export.zip", num_videos)
     words = commands()
     words[1][words[1].index("--max-steps") + 1] = steps
+    words[1] += sys.argv[4:]
     for arguments in words:
         started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
         assert main(arguments[1:]) == 0
