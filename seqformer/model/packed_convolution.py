@@ -32,12 +32,9 @@ HAS_PACKING = torch.backends.mkldnn.is_available() and all(
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether packing pays here: in bfloat16, where oneDNN has it. In float32 products take so much
     longer than bringing things into order that packed ones were no faster."""
-    return (
-        HAS_PACKING
-        and dtype == torch.bfloat16
-        and torch.backends.mkldnn.enabled
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    if not HAS_PACKING or dtype != torch.bfloat16 or not torch.backends.mkldnn.enabled:
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedConv2d(nn.Module):
