@@ -7,7 +7,7 @@ whatever decides where an object is stays float32: where box queries look, refer
 weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
 stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
 
-On a CPU convolutions are packed for oneDNN (`packed_convolution.py`).
+In bfloat16 on a CPU convolutions are packed for oneDNN (`packed_convolution.py`).
 """
 
 from __future__ import annotations
