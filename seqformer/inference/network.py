@@ -109,7 +109,7 @@ class FrameNetwork:
         if device.type == "cpu" and not computes_in(self._dtype):
             logger.warning(
                 "this CPU has no instructions for %s, which is computed through float32: results "
-                "are as they would be, and --precision fp32 is about as fast",
+                "are as they would be, but there is nothing to gain beside --precision fp32",
                 precision,
             )
         self._model = inference_copy(model, self._dtype, packs=not is_compiled)
