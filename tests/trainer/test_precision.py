@@ -1,5 +1,7 @@
 """Low precision where it is safe, and float32 where coordinates are made."""
 
+from statistics import median
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -29,14 +31,21 @@ def build(precision, parallel=ONE, mode="none", **changes):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_gradients_point_where_float32_ones_do(precision):
-    exact, low = build("fp32"), build(precision)
-    if precision == "fp16":
-        low.precision.scaler.load_state_dict(low.precision.scaler.state_dict() | {"scale": 64.0})
-    expected, got = (take_step(step, 1, clips=2) for step in (exact, low))
-    assert got["skipped"] == 0
-    assert got["loss"] == pytest.approx(expected["loss"], rel=1e-2)
-    assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=5e-2)
-    assert cosine_similarity(flat(low), flat(exact), dim=0) > 0.99
+    """Of three batches the middle one: the model has kinks, and rounding may cross one, beyond which
+    a gradient points elsewhere. What computes the operators, C or PyTorch, makes no difference.
+    """
+    cosines = []
+    for number in range(3):
+        exact, low = build("fp32"), build(precision)
+        if precision == "fp16":
+            scaler = low.precision.scaler
+            scaler.load_state_dict(scaler.state_dict() | {"scale": 64.0})
+        expected, got = (take_step(step, 1, clips=2, number=number) for step in (exact, low))
+        assert got["skipped"] == 0
+        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+        assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=5e-2)
+        cosines.append(float(cosine_similarity(flat(low), flat(exact), dim=0)))
+    assert median(cosines) > 0.995 and min(cosines) > 0.95, cosines
     assert {p.dtype for p in low.parallel_model.model.parameters()} == {torch.float32}
 
 
