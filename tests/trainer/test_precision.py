@@ -31,8 +31,8 @@ def build(precision, parallel=ONE, mode="none", **changes):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_gradients_point_where_float32_ones_do(precision):
-    """Of three batches the middle one: the model has kinks, and rounding may cross one, beyond which
-    a gradient points elsewhere. What computes the operators, C or PyTorch, makes no difference.
+    """Of three batches the middle one: the model has kinks, and rounding may cross one; beyond it a
+    gradient points elsewhere. What computes the operators, C or PyTorch, makes no difference.
     """
     cosines = []
     for number in range(3):
