@@ -140,11 +140,12 @@ def test_a_network_on_the_second_gpu_computes_there(entry, monkeypatch):
     portion = network.frames(list(film(2)))
     machine = Machine(monkeypatch)
     seen = []
-    stream = "box_stream" if entry == "frames" else "instance_stream"
-    inner = getattr(network._model, stream)
-    monkeypatch.setattr(
-        network._model, stream, lambda *args: seen.append(machine.current) or inner(*args)
-    )
+    owner, stream = {
+        "frames": (network, "_box_stream"),
+        "instances": (network._model, "instance_stream"),
+    }[entry]
+    inner = getattr(owner, stream)
+    monkeypatch.setattr(owner, stream, lambda *args: seen.append(machine.current) or inner(*args))
     monkeypatch.setattr("seqformer.inference.network.sent", lambda host, device: host)
     network.device = torch.device("cuda", 1)
     network.frames(list(film(2))) if entry == "frames" else network.instances(portion.pool(0, 2))

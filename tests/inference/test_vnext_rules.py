@@ -156,7 +156,7 @@ def test_clips_are_joined_as_the_tables_say(T, length, stride):
         mode="clips", clip_rule="vnext", label_rule="above", match_threshold=0.5,
         clip_length=length, clip_stride=stride, label_threshold=0.3,
     )  # fmt: skip
-    expected = {}
+    expected = []
     for scores, logits in joined(clips_of(p, frames), T, 0.5):
         masks = []
         for frame in logits:
@@ -168,11 +168,13 @@ def test_clips_are_joined_as_the_tables_say(T, length, stride):
         if any(mask is not None and mask.any() for mask in masks):
             for k, score in enumerate(scores):
                 if score > 0.3:
-                    expected[k, round(float(score), 4)] = masks
-    actual = {(d.class_index, round(d.score, 4)): d for d in p.predict(frames).detections}
-    assert actual.keys() == expected.keys()
-    for key, detection in actual.items():
-        for t, mask in enumerate(expected[key]):
+                    expected.append((k, float(score), masks))
+    expected.sort(key=lambda track: track[:2])
+    actual = sorted(p.predict(frames).detections, key=lambda d: (d.class_index, d.score))
+    assert [d.class_index for d in actual] == [k for k, _, _ in expected]
+    for detection, (_, score, masks) in zip(actual, expected, strict=True):
+        assert detection.score == pytest.approx(score, abs=1e-5)
+        for t, mask in enumerate(masks):
             own = detection.mask(t)
             assert (own is None) == (mask is None)
             if mask is not None:
