@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +21,10 @@ from typing import Any
 import torch
 import tyro
 
+from bench.demo import REPOSITORY, run
 from bench.suite.record import machine
 from seqformer.files import write_json, write_text
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 RECORD = REPOSITORY / "bench" / "results" / "stages.json"
 PAGE = REPOSITORY / "docs" / "stages.md"
 ARMS = {"stills": "pictures, then videos", "videos": "videos alone"}
@@ -62,21 +59,6 @@ class Options:
                 f"give 3 to 10 seeds, and a multiple of {POINTS} as video_steps, got "
                 f"{len(self.seeds)} and {self.video_steps}"
             )
-
-
-def run(*command: str) -> None:
-    """A command of the checkout, on one thread. Raises: RuntimeError with what it said last."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        last = "\n".join(done.stdout.splitlines()[-5:])
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{last}")
 
 
 def rows_of(options: Options) -> Iterator[dict[str, Any]]:

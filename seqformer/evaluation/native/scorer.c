@@ -72,6 +72,12 @@ static void free_scratch(Scratch *s) {
     free(s->ious);
 }
 
+/* Give back the pages of mapped files: [num_mapped, 2] address and bytes. */
+static void give_back(const int64_t *mapped, int64_t num_mapped) {
+    for (int64_t i = 0; i < num_mapped; i++)
+        madvise((void *)(intptr_t)mapped[2 * i], (size_t)mapped[2 * i + 1], MADV_DONTNEED);
+}
+
 /* Read and compare groups: what one video has of one category.
  *
  * Args:
@@ -134,8 +140,7 @@ int64_t score_groups(int64_t first, int64_t stop, const int64_t *bounds, const M
         free_scratch(&s);
         if (status != READ) break;
         if (touched >= window) {
-            for (int64_t i = 0; i < num_mapped; i++)
-                madvise((void *)(intptr_t)mapped[2 * i], (size_t)mapped[2 * i + 1], MADV_DONTNEED);
+            give_back(mapped, num_mapped);
             touched = 0;
         }
     }
@@ -212,8 +217,7 @@ int64_t track_groups(int64_t first, int64_t stop, const int64_t *bounds, const M
         free(tracks);
         if (status != READ) break;
         if (touched >= window) {
-            for (int64_t i = 0; i < num_mapped; i++)
-                madvise((void *)(intptr_t)mapped[2 * i], (size_t)mapped[2 * i + 1], MADV_DONTNEED);
+            give_back(mapped, num_mapped);
             touched = 0;
         }
     }
