@@ -75,23 +75,25 @@ class Command:
         self,
         action: Callable[[], int | None],
         expected: Callable[[], tuple[type[BaseException], ...]] = tuple,
+        ends_process: bool = False,
     ) -> int:
         """Act. Returns: the exit code. A SystemExit passes, as it has had its word.
 
         Args:
             action: gives the exit code; None is 0.
             expected: more types of errors that the user can mend; asked for when there is one.
+            ends_process: the process ends after it; once asked to, it hears no second request.
         """
         self._expected = expected
         _running.append(self)
         try:
-            return self._run(action)
+            return self._run(action, ends_process)
         finally:
             _running.remove(self)
 
-    def _run(self, action: Callable[[], int | None]) -> int:
+    def _run(self, action: Callable[[], int | None], ends_process: bool) -> int:
         try:
-            with _end_by_exception():
+            with _end_by_exception(ends_process):
                 code = action() or 0
                 sys.stdout.flush()
                 return code
@@ -179,7 +181,7 @@ def exit_with(name: str, main: Callable[[], int | None]) -> NoReturn:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable
-    code = command.run(main)
+    code = command.run(main, ends_process=True)
     try:
         sys.stdout.flush()
     except OSError:
@@ -269,10 +271,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def _end_by_exception() -> Iterator[None]:
+def _end_by_exception(ends_process: bool) -> Iterator[None]:
     """Inside, the first signal that asks to end becomes an exception, so that everything is tidied
     up; not while a module is imported, which some libraries do not survive, but right after.
-    Signals that are ignored (nohup) or handled already, by a command around, stay so."""
+    Signals that are ignored (nohup) or handled already, by a command around, stay so. Where the
+    process ends after it, a late second request changes no exit code; Ctrl-C is still heard."""
     ignored_until = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -310,8 +313,11 @@ def _end_by_exception() -> Iterator[None]:
         yield
     finally:
         _delayed.clear()
+        is_deaf = ends_process and bool(_asked)
         for changed, handler in before.items():
-            signal.signal(changed, handler)
+            signal.signal(
+                changed, signal.SIG_IGN if is_deaf and changed != signal.SIGINT else handler
+            )
 
 
 def end_if_asked() -> None:

@@ -110,6 +110,16 @@ def test_being_asked_to_end_tidies_up(tmp_path):
     assert (tmp_path / "tidy").exists()
 
 
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP"])
+def test_a_request_that_comes_while_the_process_ends_changes_no_exit_code(second):
+    done = run(f"""
+    import atexit
+    atexit.register(lambda: signal.raise_signal(signal.{second}))
+    signal.raise_signal(signal.SIGTERM)
+    """)
+    assert (done.returncode, done.stderr) == (143, "tool: stopped by SIGTERM\n")
+
+
 def test_a_reader_that_goes_away_is_no_error():
     process = subprocess.Popen(
         script("for i in range(100_000): print(i)"),
