@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -82,6 +83,7 @@ def test_the_film_of_dropped_frames_keeps_time(tmp_path):
     path = tmp_path / "live.mp4"
     with served(transport_stream(film(60))) as address, LiveSource(address) as source:
         _, report = follow(predictor, source, keep=1, film=path)
+    assert gc.get_freeze_count() == 0, "what was there is collected again"
     with av.open(str(path)) as container:
         shown = sum(1 for _ in container.decode(video=0))
     assert report.frames + report.dropped >= shown >= report.frames
