@@ -1,6 +1,7 @@
 """Before anything imports triton: without a GPU, its kernels run in the interpreter. One of several
 test processes leaves the other cores to the others."""
 
+import gc
 import logging
 import os
 
@@ -26,3 +27,14 @@ def loggers_as_before():
     yield
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers[:], each.level, each.propagate = handlers, level, propagate
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """The interpreter tidies up all when it ends."""
+    gc.unfreeze()
