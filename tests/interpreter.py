@@ -1,15 +1,15 @@
 """Triton's interpreter in less time: the language is patched once a launch, not in every call.
 
 Triton patches all functions of its language before every call of one kernel function by another,
-which is half of the time of our kernels in the interpreter. What was patched for the launch is still
-patched then, so that only modules that the launch has not met are left to do.
+which is half of the time of our kernels in the interpreter. What was patched for the launch is
+still patched then, so that only modules that the launch has not met are left to do.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -37,7 +37,7 @@ def patch_once_a_launch() -> None:
         return
     launch: _Launch | None = None
 
-    @lru_cache(maxsize=None)
+    @cache
     def modules_of(function: Any) -> frozenset[ModuleType]:
         known = (language, language.core)
         seen = function.__globals__.values()
