@@ -26,7 +26,6 @@ from seqformer.evaluation.average_precision import (
     summarise,
 )
 from seqformer.evaluation.c_scoring import NotReadableError, c_scoring
-from seqformer.evaluation.differences import Differences
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match
 from seqformer.evaluation.records import (
@@ -119,10 +118,6 @@ def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1
     curves = _curves_in_c(truth, predictions, groups, threads)
     if curves is None:
         curves = _curves(truth, predictions)
-    differences = Differences()
-    differences.see_lengths(truth, predictions)
-    differences.see_sizes(truth, predictions, groups.compared())
-    differences.tell()
     warn_about_results(truth, predictions, groups)
     per_class = {
         category_id: {
