@@ -61,7 +61,7 @@ def stage_presets(options: ChainOptions) -> tuple[TrainConfig, TrainConfig]:
         logging=demo.logging,
         checkpoint=CheckpointConfig(checkpoint_every=200),
         model=demo.model,
-        data=demo.data,
+        data=replace(demo.data, single_frame_steps=0),  # the stage before is that of pictures
         optim=demo.optim,
         eval=demo.eval,
         max_steps=900,
