@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..tracing import is_watched
-from . import cpu, op, reference
+from . import cpu, op
 
 MAX_SIDE = 7
 """Of the weights of a convolution."""
@@ -62,7 +62,7 @@ def split_weight(weight: Tensor) -> SplitWeight:
             f"{weight.dtype} {list(weight.shape)}"
         )
     square = weight.detach() if weight.dim() == 4 else weight.detach()[:, :, None, None]
-    return SplitWeight(reference.split(square), len(weight))
+    return SplitWeight(cpu.split(square), len(weight))
 
 
 def conv2d(

@@ -25,6 +25,8 @@ SHAPES = [  # n, C, h, w, O, k, stride, padding
     (3, 96, 5, 6, 37, 1, 1, 0),
     (1, 32, 1, 1, 5, 3, 1, 1),
     (1, 32, 11, 40, 16, 5, 3, 2),
+    (7, 160, 6, 10, 40, 3, 1, 1),
+    (3, 512, 24, 40, 8, 3, 2, 1),
 ]
 
 
@@ -126,6 +128,15 @@ def test_operator_of_torch():
 def test_three_parts_are_the_number():
     weight = torch.randn(37, 64, 3, 3) * torch.logspace(-12, 12, 64)[:, None, None]
     assert torch.equal(reference.joined(reference.split(weight), 37), weight)
+
+
+@needs_amx
+@pytest.mark.parametrize("shape", [(37, 64, 3, 3), (64, 32, 1, 1), (5, 96, 1, 1)])
+def test_weights_are_laid_out_as_the_reference_says(shape):
+    weight = torch.randn(shape) * torch.logspace(-12, 12, shape[1])[:, None, None]
+    assert torch.equal(split_weight(weight).parts, reference.split(weight))
+    strided = weight.transpose(2, 3)
+    assert torch.equal(split_weight(strided).parts, reference.split(strided))
 
 
 def test_what_does_not_fit_is_said():
