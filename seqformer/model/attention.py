@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .._kernels import kernels
+from .linear import linear, split_of
 from .memory_efficient import Linear, linears_of_sum
 
 
@@ -116,7 +117,13 @@ class QuerySelfAttention(nn.Module):
     """Multi-head attention among queries; positions are added to queries and keys, not values.
 
     Parameters are laid out as in `nn.MultiheadAttention`, as the checkpoints have them.
+
+    Attributes:
+        split_weights: at inference on some CPUs `in_proj_weight` in its two shares, as
+            `SplitParameter`.
     """
+
+    split_weights: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -130,11 +137,13 @@ class QuerySelfAttention(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """x: [n, Q, C]; position: [Q, C] or [n, Q, C]. Returns [n, Q, C]."""
         dim = x.shape[-1]
-        qk_weight, v_weight = self.in_proj_weight.split([2 * dim, dim])
+        weights = self.split_weights or self.in_proj_weight.split([2 * dim, dim])
+        qk_weight, v_weight = weights
         qk_bias, v_bias = self.in_proj_bias.split([2 * dim, dim])
         (qk,) = linears_of_sum(x, position, (qk_weight, qk_bias))
         q, k = qk.chunk(2, dim=-1)
-        v = F.linear(x, v_weight, v_bias)
+        is_split = split_of(x, v_weight) is not None
+        v = (linear if is_split else F.linear)(x, v_weight, v_bias)
         q, k, v = (rearrange(t, "n q (m d) -> n m q d", m=self.num_heads) for t in (q, k, v))
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=self.dropout if self.training else 0.0
