@@ -52,7 +52,10 @@ class MaskBranch(nn.Module):
 def widened(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in the precision of a layer, which at inference may be wider than what comes before;
     autocast chooses by itself."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return x
+    return x.to(dtype)
 
 
 def render_masks(

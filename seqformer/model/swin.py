@@ -33,9 +33,30 @@ class DropPath(nn.Module):
         return x * mask / keep
 
 
-def _windows(x: Tensor, size: int) -> Tensor:
-    """[n, h, w, C], multiples of `size` -> [n, windows, size^2, C], row by row."""
-    return rearrange(x, "n (h i) (w j) c -> n (h w) (i j) c", i=size, j=size)
+def _parts(length: int, size: int) -> int:
+    """Parts of `size` that cover a `length` of at least 1.
+
+    Where sizes are symbols (export, compilation), this form of the division folds when it is
+    nested, and `size` times it is a multiple of `size` to see. All sizes of this file come from it.
+    """
+    return (length - 1) // size + 1
+
+
+def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
+    """[n, h, w, C] -> [n, rows, columns, C] with zeros below and to the right."""
+    return F.pad(x, (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
+
+
+def _windows(x: Tensor, rows: int, columns: int, size: int) -> Tensor:
+    """[n, rows * size, columns * size, C] -> [n, rows * columns, size^2, C], row by row."""
+    lengths = {"h": rows, "w": columns, "i": size, "j": size}
+    return rearrange(x, "n (h i) (w j) c -> n (h w) (i j) c", **lengths)
+
+
+def _joined(x: Tensor, rows: int, columns: int, size: int) -> Tensor:
+    """The inverse of `_windows`."""
+    lengths = {"h": rows, "w": columns, "i": size, "j": size}
+    return rearrange(x, "n (h w) (i j) c -> n (h i) (w j) c", **lengths)
 
 
 class WindowAttention(nn.Module):
@@ -54,7 +75,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, shift_mask: Tensor | None) -> Tensor:
         """x: [n, windows, p, C] with p = window^2; shift_mask: [windows, p, p] added, or None."""
-        n = x.shape[0]
+        n, windows = x.shape[:2]
         q, k, v = rearrange(self.qkv(x), "n w p (qkv m d) -> qkv (n w) m p d", qkv=3, m=self.heads)
         index = self.relative_position_index
         bias = self.relative_position_bias_table[index.flatten()]
@@ -63,7 +84,7 @@ class WindowAttention(nn.Module):
             bias = bias + shift_mask[:, None]  # [windows, M, p, p]
             bias = bias.expand(n, *bias.shape).flatten(0, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(rearrange(out, "(n w) m p d -> n w p (m d)", n=n))
+        return self.proj(rearrange(out, "(n w) m p d -> n w p (m d)", n=n, w=windows))
 
 
 class Mlp(nn.Module):
@@ -97,29 +118,28 @@ class SwinBlock(nn.Module):
         """x: [n, h, w, C]; shift_mask: [windows, p, p] of the padded map, used when shifted."""
         _, h, w, _ = x.shape
         size, shift = self.window, self.shift
+        grid = _parts(h, size), _parts(w, size), size
         # parity: padding after norm1, so padded cells are zero and take part in the attention.
-        y = F.pad(self.norm1(x), (0, 0, 0, -w % size, 0, -h % size))
+        y = _padded(self.norm1(x), grid[0] * size, grid[1] * size)
         if shift:
             y = y.roll((-shift, -shift), dims=(1, 2))
-        rows = y.shape[1] // size
-        y = self.attn(_windows(y, size), shift_mask if shift else None)
-        y = rearrange(y, "n (h w) (i j) c -> n (h i) (w j) c", h=rows, i=size)
+        y = _joined(self.attn(_windows(y, *grid), shift_mask if shift else None), *grid)
         if shift:
             y = y.roll((shift, shift), dims=(1, 2))
-        x = x + self.drop_path(y[:, :h, :w])
+        x = x + self.drop_path(y.narrow(1, 0, h).narrow(2, 0, w))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def _shift_mask(h: int, w: int, window: int, shift: int, like: Tensor) -> Tensor:
     """[windows, p, p]: 0 inside a region of the rolled map, -100 between regions."""
-    padded_h, padded_w = h + -h % window, w + -w % window
+    rows, columns = _parts(h, window), _parts(w, window)
 
     def regions(n: int) -> Tensor:
         cells = torch.arange(n, device=like.device)
         return (cells >= n - window).long() + (cells >= n - shift).long()
 
-    label = 3 * regions(padded_h)[:, None] + regions(padded_w)[None]
-    label = _windows(label[None, ..., None], window)[0, ..., 0]
+    label = 3 * regions(rows * window)[:, None] + regions(columns * window)[None]
+    label = _windows(label[None, ..., None], rows, columns, window)[0, ..., 0]
     return (label[:, :, None] != label[:, None, :]).to(like.dtype) * -100.0
 
 
@@ -133,11 +153,11 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, h, w, C] -> [n, ceil(h/2), ceil(w/2), 2C]; odd sizes are zero padded."""
-        _, h, w, _ = x.shape
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        x = torch.cat(
-            [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1
-        )
+        rows, columns = _parts(x.shape[1], 2), _parts(x.shape[2], 2)
+        x = _padded(x, 2 * rows, 2 * columns)
+        lengths = {"h": rows, "w": columns, "i": 2, "j": 2}
+        # parity: of the four cells, the one below comes before the one to the right.
+        x = rearrange(x, "n (h i) (w j) c -> n h w (j i c)", **lengths)
         return self.reduction(self.norm(x))
 
 
@@ -173,7 +193,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, ceil(H/4), ceil(W/4), C]."""
-        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        rows, columns = (_parts(side, 4) for side in x.shape[2:])
+        x = F.pad(x, (0, 4 * columns - x.shape[3], 0, 4 * rows - x.shape[2]))
         return self.norm(rearrange(self.proj(x), "n c h w -> n h w c"))
 
 
