@@ -4,13 +4,15 @@
 
 A few long videos are drawn as the demo draws its own. They are cut at each length, and what is
 annotated of the first frames is compared with what `seqformer eval` finds in them, in both modes.
-The table says from which length on clips are better; `--out` writes it as JSON.
+The record is `bench/results/accuracy_over_length.json`; from it `docs/accuracy_over_length.md` and
+its figure are written, which say from which length on clips are better.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,17 @@ from typing import Any
 import torch
 import tyro
 
+from bench.demo import REPOSITORY
 from bench.suite.record import machine
 from seqformer.cli.eval import main as evaluate
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-from seqformer.files import write_json
+from seqformer.files import write_json, write_text
 
-MODES = ("whole", "clips")
+RECORD = REPOSITORY / "bench" / "results" / "accuracy_over_length.json"
+PAGE = REPOSITORY / "docs" / "accuracy_over_length.md"
+MODES = {"whole": "one clip (`--mode whole`)", "clips": "overlapping clips (`--mode clips`)"}
+CHUNK = 8
+"""Frames that go through together; small ones are slower one by one."""
 _PER_FRAME = ("segmentations", "bboxes", "areas")
 
 
@@ -31,7 +38,7 @@ _PER_FRAME = ("segmentations", "bboxes", "areas")
 class Options:
     """Score long drawn videos that are cut at several lengths."""
 
-    weights: Path
+    weights: Path | None = None
     """Of the demo, or of another run on its classes."""
     lengths: tuple[int, ...] = (10, 50, 200, 1000)
     videos: int = 4
@@ -39,10 +46,16 @@ class Options:
     """Height and width."""
     seed: int = 7
     threads: int = 1
-    out: Path | None = None
-    """JSON file to write."""
+    out: Path = RECORD
+    """The record."""
+    page: Path = PAGE
+    """The page; its figure lies beside it."""
+    render: bool = False
+    """Only write the page of the record that is there."""
 
     def __post_init__(self) -> None:
+        if (self.weights is None) != self.render:
+            raise ValueError("give --weights FILE, or --render to write the page of the record")
         if not self.lengths or min(self.lengths) < 1 or self.videos < 1:
             raise ValueError(
                 f"lengths and videos must be at least 1, got {self.lengths} and {self.videos}"
@@ -71,6 +84,7 @@ def score(options: Options, mode: str, images: Path, annotations: Path) -> dict[
             *("--weights", str(options.weights), "--images", str(images), "--device", "cpu"),
             *("--annotations", str(annotations), "--mode", mode, "--output", str(results)),
             *("--metrics", str(metrics), "--threads", str(options.threads), "--fresh"),
+            *("--chunk-frames", str(CHUNK), "--ap-only"),
         ]
     )
     if code:
@@ -79,38 +93,127 @@ def score(options: Options, mode: str, images: Path, annotations: Path) -> dict[
     return {name: told[name] for name in ("AP", "AP50")}
 
 
-def main(options: Options) -> None:
+def rows_of(options: Options, folder: Path) -> Iterator[dict[str, Any]]:
+    """A row for each length and mode: AP and AP50, in 0..1."""
     height, width = options.frame_size
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_synthetic_dataset(
-            folder,
-            num_train=1,
-            num_val=options.videos,
-            num_frames=max(options.lengths),
-            height=height,
-            width=width,
-            seed=options.seed,
-        )
-        paths = SyntheticPaths.under(folder)
-        whole = json.loads(paths.val_annotations.read_text(encoding="utf-8"))
-        for length in options.lengths:
-            file = folder / f"{length}" / "instances.json"
-            file.parent.mkdir()
-            write_json(file, cut(whole, length))
-            for mode in MODES:
-                scores = score(options, mode, paths.val_images, file)
-                rows.append({"frames": length, "mode": mode, **scores})
-    print("frames   " + "".join(f"{mode:>18}" for mode in MODES))
+    make_synthetic_dataset(
+        folder,
+        num_train=1,
+        num_val=options.videos,
+        num_frames=max(options.lengths),
+        height=height,
+        width=width,
+        seed=options.seed,
+    )
+    paths = SyntheticPaths.under(folder)
+    whole = json.loads(paths.val_annotations.read_text(encoding="utf-8"))
     for length in options.lengths:
-        told = [r for r in rows if r["frames"] == length]
-        cells = (f"{r['AP']:.4f} ({r['AP50']:.4f})" for r in told)
-        print(f"{length:6}   " + "".join(f"{cell:>18}" for cell in cells))
-    if options.out is not None:
+        file = folder / f"{length}" / "instances.json"
+        file.parent.mkdir()
+        write_json(file, cut(whole, length))
+        for mode in MODES:
+            yield {"frames": length, "mode": mode, **score(options, mode, paths.val_images, file)}
+
+
+def curve(record: dict[str, Any], mode: str) -> list[tuple[int, float]]:
+    """(frames, AP in percent) of a mode, by length."""
+    own = [row for row in record["rows"] if row["mode"] == mode]
+    return sorted((row["frames"], 100 * row["AP"]) for row in own)
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """One sentence: when to switch."""
+    pairs = zip(*(curve(record, mode) for mode in MODES), strict=True)
+    better = [(length, clips > whole) for (length, whole), (_, clips) in pairs]
+    if not any(is_better for _, is_better in better):
+        return "One clip is at least as good at every length."
+    first = next(
+        (length for i, (length, _) in enumerate(better) if all(b for _, b in better[i:])), None
+    )
+    if first is None:
+        return "Neither mode is better from some length on."
+    if first == better[0][0]:
+        return "Clips are better at every length that was measured."
+    before = max(length for length, _ in better if length < first)
+    return f"Switch to clips somewhere between {before:,} and {first:,} frames."
+
+
+def page(record: dict[str, Any], figure: str) -> str:
+    """The page of a record, as Markdown.
+
+    Args:
+        figure: file name of the figure beside it.
+    """
+    curves = {mode: dict(curve(record, mode)) for mode in MODES}
+    lines = [
+        f"| {length:,} | " + " | ".join(f"{curves[mode][length]:.1f}" for mode in MODES) + " |"
+        for length in sorted(curves["whole"])
+    ]
+    height, width = record["frame_size"]
+    return f"""# Accuracy over the length of a video
+
+{record["videos"]} drawn videos of {width}x{height} pixels are cut at each length. The weights are
+those of `seqformer train demo`, which has seen two frames at once. The scores are AP in percent.
+
+| frames | {" | ".join(MODES.values())} |
+|---|---|---|
+{chr(10).join(lines)}
+
+{verdict(record)} One clip has one query for an object: in a long video the object has been
+everywhere, and its query with it. Clips are joined by their masks on the frames they share.
+
+![AP over the length of a video, as one clip and in overlapping clips]({figure})
+
+Measured by `python -m bench.accuracy_over_length --weights FILE` on {record["machine"]}.
+Few videos make coarse numbers, and real videos change less from frame to frame than drawn ones:
+measure with your own.
+"""
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """AP over the length, a line for each mode."""
+    from matplotlib.figure import Figure
+
+    from bench.report.drawing import colour, save, style
+
+    with style():
+        figure = Figure(figsize=(5.2, 3.2))
+        axes = figure.add_subplot()
+        for number, (mode, title) in enumerate(MODES.items()):
+            lengths, aps = zip(*curve(record, mode), strict=True)
+            label = title.partition(" (")[0]
+            axes.plot(lengths, aps, color=colour(number), linewidth=2.2, marker="o", label=label)
+        axes.set_xscale("log")
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.minorticks_off()
+        axes.set_xlabel("frames of the video")
+        axes.set_ylabel("AP (%)")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        figure.tight_layout()
+        save(figure, path)
+
+
+def render(record: dict[str, Any], path: Path) -> None:
+    """Write the page and its figure."""
+    figure = path.with_suffix(".svg")
+    draw(record, figure)
+    write_text(path, page(record, figure.name))
+
+
+def main(options: Options) -> None:
+    if not options.render:
+        rows = []
+        with tempfile.TemporaryDirectory() as name:
+            for row in rows_of(options, Path(name)):
+                rows.append(row)
+                print(f"{row['frames']:6} frames, {row['mode']}: AP {row['AP']:.4f}", flush=True)
         facts = machine(torch.device("cpu"))
-        write_json(options.out, {"machine": facts, "videos": options.videos, "rows": rows})
-        print(options.out)
+        where = f"one thread of an {facts['device']} CPU, torch {facts['torch']}"
+        settings = {"videos": options.videos, "frame_size": list(options.frame_size)}
+        write_json(options.out, {**settings, "machine": where, "rows": rows})
+    render(json.loads(options.out.read_text(encoding="utf-8")), options.page)
+    print(options.page)
 
 
 if __name__ == "__main__":

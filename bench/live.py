@@ -5,7 +5,9 @@
 
 Drawn frames go through the same loop as those of a camera, in this process. Without a rate each
 frame comes when the one before is done. The model has random weights: it computes what a trained
-one computes. Memory is the resident size of the process at each tenth of the run.
+one computes. Memory is the peak of the process's resident size until each tenth of the run. On a
+machine that other programs use, frames a second and latency say little; processor time a frame says
+more.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Options:
     frames: int = 10_000
     height: int = 360
     width: int = 640
+    short_side: int | None = None
+    """Of the network's input; by default the preset's."""
     rate: float = 0.0
     """Frames a second that come; 0: each when the one before is done."""
     precision: Precision = "fp32"
@@ -72,34 +76,37 @@ class DrawnSource:
     def __init__(self, options: Options) -> None:
         pictures = moving_picture(DIFFERENT, options.height, options.width)
         self._pictures = itertools.cycle(list(pictures))
-        self._rate, self._left, self._every = options.rate, options.frames, options.frames // 10
+        self._rate, self._frames = options.rate, options.frames
         self._begin = time.monotonic()
-        self._number = 0
+        self._number = 0  # frames that have come
         self.dropped = 0
-        self.resident: list[int] = []
+        self.peaks: list[int] = []
 
     @property
     def is_over(self) -> bool:
         """Whether all frames have come."""
-        return self._left <= 0
+        return self._number >= self._frames
 
     def take(self, timeout: float | None = None) -> LiveFrame | None:
         """The newest frame that has come, waited for."""
-        if self._left <= 0:
+        if self.is_over:
             return None
-        if self._left % self._every == 0:
-            self.resident.append(process_status_bytes("VmRSS:") or 0)
-        self._left -= 1
         if not self._rate:
-            return LiveFrame(next(self._pictures), time.monotonic(), 0)
-        newest = int((time.monotonic() - self._begin) * self._rate)
-        dropped = max(0, newest - self._number)
+            due, dropped = time.monotonic(), 0
+        else:
+            newest = int((time.monotonic() - self._begin) * self._rate)
+            dropped = max(0, newest - self._number)
+            due = self._begin + (self._number + dropped) / self._rate
+            time.sleep(max(0.0, due - time.monotonic()))
         self.dropped += dropped
-        self._left -= dropped
-        due = self._begin + (self._number + dropped) / self._rate
         self._number += dropped + 1
-        time.sleep(max(0.0, due - time.monotonic()))
+        self.note_peak()
         return LiveFrame(next(self._pictures), due, dropped)
+
+    def note_peak(self) -> None:
+        """Note the largest resident size so far, once in each tenth of the run."""
+        if self._number * 10 // self._frames > len(self.peaks):
+            self.peaks.append(process_status_bytes("VmHWM:") or 0)
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -109,12 +116,16 @@ def measure(options: Options) -> dict[str, Any]:
     config = presets()[options.preset][1]
     model = randomise(build_model_from_config(config.model))
     torch.nn.init.normal_(model.controller.last.bias)  # so that most masks have pixels
-    network = replace(config.eval, precision=options.precision, chunk_frames=1)
+    short_side = options.short_side or config.eval.short_side
+    network = replace(
+        config.eval, precision=options.precision, chunk_frames=1, short_side=short_side
+    )
     predictor = Predictor(model, config=network, device="cpu")
     warm = replace(options, frames=10, rate=0.0)
     follow(predictor, DrawnSource(warm), options.keep)  # type: ignore[arg-type]
-    source = DrawnSource(options)
+    source, processor = DrawnSource(options), time.process_time()
     _, report = follow(predictor, source, options.keep)  # type: ignore[arg-type]
+    processor = time.process_time() - processor
     return {
         **report.as_json(),
         "preset": options.preset,
@@ -122,18 +133,20 @@ def measure(options: Options) -> dict[str, Any]:
         "threads": options.threads,
         "frame": [options.height, options.width],
         "short_side": network.short_side,
-        "resident_mib": [round(size / MIB, 1) for size in source.resident],
+        "processor_ms_a_frame": round(1e3 * processor / max(report.frames, 1), 2),
+        "peak_mib": [round(size / MIB, 1) for size in source.peaks],
     }
 
 
 def main(options: Options) -> None:
     told = measure(options)
-    resident = told["resident_mib"]
+    peaks = told["peak_mib"]
     print(
         f"{told['frames']} frames at {told['frames_per_second']:.1f} a second, "
         f"{told['dropped']} dropped; p50 {told['latency_ms_p50']:.1f} ms, p99 "
         f"{told['latency_ms_p99']:.1f} ms, {told['latency_ms_p99'] / told['latency_ms_p50']:.2f} "
-        f"times it; resident {resident[1]:.0f} MiB after a tenth, {resident[-1]:.0f} at the end"
+        f"times it; {told['processor_ms_a_frame']:.1f} ms of processor time a frame; memory at "
+        f"most {peaks[0]:.1f} MiB in the first tenth, {peaks[-1]:.1f} MiB in all"
     )
     if options.out is not None:
         write_json(options.out, {"machine": machine(torch.device("cpu")), **told})

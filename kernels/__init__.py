@@ -30,6 +30,7 @@ if _twin is not None:
 else:
     from . import integrations as integrations
     from . import registry_package
+    from . import split_product as split_product
     from . import two_names as two_names
     from .backend import Explanation, current_backend, explain, use_backend
     from .deformable_attention import (

@@ -1,14 +1,19 @@
 """Before anything imports triton: without a GPU, its kernels run in the interpreter. One of several
 test processes leaves the other cores to the others."""
 
+import gc
 import logging
 import os
 
 import pytest
 import torch
 
+from tests.interpreter import patch_once_a_launch
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    patch_once_a_launch()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     torch.set_num_threads(1)
@@ -22,3 +27,14 @@ def loggers_as_before():
     yield
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers[:], each.level, each.propagate = handlers, level, propagate
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """The interpreter tidies up all when it ends."""
+    gc.unfreeze()

@@ -158,8 +158,15 @@ def test_wheel_contents(our_wheel):
     assert {"seqformer/py.typed", "seqformer/kernels/py.typed"} <= set(names)
 
 
-@pytest.mark.parametrize("ours_first", [True, False])
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize(
+    "kind,ours_first",
+    [
+        ("wheel", True),
+        ("editable", False),
+        pytest.param("wheel", False, marks=pytest.mark.slow),
+        pytest.param("editable", True, marks=pytest.mark.slow),
+    ],
+)
 def test_beside_the_other_kernels(kind, ours_first, our_wheel, our_source, their_wheel, tmp_path):
     env = fresh_environment(tmp_path)
     ours = [str(our_wheel)] if kind == "wheel" else ["-e", str(our_source)]

@@ -61,8 +61,9 @@ def stage_presets(options: ChainOptions) -> tuple[TrainConfig, TrainConfig]:
         logging=demo.logging,
         checkpoint=CheckpointConfig(checkpoint_every=200),
         model=demo.model,
-        data=demo.data,
-        optim=demo.optim,
+        # The stage before is that of pictures.
+        data=replace(demo.data, single_frame_steps=0, batch_size=4),
+        optim=known["mini"][1].optim,
         eval=demo.eval,
         max_steps=900,
     )

@@ -75,6 +75,9 @@ class DataConfig:
     category id, as released weights have it; 42 outputs for videos, 91 for stills."""
     num_frames: int = 5
     """T, frames per clip."""
+    single_frame_steps: int = 0
+    """In the first so many steps of a run clips are single frames, whose steps cost less: what a
+    stage on pictures before that on videos does, in one run."""
     frame_range: int = 3
     """How far the two neighbours of a sampled frame may lie from it, in frames."""
     frame_choice: Literal["published", "window"] = "published"
@@ -108,10 +111,9 @@ class DataConfig:
         for name in ("num_frames", "batch_size", "frame_range"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if self.global_batch_size < 0:
-            raise ValueError(
-                f"data.global_batch_size must be at least 0, got {self.global_batch_size}"
-            )
+        for name in ("global_batch_size", "single_frame_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} must be at least 0, got {getattr(self, name)}")
         self._check_sets()
         if not 0.0 <= self.max_broken_share <= 1.0:
             raise ValueError(f"data.max_broken_share must be in 0..1, got {self.max_broken_share}")

@@ -15,7 +15,7 @@ from seqformer.config.execution import (
     StartConfig,
 )
 from seqformer.config.model import BackboneName, ModelConfig
-from seqformer.config.optim import OptimConfig
+from seqformer.config.optim import LossConfig, OptimConfig
 from seqformer.config.train import DemoConfig, TrainConfig
 from seqformer.config.vnext import vnext_r50
 
@@ -114,24 +114,29 @@ _FROM_SCRATCH = OptimConfig(
 
 
 def _demo() -> DemoConfig:
-    """A small model that learns moving shapes from scratch."""
+    """A small model that learns moving shapes from scratch: on single frames first, which cost less
+    and show all there is to know about a shape, then on clips, which show what belongs together.
+    Places are learnt long before classes, so classes weigh more than published.
+    """
     return DemoConfig(
         output=Path("runs/demo"),
-        max_steps=1500,
+        max_steps=770,
         seed=0,
         logging=LoggingConfig(log_every=20),
         checkpoint=CheckpointConfig(checkpoint_every=500),
         model=_MINI_MODEL,
         data=DataConfig(
             num_frames=2,
-            batch_size=4,
+            single_frame_steps=550,
+            batch_size=8,
             num_workers=0,
             cache_frames=True,
             augment=AugmentConfig(
                 photometric=False, short_sides=(64,), max_long_side=96, crop_prob=0.0
             ),
         ),
-        optim=_FROM_SCRATCH,
+        loss=LossConfig(class_weight=5.0),
+        optim=replace(_FROM_SCRATCH, lr=3e-3, lr_backbone=3e-3, warmup_steps=100),
         eval=EvalConfig(short_side=64),
     )
 

@@ -49,13 +49,13 @@ class ConcatClipDataset(Dataset[Sample]):
 
         Raises: ValueError when there is none to be found.
         """
-        rng = item_generator(self.seed, *key)
+        rng = item_generator(self.seed, key.epoch, key.item, key.repeat)
         number = int(np.searchsorted(self.starts, key.item, "right")) - 1
         clips, item = self.sets[number], key.item - int(self.starts[number])
         broken: list[str] = []
         for _ in range(MAX_TRIES):
             try:
-                made = clips.load_clip(item, rng)
+                made = clips.load_clip(item, rng, key.is_single)
                 if made is not None:
                     clip, name = made
                     return Sample(*to_tensors(clip), name, tuple(broken))

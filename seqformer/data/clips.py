@@ -43,8 +43,13 @@ class ClipSet(Protocol):
         """Number of items."""
         ...
 
-    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(
+        self, item: int, rng: np.random.Generator, is_single: bool = False
+    ) -> tuple[Clip, str] | None:
         """An augmented clip and its name; None where no instance is left to train on.
+
+        Args:
+            is_single: make it of the item's own frame alone.
 
         Raises: FileNotFoundError, OSError or ValueError naming a broken file or annotation.
         """
@@ -74,11 +79,14 @@ class VideoClips:
         """Number of frames of all videos."""
         return int(self.columns.frame_starts[-1])
 
-    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(
+        self, item: int, rng: np.random.Generator, is_single: bool = False
+    ) -> tuple[Clip, str] | None:
         """The clip around one frame. See `ClipSet`."""
         number = int(np.searchsorted(self.columns.frame_starts, item, "right")) - 1
         video = self.annotations.videos[number]
-        frames = self._sampled(item - int(self.columns.frame_starts[number]), video.length, rng)
+        frame = item - int(self.columns.frame_starts[number])
+        frames = [frame] if is_single else self._sampled(frame, video.length, rng)
         instances = self._trained(number)
         boxes = self._boxes(instances, frames)
         if not has_area(boxes).any():
@@ -180,7 +188,9 @@ class StillClips:
         """Number of images."""
         return len(self.columns.video_ids)
 
-    def load_clip(self, item: int, rng: np.random.Generator) -> tuple[Clip, str] | None:
+    def load_clip(
+        self, item: int, rng: np.random.Generator, is_single: bool = False
+    ) -> tuple[Clip, str] | None:
         """The pseudo-video of one image. See `ClipSet`."""
         image = self.annotations.videos[item]
         instances = np.arange(*self.columns.instance_starts[item : item + 2])
@@ -194,7 +204,7 @@ class StillClips:
                 allow_outside=self.config.allow_outside,
             ),
             ClipMasks.of(packed).decode()[:, 0],
-            self.num_frames,
+            1 if is_single else self.num_frames,
             rng,
         )
         clip = Clip(frames, self.labels[instances], boxes, ClipMasks.of(masks))

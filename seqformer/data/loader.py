@@ -51,6 +51,7 @@ def build_train_loader(
         world_size,
         micro_batch_size=config.batch_size,
         weights=config.sampling_weights,
+        single_frame_steps=config.single_frame_steps,
     )
     if sampler.steps_per_epoch == 0:
         setting = "global-batch-size" if config.global_batch_size else "batch-size"

@@ -20,11 +20,13 @@ class SampleKey(NamedTuple):
     """All that a dataset needs to make one clip.
 
     `repeat` counts earlier visits to the item in the same epoch, which weights can lead to.
+    `is_single` asks for the item's own frame alone, however many a clip has otherwise.
     """
 
     epoch: int
     item: int
     repeat: int = 0
+    is_single: bool = False
 
 
 def item_generator(seed: int, epoch: int, item: int, repeat: int = 0) -> np.random.Generator:
@@ -103,7 +105,8 @@ class ClipBatchSampler(Sampler[list[SampleKey]]):
     but seed and epoch. Process r takes the r-th part of them and splits it into `micro_batches`
     parts of at most `micro_batch_size` clips, equal but for one clip. So step k holds the same
     items on any number of processes, and (epoch, step) is all that a checkpoint has to keep. Items
-    that do not fill a last step are left out of the epoch.
+    that do not fill a last step are left out of the epoch. In the first `single_frame_steps` steps,
+    counted from the first epoch on, clips are single frames.
 
     Attributes:
         steps_per_epoch: global batches of an epoch.
@@ -119,6 +122,7 @@ class ClipBatchSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         micro_batch_size: int | None = None,
         weights: Sequence[float] = (),
+        single_frame_steps: int = 0,
     ) -> None:
         """
         Args:
@@ -139,6 +143,7 @@ class ClipBatchSampler(Sampler[list[SampleKey]]):
                 "processes, or start another number of them"
             )
         self.sizes, self.weights = tuple(sizes), tuple(weights)
+        self.single_frame_steps = single_frame_steps
         self.global_batch_size, self.seed = global_batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.share = share
@@ -161,5 +166,6 @@ class ClipBatchSampler(Sampler[list[SampleKey]]):
         epoch = self.epoch
         for step in range(self.start_step, self.steps_per_epoch):
             first = step * self.global_batch_size + self.rank * self.share
+            is_single = epoch * self.steps_per_epoch + step < self.single_frame_steps
             for part in np.array_split(order[first : first + self.share], self.micro_batches):
-                yield [SampleKey(epoch, item, repeat) for item, repeat in part.tolist()]
+                yield [SampleKey(epoch, item, repeat, is_single) for item, repeat in part.tolist()]

@@ -25,9 +25,11 @@ from seqformer.evaluation.error_types import (
     find_errors,
     threshold_index,
 )
+from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.matching import AREA_RANGES
 from seqformer.evaluation.pairwise_iou import read_pairwise_iou
 from seqformer.evaluation.records import GroundTruth, Parsed, read_ground_truth, read_predictions
+from seqformer.evaluation.result_warnings import warn_about_results
 from seqformer.evaluation.tracking import TrackingMetrics, tracking_metrics
 
 logger = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ def analyse(
     seed: int = 0,
     length_edges: Sequence[int] | None = None,
     keep_masks: bool = False,
+    warns: bool = True,
 ) -> Analysis:
     """Score results and take the score apart; both files may be paths or parsed JSON.
 
@@ -126,6 +129,7 @@ def analyse(
         length_edges: longest video of every group but the last, in frames; by default the groups
             have equal numbers of videos.
         keep_masks: leave the tracks in the videos of the analysis, to draw them.
+        warns: say what is odd about the results, as `evaluate` does.
 
     Raises: FileNotFoundError; ValueError naming file and entry of what cannot be scored, or the
         argument that makes no sense.
@@ -152,6 +156,8 @@ def analyse(
         if not keep_masks:
             of_video = replace(of_video, pairwise=video.without_masks())
         errors.append(of_video)
+    if warns:
+        warn_about_results(truth, predictions, Groups.of(truth, predictions))
 
     areas = range(len(official) + len(shares))
     accumulators = [

@@ -49,6 +49,44 @@ class Matched:
     """[sum of D * G over the groups], of each group [D, G]; None if they were not asked for."""
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the matching of the AP is given, and room for its answer."""
+
+    is_crowd: np.ndarray
+    """[G] uint8."""
+    areas: np.ndarray
+    """[G] pixels; NaN where the masks tell."""
+    flags: np.ndarray
+    is_ignored: np.ndarray
+    """See `Matched`."""
+
+    @classmethod
+    def of(cls, truth: GroundTruth, groups: Groups) -> Rules:
+        """For the instances and results of the groups."""
+        num_areas, num_thresholds = len(_AREA_RANGES), len(IOU_THRESHOLDS)
+        instances = [truth.instances[i] for i in groups.instances]
+        return cls(
+            np.array([one.is_crowd for one in instances], np.uint8),
+            np.array([one.area for one in instances], np.float64),  # None is NaN
+            np.empty((len(groups.results), num_areas, num_thresholds), np.uint8),
+            np.empty((len(groups.instances), num_areas), np.uint8),
+        )
+
+    def of_instances(self) -> tuple[Any, ...]:
+        """Arguments `is_crowd` and `areas` of the C code."""
+        return address(self.is_crowd), address(self.areas)
+
+    def of_matching(self) -> tuple[Any, ...]:
+        """Arguments from `num_areas` to `thresholds`."""
+        counts = len(_AREA_RANGES), len(IOU_THRESHOLDS)
+        return (*counts, address(_AREA_RANGES), address(THRESHOLDS))
+
+    def matched(self, groups: Groups, ious: np.ndarray | None = None) -> Matched:
+        """The answer, once the C code has written it."""
+        return Matched(groups, self.flags, self.is_ignored.astype(bool), ious)
+
+
 class CScoring:
     """Results and ground truth on their way through the C code."""
 
@@ -90,31 +128,21 @@ class CScoring:
 
         Raises: NotReadableError.
         """
-        groups = self.groups
-        num_areas, num_thresholds = len(_AREA_RANGES), len(IOU_THRESHOLDS)
-        flags = np.empty((len(groups.results), num_areas, num_thresholds), np.uint8)
-        is_ignored = np.empty((len(groups.instances), num_areas), np.uint8)
-        of_instances = [self.truth.instances[i] for i in groups.instances]
-        is_crowd = np.array([one.is_crowd for one in of_instances], np.uint8)
-        areas = np.array([one.area for one in of_instances], np.float64)  # None is NaN
+        groups, rules = self.groups, self.rules()
         bounds = groups.bounds
         pairs = (bounds[:, 1] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 2])
         iou_first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
         ious = np.empty(int(iou_first[-1])) if with_ious else None
         self.run(
             self.library.score_groups,
-            (
-                address(is_crowd),
-                address(areas),
-                floor,
-                num_areas,
-                num_thresholds,
-                address(_AREA_RANGES),
-                address(THRESHOLDS),
-            ),
-            tuple(address(array) for array in (flags, is_ignored, ious, iou_first)),
+            (*rules.of_instances(), floor, *rules.of_matching()),
+            tuple(address(a) for a in (rules.flags, rules.is_ignored, ious, iou_first)),
         )
-        return Matched(groups, flags, is_ignored.astype(bool), ious)
+        return rules.matched(groups, ious)
+
+    def rules(self) -> Rules:
+        """What matching asks of these instances and results."""
+        return Rules.of(self.truth, self.groups)
 
     def run(
         self,
@@ -157,39 +185,6 @@ class CScoring:
                     self._convert(what, number, must_read=True)
 
         self._share(do, len(self.groups.bounds))
-
-    def curves(self, matched: Matched) -> Curves:
-        """Precision and recall of all categories."""
-        groups, num_categories = self.groups, len(self.truth.categories)
-        num_thresholds, num_areas = len(IOU_THRESHOLDS), len(_AREA_RANGES)
-        num_instances = np.zeros((num_categories, num_areas), np.int64)
-        spans = np.diff(groups.bounds.reshape(-1, 2), axis=1).reshape(-1, 2)  # [N, 2] G, D
-        instance_category = np.repeat(groups.category, spans[:, 0])
-        np.add.at(num_instances, instance_category, ~matched.truth_is_ignored)
-        category = np.repeat(groups.category, spans[:, 1])
-        scores = self.predictions.scores[groups.results]
-        order = np.lexsort((-scores, category))  # stable: in ascending order of the videos
-        first = np.searchsorted(category[order], np.arange(num_categories + 1)).astype(np.int64)
-        longest = int(np.diff(first).max(initial=0))
-        shape = (num_thresholds, num_categories, num_areas, len(MAX_RESULTS))
-        recall = np.empty(shape)
-        precision = np.empty((shape[0], len(RECALL_LEVELS), *shape[1:]))
-        score_at = np.empty_like(precision)
-        room, places = np.empty(longest + 1), np.empty(longest + 1, np.int64)
-        self.library.accumulate(
-            num_categories,
-            *map(address, (order, first, matched.flags, scores, groups.rank)),
-            num_areas,
-            num_thresholds,
-            address(num_instances),
-            len(RECALL_LEVELS),
-            address(RECALL_LEVELS),
-            len(MAX_RESULTS),
-            address(limits := np.array(MAX_RESULTS, np.int64)),
-            *map(address, (precision, score_at, recall, room, places)),
-        )
-        del limits
-        return Curves(precision, recall, score_at, num_instances[:, 0])
 
     def _mapped(self) -> np.ndarray:
         """Address and bytes of mapped files, [files, 2]."""
@@ -244,6 +239,42 @@ class CScoring:
         if text is None:
             raise NotReadableError
         return text
+
+
+def curves_of(
+    library: ctypes.CDLL, truth: GroundTruth, predictions: Predictions, matched: Matched
+) -> Curves:
+    """Precision and recall of all categories."""
+    groups, num_categories = matched.groups, len(truth.categories)
+    num_thresholds, num_areas = len(IOU_THRESHOLDS), len(_AREA_RANGES)
+    num_instances = np.zeros((num_categories, num_areas), np.int64)
+    spans = np.diff(groups.bounds.reshape(-1, 2), axis=1).reshape(-1, 2)  # [N, 2] G, D
+    instance_category = np.repeat(groups.category, spans[:, 0])
+    np.add.at(num_instances, instance_category, ~matched.truth_is_ignored)
+    category = np.repeat(groups.category, spans[:, 1])
+    scores = predictions.scores[groups.results]
+    order = np.lexsort((-scores, category))  # stable: in ascending order of the videos
+    first = np.searchsorted(category[order], np.arange(num_categories + 1)).astype(np.int64)
+    longest = int(np.diff(first).max(initial=0))
+    shape = (num_thresholds, num_categories, num_areas, len(MAX_RESULTS))
+    recall = np.empty(shape)
+    precision = np.empty((shape[0], len(RECALL_LEVELS), *shape[1:]))
+    score_at = np.empty_like(precision)
+    room, places = np.empty(longest + 1), np.empty(longest + 1, np.int64)
+    library.accumulate(
+        num_categories,
+        *map(address, (order, first, matched.flags, scores, groups.rank)),
+        num_areas,
+        num_thresholds,
+        address(num_instances),
+        len(RECALL_LEVELS),
+        address(RECALL_LEVELS),
+        len(MAX_RESULTS),
+        address(limits := np.array(MAX_RESULTS, np.int64)),
+        *map(address, (precision, score_at, recall, room, places)),
+    )
+    del limits
+    return Curves(precision, recall, score_at, num_instances[:, 0])
 
 
 def c_scoring(

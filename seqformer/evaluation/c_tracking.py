@@ -1,4 +1,4 @@
-"""The sums of HOTA and IDF1 in C, straight from the text of the masks.
+"""The sums of HOTA and IDF1 in C, straight from the text of the masks; with the AP, if asked for.
 
 `hota.py` and `identity.py` are the definition, and answer where there is no compiler or a mask
 cannot be read. The matches are the same: equal IoUs are decided in the same way.
@@ -6,10 +6,14 @@ cannot be read. The matches are the same: equal IoUs are decided in the same way
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 import numpy as np
 
+from seqformer.evaluation.average_precision import Curves
 from seqformer.evaluation.c_scorer import address, scorer
-from seqformer.evaluation.c_scoring import CScoring, NotReadableError
+from seqformer.evaluation.c_scoring import CScoring, NotReadableError, Rules, curves_of
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.hota import ALPHAS
 from seqformer.evaluation.hota import SUMS as HOTA_SUMS
@@ -27,14 +31,49 @@ def tracking_in_c(
     if library is None:
         return None
     groups = groups_in_file_order(truth, predictions)
+    given = (*[None] * 2, *[0] * 2, *[None] * 4)
+    return _sums(library, truth, predictions, groups, threads, given, (None, None))
+
+
+def all_in_c(
+    truth: GroundTruth, predictions: Predictions, threads: int = 1
+) -> tuple[Curves, TrackingSums] | None:
+    """The AP's curves too, from masks that are read once; None as above."""
+    library = scorer()
+    if library is None:
+        return None
+    best, groups = Groups.of(truth, predictions), groups_in_file_order(truth, predictions)
+    rules = Rules.of(truth, best)
+    rows = np.full(len(predictions), -1, np.int64)
+    rows[best.results] = best.rank
+    rows = rows[groups.results]
+    edges = np.ascontiguousarray(best.bounds[:, 2:])
+    given = (*rules.of_instances(), *rules.of_matching(), address(rows), address(edges))
+    written = address(rules.flags), address(rules.is_ignored)
+    sums = _sums(library, truth, predictions, groups, threads, given, written)
+    if sums is None:
+        return None
+    return curves_of(library, truth, predictions, rules.matched(best)), sums
+
+
+def _sums(
+    library: ctypes.CDLL,
+    truth: GroundTruth,
+    predictions: Predictions,
+    groups: Groups,
+    threads: int,
+    given: tuple[Any, ...],
+    written: tuple[int | None, ...],
+) -> TrackingSums | None:
+    """`track_groups` for all groups. The last two arguments are the AP's, or empty."""
     frames = _video_lengths(truth, predictions)[groups.video]
     hota = np.zeros((len(frames), len(HOTA_SUMS), len(ALPHAS)))
     identity = np.zeros((len(frames), len(IDENTITY_SUMS)))
     try:
         CScoring(library, truth, predictions, groups, threads).run(
             library.track_groups,
-            (address(frames), len(ALPHAS), address(ALPHAS), THRESHOLD),
-            (address(hota), address(identity)),
+            (*given, address(frames), len(ALPHAS), address(ALPHAS), THRESHOLD),
+            (*written, address(hota), address(identity)),
         )
     except NotReadableError:
         return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from seqformer.annotations.mask_text import MaskText, mask_list
 from seqformer.evaluation.c_scorer import OCCUPIED
+from seqformer.evaluation.differences import Differences
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.mask_files import ResultColumns
 from seqformer.evaluation.records import GroundTruth, Predictions
@@ -21,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 def warn_about_results(truth: GroundTruth, predictions: Predictions, groups: Groups) -> None:
-    """One warning per kind."""
+    """One warning per kind, those of `differences.py` among them."""
+    differences = Differences()
+    differences.see_lengths(truth, predictions)
+    differences.see_sizes(truth, predictions, groups.compared())
+    differences.tell()
     if not len(predictions):
         return
     outside = np.flatnonzero((predictions.scores < 0) | (predictions.scores > 1))

@@ -80,9 +80,9 @@ def score(
     parsed = load_json(annotations, "annotations")
     truth = read_ground_truth(parsed)
     predictions = read_predictions(results, truth)
-    metrics = ytvis_metrics(truth, predictions, threads)
     if ap_only:
-        return Scores(metrics, None, {})
+        return Scores(ytvis_metrics(truth, predictions, threads), None, {})
+    from seqformer.evaluation.c_tracking import all_in_c
     from seqformer.evaluation.parts import (
         length_parts,
         long_videos,
@@ -91,7 +91,9 @@ def score(
     )
     from seqformer.evaluation.tracking import tracking_metrics
 
-    tracking = tracking_metrics(truth, predictions, threads)
+    curves, sums = all_in_c(truth, predictions, threads) or (None, None)
+    metrics = ytvis_metrics(truth, predictions, threads, curves)
+    tracking = tracking_metrics(truth, predictions, threads, sums)
     parts = occlusion_parts(truth, predictions, parsed.content.get("annotations") or ())
     if long_list is not None or long_from is not None:
         listed = None if long_list is None else read_video_list(long_list)

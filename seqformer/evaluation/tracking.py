@@ -66,16 +66,21 @@ def evaluate_tracking(
 
 
 def tracking_metrics(
-    truth: GroundTruth, predictions: Predictions, threads: int = 1
+    truth: GroundTruth,
+    predictions: Predictions,
+    threads: int = 1,
+    sums: TrackingSums | None = None,
 ) -> TrackingMetrics:
     """The same from files that were read before.
 
     Args:
         threads: of the C code; the numbers do not depend on it.
+        sums: of these results, where they are known already.
 
     Raises: ValueError naming a mask's place.
     """
-    sums = tracking_in_c(truth, predictions, threads)
+    if sums is None:
+        sums = tracking_in_c(truth, predictions, threads)
     if sums is None:
         overlaps = read_class_overlaps(truth, predictions.records())
         sums = TrackingSums.of(truth.videos, truth.categories, overlaps)

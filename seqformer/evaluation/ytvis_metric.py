@@ -25,8 +25,7 @@ from seqformer.evaluation.average_precision import (
     accumulate,
     summarise,
 )
-from seqformer.evaluation.c_scoring import NotReadableError, c_scoring
-from seqformer.evaluation.differences import Differences
+from seqformer.evaluation.c_scoring import NotReadableError, c_scoring, curves_of
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match
 from seqformer.evaluation.records import (
@@ -106,8 +105,16 @@ def evaluate(
     return ytvis_metrics(truth, read_predictions(results, truth), threads)
 
 
-def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1) -> YTVISMetrics:
-    """The same from files that were read before. Raises: ValueError naming a mask's place."""
+def ytvis_metrics(
+    truth: GroundTruth, predictions: Predictions, threads: int = 1, curves: Curves | None = None
+) -> YTVISMetrics:
+    """The same from files that were read before.
+
+    Args:
+        curves: of these results, where they are known already.
+
+    Raises: ValueError naming a mask's place.
+    """
     logger.info(
         "scoring %d results against %d instances of %d categories in %d videos",
         len(predictions),
@@ -116,13 +123,10 @@ def ytvis_metrics(truth: GroundTruth, predictions: Predictions, threads: int = 1
         len(truth.videos),
     )
     groups = Groups.of(truth, predictions)
-    curves = _curves_in_c(truth, predictions, groups, threads)
+    if curves is None:
+        curves = _curves_in_c(truth, predictions, groups, threads)
     if curves is None:
         curves = _curves(truth, predictions)
-    differences = Differences()
-    differences.see_lengths(truth, predictions)
-    differences.see_sizes(truth, predictions, groups.compared())
-    differences.tell()
     warn_about_results(truth, predictions, groups)
     per_class = {
         category_id: {
@@ -151,7 +155,9 @@ def _curves_in_c(
     """None without a compiler, and where a mask cannot be read: the plain path says which."""
     try:
         scoring = c_scoring(truth, predictions, groups, threads)
-        return None if scoring is None else scoring.curves(scoring.match(_FLOOR))
+        if scoring is None:
+            return None
+        return curves_of(scoring.library, truth, predictions, scoring.match(_FLOOR))
     except NotReadableError:
         return None
 

@@ -17,6 +17,9 @@ BYTES_PER_PIXEL = 2600
 ResNet-50 takes about 550 on a CPU."""
 MOST_FRAMES = {"cuda": 32, "cpu": 2}
 """More do not make it faster: a GPU is busy, and a CPU's caches are full, long before."""
+SMALL_PIXELS, MOST_SMALL_FRAMES = 2**15, 8
+"""Frames of at most so many pixels go through a CPU so many at a time: one by one, calling the
+operators costs more than what they compute."""
 SHARE = 0.5
 """Of the free memory that may be used."""
 
@@ -26,7 +29,8 @@ def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
     pixels = config.short_side * config.short_side * 16 / 9
     width = 4 if config.precision == "fp32" else 2
     fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
-    most = MOST_FRAMES.get(device.type, 2)
+    is_small = device.type == "cpu" and pixels <= SMALL_PIXELS
+    most = MOST_SMALL_FRAMES if is_small else MOST_FRAMES.get(device.type, 2)
     return 1 << (max(1, min(int(fitting), most)).bit_length() - 1)
 
 

@@ -11,6 +11,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .._kernels import kernels
+from .autograd_state import is_autocast_to_bfloat16
+from .cpu_attention import attention
+from .linear import linear, split_of
 from .memory_efficient import Linear, linears_of_sum
 
 
@@ -101,13 +104,15 @@ class MSDeformAttn(nn.Module):
     def _samples(self, query: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, F, Q, M, L, P, 2] and logits [B, F, Q, M, L, P], in the precision of their
         layers even under autocast, and without TF32: in bf16, an offset of 8 cells is up to 0.03
-        cells off."""
+        cells off. Their gradients are products like all others: under autocast to bfloat16 on a
+        CPU, where float32 ones take ten times as long, in that."""
         samples = (self.num_heads, self.num_levels, self.num_points)
+        backward = torch.bfloat16 if is_autocast_to_bfloat16(query.device.type) else None
         with without_autocast(query.device.type):
             layers = [(m.weight, m.bias) for m in (self.sampling_offsets, self.attention_weights)]
             dtype = self.sampling_offsets.weight.dtype
             offsets, logits = linears_of_sum(
-                query.to(dtype), position.to(dtype), *layers, is_exact=True
+                query.to(dtype), position.to(dtype), *layers, is_exact=True, backward=backward
             )
         return offsets.unflatten(-1, (*samples, 2)), logits.unflatten(-1, samples)
 
@@ -116,7 +121,13 @@ class QuerySelfAttention(nn.Module):
     """Multi-head attention among queries; positions are added to queries and keys, not values.
 
     Parameters are laid out as in `nn.MultiheadAttention`, as the checkpoints have them.
+
+    Attributes:
+        split_weights: at inference on some CPUs `in_proj_weight` in its two shares, as
+            `SplitParameter`.
     """
+
+    split_weights: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -130,15 +141,15 @@ class QuerySelfAttention(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """x: [n, Q, C]; position: [Q, C] or [n, Q, C]. Returns [n, Q, C]."""
         dim = x.shape[-1]
-        qk_weight, v_weight = self.in_proj_weight.split([2 * dim, dim])
+        weights = self.split_weights or self.in_proj_weight.split([2 * dim, dim])
+        qk_weight, v_weight = weights
         qk_bias, v_bias = self.in_proj_bias.split([2 * dim, dim])
         (qk,) = linears_of_sum(x, position, (qk_weight, qk_bias))
         q, k = qk.chunk(2, dim=-1)
-        v = F.linear(x, v_weight, v_bias)
+        is_split = split_of(x, v_weight) is not None
+        v = (linear if is_split else F.linear)(x, v_weight, v_bias)
         q, k, v = (rearrange(t, "n q (m d) -> n m q d", m=self.num_heads) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0
-        )
+        out = attention(q, k, v, self.dropout if self.training else 0.0)
         return self.out_proj(rearrange(out, "n m q d -> n q (m d)"))
 
 

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from .autograd_state import is_recorded
+from .linear import linear, split_of
 
 _lock = Lock()
 _inside = 0
@@ -123,6 +124,8 @@ def full_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Returns: [..., O].
     """
+    if split_of(x, weight) is not None:
+        return linear(x, weight, bias)
     if not may_round(x):
         return F.linear(x, weight, bias)
     if is_recorded(x, weight, bias):

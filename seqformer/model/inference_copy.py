@@ -4,10 +4,12 @@ Training folds the frozen batch norms into its convolutions anew in every step, 
 convolutions change; at inference once is enough. In half precision the per-frame part that costs
 time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
 whatever decides where an object is stays float32: where box queries look, references, boxes, time
-weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
-stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+weights and their sums, mask parameters (which multiply pixel coordinates), the last two layers of
+the mask branch (a mask feature rounded to eight bits moves the edges of small objects), and the
+whole instance stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
 
-In bfloat16 on a CPU convolutions are packed for oneDNN (`packed_convolution.py`).
+On a CPU convolutions are packed (`packed_convolution.py`): in bfloat16 for oneDNN, in float32 as
+split products, which linear layers in float32 then are too.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from .._kernels import kernels
+from .attention import QuerySelfAttention
 from .decoder import DecoderLayer
+from .linear import SplitParameter
 from .packed_convolution import can_pack, pack_convolutions
 from .resnet import FrozenBatchNorm2d, fold_frozen_norms
 from .seqformer import SeqFormer
@@ -34,8 +39,8 @@ def inference_copy(
         model: left as it is. Weights that need no change are shared with the copy, so it must not
             be trained while the copy is in use.
         dtype: float32, bfloat16 or float16.
-        packs: where the model is on a CPU and its type allows it, pack convolutions: faster, and a
-            form that can be neither exported nor moved.
+        packs: where the model is on a CPU and its type allows it, pack convolutions and linear
+            layers: faster, and a form that can be neither exported nor moved.
 
     Returns: the copy in eval mode; `model` itself, in eval mode, where there is nothing to change.
     """
@@ -52,7 +57,21 @@ def inference_copy(
         _narrow(copy, dtype)
     if packs:
         pack_convolutions(copy)
+        if can_pack(torch.float32):
+            _split_linears(copy)
     return copy
+
+
+def _split_linears(model: SeqFormer) -> None:
+    """Replace the float32 weights of linear layers by split ones; shared tensors stay untouched."""
+    fits = kernels.split_product.fits
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and fits(module.weight):
+            module.weight = SplitParameter.of(module.weight)
+        elif isinstance(module, QuerySelfAttention) and fits(module.in_proj_weight):
+            dim = module.in_proj_weight.shape[1]
+            qk, v = module.in_proj_weight.split([2 * dim, dim])
+            module.split_weights = (SplitParameter.of(qk), SplitParameter.of(v))
 
 
 def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
@@ -67,7 +86,7 @@ def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
 
 def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
     yield from (model.query_embed, model.reference_points, model.class_embed, model.controller)
-    yield model.decoder.bbox_embed
+    yield from (model.decoder.bbox_embed, model.mask_branch.lay1, model.mask_branch.lay2)
     for layer in model.decoder.layers:
         assert isinstance(layer, DecoderLayer)
         yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)

@@ -2,7 +2,8 @@
 
 On a CPU in float32 and bfloat16, oneDNN's kernels take about a fifth less time than `F.linear` for
 the sizes of the transformer (its bias and ReLU are part of the product, where `addmm` first fills
-the result with the bias); on a GPU the ReLU is part of the product's epilogue.
+the result with the bias); on a GPU the ReLU is part of the product's epilogue. A `SplitParameter`
+is multiplied in float32 by split products (`kernels/split_product`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,37 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
+
+from .._kernels import kernels
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 """Whether oneDNN multiplies bfloat16 on this CPU, by instructions for it or by float32 ones."""
+
+
+class SplitParameter(nn.Parameter):
+    """A weight [O, C] for inference on a CPU with AMX: as it is, and in three parts.
+
+    Attributes:
+        parts: what split products take; None in a copy.
+    """
+
+    parts: kernels.split_product.SplitWeight | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor) -> SplitParameter:
+        """Of a weight that `kernels.split_product.fits`; shares its memory."""
+        parameter = cls(weight.detach(), requires_grad=False)
+        parameter.parts = kernels.split_product.split_weight(weight)
+        return parameter
+
+
+def split_of(x: Tensor, weight: Tensor) -> kernels.split_product.SplitWeight | None:
+    """The parts of a weight, where it has some and `x` is to be multiplied by them."""
+    is_split = isinstance(weight, SplitParameter) and x.dtype == torch.float32
+    return weight.parts if is_split else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -29,6 +55,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
     Returns: [..., O].
     """
+    parts = split_of(x, weight)
+    if parts is not None:
+        return kernels.split_product.linear(x, parts, bias, relu)
     rows = x.reshape(-1, x.shape[-1])
     if _is_for_onednn(x, weight):
         kind = "relu" if relu else "none"
@@ -49,7 +78,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and HAS_BF16))
         and x.numel() > 0
         and torch.backends.mkldnn.enabled
-        and not torch.is_autocast_enabled("cpu")
+        and (x.dtype == torch.bfloat16 or not torch.is_autocast_enabled("cpu"))
         and not torch.compiler.is_compiling()
     )
 

@@ -3,7 +3,8 @@
 oneDNN multiplies in blocks. `F.conv2d` brings weights into that layout in every call, and maps too
 unless their channels are innermost; in bf16 both cost more than the products. Here the weight is
 packed once per model, maps stay channels last, and bias, residual sum and ReLU belong to the
-product, so that no pass over a map is spent on them.
+product, so that no pass over a map is spent on them. In float32 products are split
+(`kernels/split_product`) where the CPU has AMX; without it nothing would be gained.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from .._kernels import kernels
 from .masks import MaskBranch
 from .resnet import Bottleneck, ResNet
 
@@ -30,15 +32,18 @@ HAS_PACKING = torch.backends.mkldnn.is_available() and all(
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether packing pays here: in bfloat16, where oneDNN has it. In float32 products take so much
-    longer than bringing things into order that packed ones were no faster."""
+    """Whether packing pays here: in bfloat16 where oneDNN has it, in float32 where the CPU has AMX.
+    Without AMX float32 products take so much longer than bringing things into order that packed
+    ones are no faster."""
+    if dtype == torch.float32:
+        return kernels.split_product.why_not_available() is None
     if not HAS_PACKING or dtype != torch.bfloat16 or not torch.backends.mkldnn.enabled:
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedConv2d(nn.Module):
-    """An `nn.Conv2d`, with `relu` its ReLU too.
+    """An `nn.Conv2d` by oneDNN, with `relu` its ReLU too.
 
     Args:
         conv: on the CPU, with zero padding; float32 or bfloat16.
@@ -73,6 +78,63 @@ class PackedConv2d(nn.Module):
         )
 
 
+class SplitConv2d(nn.Module):
+    """An `nn.Conv2d` by split products; as `PackedConv2d`.
+
+    Args:
+        conv: one that `can_split`.
+        relu: clamp the result below at 0.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
+        super().__init__()
+        self._weight = kernels.split_product.split_weight(conv.weight)
+        self._stride, self._padding, self._relu = conv.stride[0], int(conv.padding[0]), relu
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, C, h, w] -> [n, O, h', w'], channels last."""
+        geometry = (self._stride, self._padding)
+        return kernels.split_product.conv2d(x, self._weight, self.bias, *geometry, self._relu)
+
+    def add_to(self, other: Tensor, x: Tensor) -> Tensor:
+        """`relu(other + conv(x))`, written into `other` [n, O, h', w'], channels last."""
+        geometry = (self._stride, self._padding)
+        return kernels.split_product.conv2d(x, self._weight, self.bias, *geometry, True, other)
+
+
+class PlainConv2d(nn.Module):
+    """An `nn.Conv2d` that is neither packed nor split; as `PackedConv2d`."""
+
+    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
+        super().__init__()
+        self._conv, self._relu = conv, relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, C, h, w] -> [n, O, h', w'], channels last."""
+        result = self._conv(_channels_last(x))
+        return result.relu_() if self._relu else result
+
+    def add_to(self, other: Tensor, x: Tensor) -> Tensor:
+        """`relu(other + conv(x))`, written into `other` [n, O, h', w']."""
+        return other.add_(self._conv(_channels_last(x))).relu_()
+
+
+def can_split(conv: nn.Conv2d) -> bool:
+    """Whether split products can compute a convolution."""
+    is_plain = conv.groups == 1 and conv.dilation == (1, 1)
+    is_even = conv.stride[0] == conv.stride[1] and conv.padding[0] == conv.padding[1]
+    return is_plain and is_even and kernels.split_product.fits(conv.weight)
+
+
+def packed(conv: nn.Module, relu: bool = False) -> PackedConv2d | SplitConv2d | PlainConv2d:
+    """The form of a convolution that is fastest in its type, with `relu` with its ReLU."""
+    assert isinstance(conv, nn.Conv2d)
+    if conv.weight.dtype != torch.float32:
+        return PackedConv2d(conv, relu)
+    return SplitConv2d(conv, relu) if can_split(conv) else PlainConv2d(conv, relu)
+
+
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -82,14 +144,12 @@ class PackedBottleneck(nn.Module):
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
-        self.conv1 = PackedConv2d(block.conv1, relu=True)
-        self.conv2 = PackedConv2d(block.conv2, relu=True)
-        self.conv3 = PackedConv2d(block.conv3)
+        self.conv1 = packed(block.conv1, relu=True)
+        self.conv2 = packed(block.conv2, relu=True)
+        self.conv3 = packed(block.conv3)
         self.downsample = None
         if block.downsample is not None:
-            conv = block.downsample[0]
-            assert isinstance(conv, nn.Conv2d)
-            self.downsample = PackedConv2d(conv)
+            self.downsample = packed(block.downsample[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, inputs, h, w] -> [n, outputs, h', w'], channels last."""
@@ -102,7 +162,7 @@ class PackedResNet(nn.Module):
 
     def __init__(self, resnet: ResNet) -> None:
         super().__init__()
-        self.conv1 = PackedConv2d(resnet.conv1, relu=True)
+        self.conv1 = packed(resnet.conv1, relu=True)
         stages = (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
         # The first block of a stage has a projection, so no block overwrites a stage's result.
         self.stages = nn.ModuleList(nn.Sequential(*map(_packed_block, stage)) for stage in stages)
@@ -127,18 +187,19 @@ class PackedMaskBranch(nn.Module):
 
     def __init__(self, branch: MaskBranch) -> None:
         super().__init__()
-        self.lay1 = PackedConv2d(branch.lay1, relu=True)
-        self.lay2 = PackedConv2d(branch.lay2, relu=True)
-        self.lay3 = PackedConv2d(branch.lay3, relu=True)
-        self.lay4 = PackedConv2d(branch.lay4, relu=True)
-        self.dcn = PackedConv2d(branch.dcn, relu=True)
+        self.lay1 = packed(branch.lay1, relu=True)
+        self.lay2 = packed(branch.lay2, relu=True)
+        self.lay3 = packed(branch.lay3, relu=True)
+        self.lay4 = packed(branch.lay4, relu=True)
+        self.dcn = packed(branch.dcn, relu=True)
+        self._last_dtype = branch.lay1.weight.dtype
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
         """As `MaskBranch.forward`; the result is channels last."""
         x = self.lay3(coarse)
         x = self.lay4(F.interpolate(x, size=middle.shape[-2:]).add_(middle))
         x = self.dcn(F.interpolate(x, size=fine.shape[-2:]).add_(fine))
-        return self.lay2(self.lay1(x))
+        return self.lay2(self.lay1(x.to(self._last_dtype)))
 
 
 def pack_convolutions(model: nn.Module) -> None:
@@ -154,7 +215,7 @@ def pack_convolutions(model: nn.Module) -> None:
             elif isinstance(child, MaskBranch):
                 setattr(parent, name, PackedMaskBranch(child))
             elif isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
-                setattr(parent, name, PackedConv2d(child))
+                setattr(parent, name, packed(child))
 
 
 def _flops(x: Any, weight: Any, out_shape: Any) -> int:

@@ -65,6 +65,7 @@ def write_report(
         resamples=options.resamples,
         seed=options.seed,
         keep_masks=True,
+        warns=False,  # `evaluate` does
     )
     if not analysis.truth.instances:
         raise ValueError(

@@ -1,6 +1,42 @@
 """Cutting a video keeps its first frames, and only objects that are seen in them."""
 
-from bench.accuracy_over_length import cut
+import pytest
+
+from bench.accuracy_over_length import Options, cut, render, verdict
+
+
+def record(whole, clips):
+    rows = [
+        {"frames": frames, "mode": mode, "AP": ap, "AP50": ap}
+        for mode, aps in (("whole", whole), ("clips", clips))
+        for frames, ap in zip((10, 50, 200, 1000), aps, strict=True)
+    ]
+    return {"videos": 2, "frame_size": [64, 96], "machine": "one thread of a CPU", "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("whole", "clips", "expected"),
+    [
+        ((0.5, 0.4, 0.2, 0.1), (0.5, 0.3, 0.3, 0.3), "between 50 and 200 frames"),
+        ((0.5, 0.4, 0.2, 0.1), (0.6, 0.5, 0.3, 0.3), "better at every length that was measured"),
+        ((0.5, 0.4, 0.2, 0.1), (0.5, 0.4, 0.2, 0.1), "at least as good at every length"),
+        ((0.5, 0.4, 0.2, 0.3), (0.6, 0.3, 0.3, 0.2), "Neither mode"),
+    ],
+)
+def test_the_page_says_when_to_switch(whole, clips, expected):
+    assert expected in verdict(record(whole, clips))
+
+
+def test_the_page_and_its_figure_show_both_modes(tmp_path):
+    render(record((0.5, 0.4, 0.2, 0.1), (0.5, 0.3, 0.3, 0.3)), tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| 1,000 | 10.0 | 30.0 |" in text and "(page.svg)" in text
+    assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+
+
+def test_weights_are_asked_for():
+    with pytest.raises(ValueError, match="give --weights FILE"):
+        Options()
 
 
 def test_objects_of_later_frames_are_left_out():

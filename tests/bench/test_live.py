@@ -13,7 +13,7 @@ def test_a_short_run_is_reported(tmp_path, capsys):
     out = tmp_path / "live.json"
     live.main(live.Options(frames=20, height=36, width=64, threads=1, out=out))
     told = json.loads(out.read_text())
-    assert told["frames"] == 20 and told["dropped"] == 0 and len(told["resident_mib"]) == 10
+    assert told["frames"] == 20 and told["dropped"] == 0 and len(told["peak_mib"]) == 10
     assert 0 < told["latency_ms_p50"] <= told["latency_ms_p99"]
     assert "20 frames at" in capsys.readouterr().out
 

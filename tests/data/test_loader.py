@@ -258,6 +258,21 @@ def test_items_are_all_frames_of_all_videos(small):
         assert str(item % 6) in frames.split()
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_single_frames_come_first_and_clips_after_them(small, num_workers):
+    """Each is the item's own frame; what comes afterwards is what would have come anyway."""
+    plain = config_of(small, augment=PLAIN, num_workers=num_workers)
+    batches = batches_of(replace(plain, single_frame_steps=2))
+    assert [batch.images.shape[:2] for batch in batches] == [(2, 1)] * 2 + [(2, 3)] * 4
+    assert all(len(t["boxes"][0]) == 1 for batch in batches[:2] for t in batch.targets)
+    assert_equal_batches(batches[2:], batches_of(plain)[2:])
+    loader, _ = build_train_loader(replace(plain, single_frame_steps=9), seed=0)
+    names = [name for batch in loader for name in batch.ids]
+    assert sorted(names) == sorted(
+        f"video {video}, frames {frame}" for video in (11, 5) for frame in range(6)
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=3))
 def test_collate_pads_right_and_bottom_to_32(sizes):

@@ -153,6 +153,23 @@ def test_written_by_two_processes_read_by_three_and_one():
         assert steps == whole[4:]
 
 
+def test_the_first_steps_of_a_run_take_single_frames():
+    """Counted through epochs, of which each has five steps here; a restart goes on as it was."""
+    plain = ClipBatchSampler([10], 2, seed=3)
+    sampler = ClipBatchSampler([10], 2, seed=3, single_frame_steps=7)
+    for epoch, single in ((0, 5), (1, 2), (2, 0)):
+        plain.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        steps = list(sampler)
+        assert [[key.is_single for key in step] for step in steps] == [
+            [number < single] * 2 for number in range(5)
+        ]
+        items = [[key._replace(is_single=False) for key in step] for step in steps]
+        assert items == list(plain)
+        sampler.set_epoch(epoch, start_step=1)
+        assert list(sampler) == steps[1:]
+
+
 @pytest.mark.parametrize(("global_batch", "world_size"), [(6, 4), (2, 3), (0, 1)])
 def test_a_batch_that_cannot_be_shared_is_refused(global_batch, world_size):
     with pytest.raises(ValueError, match=r"cannot be shared evenly by \d processes"):

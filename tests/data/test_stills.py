@@ -131,6 +131,8 @@ def test_several_frames_make_pseudo_videos(coco):
     (clips,), _ = load_sets(replace(coco, num_frames=3))
     clip, _ = clips.load_clip(0, np.random.default_rng(0))
     assert len(clip.frames) == 3
+    single, _ = clips.load_clip(0, np.random.default_rng(0), is_single=True)
+    assert len(single.frames) == single.masks.decode().shape[1] == 1
 
 
 def test_a_batch_of_pictures(coco):

@@ -247,6 +247,17 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert 52 <= covered <= 60
 
 
+def test_what_is_odd_about_the_results_is_said_once(caplog):
+    truth, results = many_videos(4, 1.0, 0)
+    results[0]["score"] = 7.0
+    with caplog.at_level("WARNING", "seqformer"):
+        analyse(truth, [*results, results[-1]], resamples=2)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith("1 results have scores outside 0 to 1")
+    assert said[1].startswith("1 results are copies of another one")
+
+
 def test_comparison_is_paired():
     truth, results = many_videos(60, 0.6, 1)
     better = copy.deepcopy(results)

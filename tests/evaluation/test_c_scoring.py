@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 
 from seqformer._c_library import c_library
-from seqformer.evaluation import c_scoring, evaluate, ytvis_metric
+from seqformer.evaluation import c_scoring, c_tracking, evaluate, ytvis_metric
 from seqformer.evaluation.c_scorer import scorer
-from seqformer.evaluation.records import load_json
+from seqformer.evaluation.groups import Groups
+from seqformer.evaluation.records import load_json, read_ground_truth, read_predictions
 from seqformer.evaluation.track_iou import build_tracks, track_ious
 from tests.evaluation.ytvis_problems import annotation, problem, random_problems, rectangle, result
 from tests.fuzz.mutations import damage_bytes, damage_value, to_text
@@ -188,3 +189,36 @@ def test_more_threads_than_groups_and_none_at_all():
     for results in ([], [result(FULL)]):
         one, many = (outcome(truth, results, False, threads) for threads in (1, 16))
         assert one == many
+
+
+def apart(truth, predictions):
+    """Curves and sums from masks that are read for each."""
+    scoring = c_scoring.c_scoring(truth, predictions, Groups.of(truth, predictions))
+    matched = scoring.match(ytvis_metric._FLOOR)
+    curves = c_scoring.curves_of(scoring.library, truth, predictions, matched)
+    return curves, c_tracking.tracking_in_c(truth, predictions)
+
+
+def as_bytes(curves, sums):
+    arrays = (curves.precision, curves.recall, curves.scores, curves.num_instances)
+    return [array.tobytes() for array in (*arrays, sums.hota, sums.identity)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ap_and_tracking_from_one_reading_are_those_of_two(threads):
+    compared = 0
+    for number in range(60):
+        truth, results = drawn_problem(random.Random(1000 + number))
+        if number % 6 == 0:  # more results than count for the AP
+            results = [dict(one, score=i / 500) for i, one in enumerate(60 * results)]
+        truth = read_ground_truth(truth)
+        predictions = read_predictions(results, truth)
+        try:
+            expected = apart(truth, predictions)
+        except c_scoring.NotReadableError:
+            continue
+        if expected[1] is not None:
+            both = c_tracking.all_in_c(truth, predictions, threads)
+            assert as_bytes(*both) == as_bytes(*expected)
+            compared += 1
+    assert compared > 30

@@ -1,10 +1,12 @@
-"""Exported files of the small model, made once per process, and what they are compared with."""
+"""Exported files of the small model, made once per test run, and what they are compared with."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 
 import torch
 
@@ -27,11 +29,25 @@ def predictor(config: EvalConfig = CONFIG) -> Predictor:
 
 @cache
 def exported(graph_format: str) -> Path:
-    """Tracing takes seconds, so all tests of a process share the file."""
+    """Tracing takes seconds, so all tests share the file, those of other processes too."""
     ending = "pt2" if graph_format == "pt2" else "onnx"
-    path = Path(mkdtemp(prefix="seqformer-export-")) / f"small.{ending}"
-    predictor().export(path, graph_format)
+    path = _folder() / f"small-{graph_format}.{ending}"
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            predictor().export(path, graph_format)
     return path
+
+
+@cache
+def _folder() -> Path:
+    """One for all processes of a test run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return Path(mkdtemp(prefix="seqformer-export-"))
+    folder = Path(gettempdir()) / f"seqformer-export-{run}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def graph() -> ClipGraph:

@@ -59,9 +59,14 @@ static int score(const Byte *text, const Span *spans, int64_t count) {
     }
     int64_t frames = D ? masks[0].frames : 0;
     double alphas[] = {0.05, 0.5, 0.95}, *hota = room(7 * 3, 8), *identity = room(4, 8);
-    track_groups(0, 1, bounds, masks, masks, &frames, 3, alphas, 0.5, hota, identity, NULL, 0, 1,
-                 failed);
-    free(hota), free(identity);
+    int64_t *rows = room(D, sizeof *rows), best[] = {0, D / 2};
+    for (int64_t d = 0; d < D; d++) rows[d] = d < D / 2 ? D / 2 - 1 - d : -1;
+    track_groups(0, 1, bounds, masks, masks, NULL, NULL, 0, 0, NULL, NULL, NULL, NULL, &frames, 3,
+                 alphas, 0.5, NULL, NULL, hota, identity, NULL, 0, 1, failed);
+    memset(hota, 0, 7 * 3 * 8), memset(identity, 0, 4 * 8);
+    track_groups(0, 1, bounds, masks, masks, crowd, areas, 4, 10, ranges, thresholds, rows, best,
+                 &frames, 3, alphas, 0.5, flags, ignored, hota, identity, NULL, 0, 1, failed);
+    free(hota), free(identity), free(rows);
     for (int64_t i = 0; i < count; i++) free((void *)masks[i].text);
     free(masks), free(crowd), free(flags), free(ignored), free(areas), free(ious);
     return is_read;

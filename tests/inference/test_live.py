@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -26,45 +24,10 @@ from seqformer.inference import Predictor
 from seqformer.inference.live import Latencies, follow
 from seqformer.model import save_safetensors
 from seqformer.structures import ClassMap
+from tests.inference.loopback import served, transport_stream
 from tests.inference.small_model import film, small_model
 
 ROOT = Path(__file__).parents[2]
-
-
-def transport_stream(num_frames: int, fps: int = 25) -> bytes:
-    """Frames 40x56 as MPEG-TS."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mpegts") as container:
-        stream = container.add_stream("mpeg2video", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 56, 40, "yuv420p"
-        stream.options = {"bf": "0"}
-        for picture in film(num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-@contextmanager
-def served(content: bytes, loops: int = 1):
-    """The address of a TCP server on loopback that sends `content` so many times, then ends."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        try:
-            connection, _ = server.accept()
-            with connection:
-                for _ in range(loops):
-                    connection.sendall(content)
-        except OSError:  # the reader has left
-            return
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
-    finally:
-        server.close()
-        thread.join(5)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +44,10 @@ def test_which_texts_are_live():
         assert not is_live(text), text
 
 
-def test_all_frames_are_computed_and_the_film_written(tmp_path, weights):
+@pytest.mark.parametrize("scheme", ["tcp", "http", "rtsp"])
+def test_all_frames_are_computed_and_the_film_written(tmp_path, weights, scheme):
     paths = {name: tmp_path / f"{name}.json" for name in ("results", "metrics")}
-    with served(transport_stream(12), loops=2) as address:
+    with served(transport_stream(film(12)), loops=2, scheme=scheme) as address:
         code = main(
             [
                 *("--weights", str(weights), "--images", address, "--live-policy", "all"),
@@ -103,7 +67,7 @@ def test_all_frames_are_computed_and_the_film_written(tmp_path, weights):
 
 
 def test_newest_first_drops_what_nobody_took():
-    with served(transport_stream(30)) as address, LiveSource(address) as source:
+    with served(transport_stream(film(30))) as address, LiveSource(address) as source:
         time.sleep(1.0)
         first = source.take(5)
         assert first is not None and source.take(0.2) is None
@@ -117,8 +81,9 @@ def test_the_film_of_dropped_frames_keeps_time(tmp_path):
         small_model(), config=EvalConfig(short_side=32, chunk_frames=1), device="cpu"
     )
     path = tmp_path / "live.mp4"
-    with served(transport_stream(60)) as address, LiveSource(address) as source:
+    with served(transport_stream(film(60))) as address, LiveSource(address) as source:
         _, report = follow(predictor, source, keep=1, film=path)
+    assert gc.get_freeze_count() == 0, "what was there is collected again"
     with av.open(str(path)) as container:
         shown = sum(1 for _ in container.decode(video=0))
     assert report.frames + report.dropped >= shown >= report.frames
@@ -130,7 +95,7 @@ def test_the_film_of_dropped_frames_keeps_time(tmp_path):
 )
 def test_ctrl_c_ends_it_and_writes_the_results(tmp_path, weights, number):
     output, metrics = tmp_path / "results.json", tmp_path / "metrics.json"
-    with served(transport_stream(25), loops=100_000) as address:
+    with served(transport_stream(film(25)), loops=100_000) as address:
         command = [
             *(sys.executable, "eval.py", "--weights", str(weights), "--images", address),
             *("--output", str(output), "--metrics", str(metrics), "--short-side", "32"),

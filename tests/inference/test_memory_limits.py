@@ -35,6 +35,13 @@ def test_what_the_allocator_keeps_for_later_is_free(monkeypatch):
     assert default_chunk_frames(device, config) == 1
 
 
+@pytest.mark.parametrize(("short_side", "expected"), [(64, 8), (128, 8), (160, 2), (360, 2)])
+def test_small_frames_go_through_a_cpu_together(monkeypatch, short_side, expected):
+    monkeypatch.setattr("seqformer.inference.chunk_size.free_memory", lambda device: 2**34)
+    config = EvalConfig(short_side=short_side)
+    assert default_chunk_frames(torch.device("cpu"), config) == expected
+
+
 class Activations:
     """What a forward pass keeps."""
 

@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from seqformer._kernels import kernels
 from seqformer.model import inference_copy
-from seqformer.model.packed_convolution import PackedConv2d, can_pack
+from seqformer.model.attention import QuerySelfAttention
+from seqformer.model.linear import SplitParameter, linear
+from seqformer.model.packed_convolution import PackedConv2d, can_pack, can_split
 from tests.model.test_inference_copy import build
 
-pytestmark = pytest.mark.skipif(
-    not can_pack(torch.bfloat16), reason="no oneDNN, or none of its bfloat16 on this CPU"
-)
+TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.06}
+"""Of the largest number: single weights of a random network are not made to forgive rounding."""
 
 
+def skip_unless_packed(dtype):
+    if not can_pack(dtype):
+        pytest.skip(f"this CPU, its compiler or torch does not pack {dtype}")
+
+
+@pytest.fixture
+def _needs_bfloat16():
+    skip_unless_packed(torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("backbone", ["resnet50", "resnext101_32x8d", "resnet_mini", "swin_t"])
-def test_results_are_those_of_plain_convolutions(backbone):
-    model, dtype = build(backbone), torch.bfloat16
+def test_results_are_those_of_plain_convolutions(backbone, dtype):
+    skip_unless_packed(dtype)
+    model = build(backbone)
     plain, packed = (inference_copy(model, dtype, packs=packs) for packs in (False, True))
-    assert not any(isinstance(m, nn.Conv2d) for m in packed.modules())
+    is_plain = {m for m in packed.modules() if isinstance(m, nn.Conv2d)}
+    assert all(m.weight.dtype == torch.float32 and not can_split(m) for m in is_plain)
     images = torch.randn(1, 2, 3, 72, 88).to(dtype)
     with torch.inference_mode():
         expected, actual = plain(images), packed(images)
         again = packed(images)
     for name in ("class_logits", "boxes", "mask_features"):
         one, other = getattr(actual, name).float(), getattr(expected, name).float()
-        assert (one - other).abs().max() <= 0.06 * max(1, other.abs().max()), name
+        assert (one - other).abs().max() <= TOLERANCES[dtype] * max(1, other.abs().max()), name
         assert torch.equal(getattr(again, name).float(), one), f"{name}: an input was overwritten"
 
 
-def test_the_model_itself_stays_as_it_is():
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_the_model_itself_stays_as_it_is(dtype):
+    skip_unless_packed(dtype)
     model = build("resnet50")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    copy = inference_copy(model, torch.bfloat16, packs=True)
+    copy = inference_copy(model, dtype, packs=True)
     with torch.inference_mode():
-        copy(torch.randn(1, 1, 3, 72, 88).bfloat16())
+        copy(torch.randn(1, 1, 3, 72, 88).to(dtype))
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {type(p) for p in model.parameters()} == {nn.Parameter}
 
 
+@pytest.mark.usefixtures("_needs_bfloat16")
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 2, 1), (3, 1, 4), (3, 2, 1)])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_one_convolution_with_relu_and_sum(kernel, stride, groups, has_bias):
@@ -60,19 +81,40 @@ def test_one_convolution_with_relu_and_sum(kernel, stride, groups, has_bias):
         torch.testing.assert_close(result, total, rtol=1e-5, atol=1e-5)
 
 
-def test_products_are_counted_as_before():
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_products_are_counted_as_before(dtype):
+    skip_unless_packed(dtype)
     model = build("resnet50")
     counted = []
     for packs in (False, True):
-        copy = inference_copy(model, torch.bfloat16, packs=packs)
+        copy = inference_copy(model, dtype, packs=packs)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            copy.pyramid(torch.randn(1, 3, 72, 88).bfloat16())
+            copy.pyramid(torch.randn(1, 3, 72, 88).to(dtype))
         counted.append(counter.get_total_flops())
     assert counted[0] == counted[1] > 0
 
 
-def test_only_types_that_onednn_packs():
-    for dtype in (torch.float32, torch.float64, torch.float16):
+def test_linear_layers_are_split_in_the_copy_only():
+    skip_unless_packed(torch.float32)
+    model = build("swin_t")
+    copy = inference_copy(model, packs=True)
+    attention = copy.decoder.layers[0].self_attn
+    assert isinstance(attention, QuerySelfAttention) and attention.split_weights is not None
+    split = {name for name, p in copy.named_parameters() if isinstance(p, SplitParameter)}
+    assert {"controller.layers.0.weight", "encoder.layers.0.ffn.linear2.weight"} <= split
+    with torch.inference_mode():
+        for weight in (copy.get_parameter(name) for name in split):
+            assert isinstance(weight, SplitParameter) and weight.parts is not None
+            x = torch.randn(5, weight.shape[1])
+            torch.testing.assert_close(linear(x, weight), x @ weight.t(), rtol=1e-4, atol=1e-4)
+            again = deepcopy(weight)
+            torch.testing.assert_close(linear(x, again), x @ weight.t(), rtol=1e-4, atol=1e-4)
+
+
+def test_types_that_are_packed(monkeypatch):
+    for dtype in (torch.float64, torch.float16):
         assert not can_pack(dtype)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not can_pack(torch.bfloat16)
+    monkeypatch.setattr(kernels.split_product, "why_not_available", lambda: "no AMX")
+    assert not can_pack(torch.float32)

@@ -30,10 +30,17 @@ def small_demo(output, **changes) -> DemoConfig:
         max_steps=2,
         log_every=1,
         model=tiny_model_config(),
-        data=replace(config.data, num_frames=2, batch_size=2, augment=augment),
+        data=replace(
+            config.data, num_frames=2, single_frame_steps=1, batch_size=2, augment=augment
+        ),
         eval=EvalConfig(short_side=32),
         **changes,
     )
+
+
+def test_the_demo_ends_with_clips():
+    config = presets()["demo"][1]
+    assert 0 < config.data.single_frame_steps < config.max_steps and config.data.num_frames > 1
 
 
 def losses(config: DemoConfig) -> list[float]:

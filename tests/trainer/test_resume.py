@@ -92,7 +92,7 @@ def be_asked_by_the_scheduler():
 
 
 def hang():
-    time.sleep(25)
+    time.sleep(18)
 
 
 def break_down():
@@ -138,7 +138,7 @@ def test_signal_to_one_process_stops_and_saves_all(lasting_processes, tmp_path):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "happens,minutes,reason", [(hang, 0.3, "did not answer in time"), (break_down, 8.0, "ended")]
+    "happens,minutes,reason", [(hang, 0.2, "did not answer in time"), (break_down, 8.0, "ended")]
 )
 def test_lost_process_ends_the_others_with_a_sentence(
     lasting_processes, tmp_path, happens, minutes, reason
