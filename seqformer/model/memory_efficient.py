@@ -40,12 +40,14 @@ def linears_of_sum(
         position: [..., C], broadcast to `x`.
         layers: weights [O, C] and biases [O].
         is_exact: in full float32, whatever TF32 may round.
-        backward: in which the gradients of `x` and weights are multiplied; None for that of `x`.
+        backward: in which the gradients of `x` and weights are multiplied; None, and where TF32
+            would round, for that of `x`.
 
     Returns: a tensor [..., O] per layer.
     """
     flat = as_autocast(x.device.type, *(tensor for pair in layers for tensor in pair))
     is_exact = is_exact and may_round(flat[0])
+    backward = None if is_exact else backward
     if is_recorded(x, position, *flat):
         return list(_LinearsOfSum.apply(is_exact, backward, x, position.expand_as(x), *flat))
     return _linears_of_sum(is_exact, x, position, *flat)
