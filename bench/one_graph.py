@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.suite.memory import peak_growth_of, return_freed_memory
 from bench.suite.model_inputs import TINY, ModelSize, own_model_of, video
-from seqformer.model.one_graph import as_one_graph
+from seqformer.model.one_graph import frames_as_one_graph
 
 Kind = Literal["inference", "step"]
 Side = Literal["eager", "compiled"]
@@ -76,7 +76,7 @@ class Runner:
         self.images = video(size, cpu)
         self.run: Any = self.model
         if side == "compiled":
-            self.run = as_one_graph(self.model)
+            self.run = frames_as_one_graph(self.model, self.model.forward)
 
     def call(self) -> list[Tensor]:
         """What comes out; of a step, the gradients too."""
@@ -148,10 +148,7 @@ def main(options: Options) -> None:
     """Compare inference, then a step."""
     size = options.size
     shape = f"{size.frames} x {size.height}x{size.width}"
-    sizes = "open sizes" if options.dynamic else "fixed sizes"
-    print(
-        f"{size.backbone}, {options.layers} + {options.layers} layers, {shape}, {sizes}, 1 thread"
-    )
+    print(f"{size.backbone}, {options.layers} + {options.layers} layers, {shape}, 1 thread")
     for kind in options.kinds:
         compare(kind, options)
 

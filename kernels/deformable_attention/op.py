@@ -42,6 +42,16 @@ def attend(
     return _forward(value, points, weights, reference, valid, shapes)
 
 
+def check_tokens(value: Tensor, shapes: Shapes) -> None:
+    """Raises: ValueError: the areas of the levels do not sum to S of value [B, S, M, D]."""
+    tokens, S = sum(h * w for h, w in shapes), value.shape[1]
+    if tokens != S:
+        raise ValueError(
+            f"spatial_shapes {list(shapes)} hold {tokens} tokens but value has S = {S}: "
+            f"got value {list(value.shape)}, expected [B, S, M, D] with S = {tokens}"
+        )
+
+
 class _MSDeformAttn(torch.autograd.Function):
     """The operators' gradient without the operators."""
 
@@ -129,6 +139,7 @@ def forward(
 
     Returns: [B, Q, M*D], contiguous, in value's dtype.
     """
+    check_tokens(value, _pairs(shapes))
     return _forward(value, points, weights, reference, valid, _pairs(shapes))
 
 

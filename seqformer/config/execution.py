@@ -78,8 +78,8 @@ class ComputeConfig:
         default=(), metadata=MAY_CHANGE
     )
     """What goes through torch.compile: the whole model as one graph (the flag alone says so), or
-    the blocks of some parts. One graph takes many minutes at the start and has not been run to
-    the end in training, on a GPU not at all."""
+    the blocks of some parts. One graph takes minutes at the start, once for all sizes of frames;
+    on a GPU it has not been run."""
     backend: KernelBackend | None = field(default=None, metadata=MAY_CHANGE)
     """Which implementation of the operators runs: auto, the fastest that fits; triton, the kernels
     and nothing else; reference, the plain definition. Not given, the environment variable

@@ -18,7 +18,7 @@ from seqformer.inference.frame_store import FrameData
 from seqformer.model import TemporalPool, inference_copy, mask_reference
 from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
-from seqformer.model.one_graph import as_one_graph
+from seqformer.model.one_graph import frames_as_one_graph
 from seqformer.model.seqformer import SeqFormer
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class FrameNetwork:
         self._model = inference_copy(model, self._dtype, packs=not is_compiled)
         self._box_stream = self._model.box_stream
         if is_compiled:
-            self._box_stream = as_one_graph(self._box_stream)
+            self._box_stream = frames_as_one_graph(self._model, self._box_stream)
         # Made once: a constant that is copied to a GPU for every chunk makes the host wait.
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]

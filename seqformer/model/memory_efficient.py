@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from .autograd_state import is_autocast_to_bfloat16, is_recorded
 from .full_float32 import exact_linear, may_round
+from .graph_convolution import GraphConv2d, convolution
 from .linear import linear
 
 Gradients = tuple[Tensor | None, ...]
@@ -179,6 +180,8 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
         conv: without a bias of its own.
         scale: [O] and shift: [O], constants.
     """
+    if isinstance(conv, GraphConv2d) and conv.is_operator:
+        return convolution(x, conv, _scaled(conv.weight, scale, None), shift)
     weight: Tensor = conv.weight
     x, low = as_autocast(x.device.type, x)[0], None
     if is_autocast_to_bfloat16(x.device.type) and weight.dtype == torch.float32:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -86,12 +85,6 @@ class Geometry:
 
 def geometry_of(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: int) -> Geometry:
     """Of clips [B, H, W] bool whose levels have L shapes (h, w)."""
-    if torch.compiler.is_dynamo_compiling():
-        return _unpacked(_padded(padding_mask, _flat(shapes), channels), shapes)
-    return _make_padded(padding_mask, shapes, channels)
-
-
-def _make_padded(padding_mask: Tensor, shapes: list[tuple[int, int]], channels: int) -> Geometry:
     masks = [level_mask(padding_mask, shape) for shape in shapes]
     ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
     return Geometry(
@@ -106,9 +99,6 @@ def unpadded_geometry(
     shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
 ) -> Geometry:
     """Of any clips without padding; kept, since the chunks of a video all ask for the same."""
-    if torch.compiler.is_dynamo_compiling():
-        made = _unpadded(torch.empty(0, device=device), _flat(shapes), channels)
-        return replace(_unpacked(made, shapes), valid_shapes=None)
     # What a tracer makes has no values, and must not be found by a later call.
     if torch.compiler.is_compiling() or detect_fake_mode() is not None:
         return _make_unpadded(shapes, channels, device)
@@ -128,65 +118,65 @@ def _make_unpadded(
     shapes: tuple[tuple[int, int], ...], channels: int, device: torch.device
 ) -> Geometry:
     mask = torch.zeros(1, *shapes[0], dtype=torch.bool, device=device)
-    return replace(_make_padded(mask, list(shapes), channels), valid_shapes=None)
+    return replace(geometry_of(mask, list(shapes), channels), valid_shapes=None)
 
 
-# For a compiler, both are one operator: as formulas it would put the sines into every kernel that
-# reads a position, and carry their sizes as symbols.
+def geometry_in_graph(
+    padding_mask: Tensor | None, shapes: list[tuple[int, int]], channels: int, place: Tensor
+) -> Geometry:
+    """`geometry_of`, or `unpadded_geometry` without a mask, for a compiler; `codes` is one for all.
+
+    Each is one operator there: as formulas it would put the sines into every kernel that reads a
+    position, and carry their sizes as symbols.
+
+    Args:
+        place: [S] on the device, of any values.
+    """
+    sizes = [side for shape in shapes for side in shape]
+    if padding_mask is None:
+        code, reference, ratios = _unpadded(place, sizes, channels)
+        return Geometry([code], reference, ratios, None)
+    code, reference, ratios, valid_shapes = _padded(padding_mask, place, sizes, channels)
+    return Geometry([code], reference, ratios, valid_shapes)
 
 
 @torch.library.custom_op("seqformer_model::padded_geometry", mutates_args=())
 def _padded(
-    padding_mask: Tensor, sizes: list[int], channels: int
+    padding_mask: Tensor, place: Tensor, sizes: list[int], channels: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    made = _make_padded(padding_mask, _pairs(sizes), channels)
+    made = geometry_of(padding_mask, _pairs(sizes), channels)
     assert made.valid_shapes is not None
     return torch.cat(made.codes, dim=1), made.reference, made.valid_ratios, made.valid_shapes
 
 
-@torch.library.custom_op("seqformer_model::unpadded_geometry", mutates_args=())
-def _unpadded(
-    place: Tensor, sizes: list[int], channels: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    made = _kept_unpadded(tuple(_pairs(sizes)), channels, place.device)
-    unused = torch.empty(1, len(sizes) // 2, 2, dtype=torch.int32, device=place.device)
-    # Copies: a compiled program writes over what it has no more use for.
-    return torch.cat(made.codes, dim=1), made.reference.clone(), made.valid_ratios.clone(), unused
-
-
 @_padded.register_fake
 def _(
-    padding_mask: Tensor, sizes: list[int], channels: int
+    padding_mask: Tensor, place: Tensor, sizes: list[int], channels: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty(padding_mask, padding_mask.shape[0], sizes, channels)
+    B, L = padding_mask.shape[0], len(sizes) // 2
+    of_padding = place.new_empty(B, L, 2, dtype=torch.int32)
+    return *_empty(place, B, L, channels), of_padding
+
+
+@torch.library.custom_op("seqformer_model::unpadded_geometry", mutates_args=())
+def _unpadded(place: Tensor, sizes: list[int], channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    made = _kept_unpadded(tuple(_pairs(sizes)), channels, place.device)
+    # Copies: a compiled program writes over what it has no more use for.
+    return torch.cat(made.codes, dim=1), made.reference.clone(), made.valid_ratios.clone()
 
 
 @_unpadded.register_fake
-def _(place: Tensor, sizes: list[int], channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty(place, 1, sizes, channels)
+def _(place: Tensor, sizes: list[int], channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(place, 1, len(sizes) // 2, channels)
 
 
-def _empty(
-    place: Tensor, B: int, sizes: list[int], channels: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    S, L = sum(h * w for h, w in _pairs(sizes)), len(sizes) // 2
+def _empty(place: Tensor, B: int, L: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    S = place.shape[0]
     return (
         place.new_empty(B, S, channels, dtype=torch.float32),
         place.new_empty(B, S, L, 2, dtype=torch.float32),
         place.new_empty(B, L, 2, dtype=torch.float32),
-        place.new_empty(B, L, 2, dtype=torch.int32),
     )
-
-
-def _unpacked(
-    made: tuple[Tensor, Tensor, Tensor, Tensor], shapes: Sequence[tuple[int, int]]
-) -> Geometry:
-    codes, *rest = made
-    return Geometry(list(codes.split([h * w for h, w in shapes], dim=1)), *rest)
-
-
-def _flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
-    return [side for shape in shapes for side in shape]
 
 
 def _pairs(sizes: list[int]) -> list[tuple[int, int]]:

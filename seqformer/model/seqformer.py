@@ -9,7 +9,7 @@ calls the first in chunks and merges the pools.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,10 +24,11 @@ from .blocks import MLP
 from .decoder import BoxStates, Decoder, inverse_sigmoid
 from .encoder import Encoder
 from .full_float32 import FullLinear
+from .level_tokens import level_rows, maps_of_tokens, tokens_of_maps
 from .masks import NUM_MASK_PARAMS, MaskBranch
-from .one_graph import with_own_strides, with_plain_strides
+from .one_graph import with_own_strides
 from .padding import is_rectangle
-from .position_encoding import geometry_of, unpadded_geometry
+from .position_encoding import geometry_in_graph, geometry_of, unpadded_geometry
 from .temporal import TemporalPool
 
 
@@ -100,6 +101,8 @@ class SeqFormer(nn.Module):
         images: Tensor,
         padding_mask: Tensor | None = None,
         last_layer_only: bool = False,
+        *,
+        place: Tensor | None = None,
     ) -> ClipOutput:
         """Queries, boxes and mask features of a batch of clips.
 
@@ -108,11 +111,12 @@ class SeqFormer(nn.Module):
             padding_mask: [B, H, W] bool, True on padding, which lies right of and below the frame;
                 None when nothing is padded.
             last_layer_only: apply class and mask-parameter heads to the last layer only (D = 1).
+            place: for `as_one_graph`, see `token_place`.
 
         Returns: `ClipOutput` with D decoder layers stacked first.
         Raises: ValueError naming the argument and its shape when it does not fit.
         """
-        states, mask_features = self.box_stream(images, padding_mask)
+        states, mask_features = self.box_stream(images, padding_mask, place=place)
         pool = TemporalPool.of(states.time_logits, states.sampled)
         instances = self.instance_stream(pool.pooled())
         kept = slice(-1, None) if last_layer_only else slice(None)
@@ -129,7 +133,11 @@ class SeqFormer(nn.Module):
         )
 
     def box_stream(
-        self, images: Tensor, padding_mask: Tensor | None = None
+        self,
+        images: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        place: Tensor | None = None,
     ) -> tuple[BoxStates, Tensor]:
         """Everything that happens to a frame by itself: T may be any chunk of a clip's frames.
 
@@ -138,7 +146,9 @@ class SeqFormer(nn.Module):
         Raises: ValueError naming the argument and its shape when it does not fit.
         """
         B = self._check_input(images, padding_mask)
-        memory, shapes, valid_shapes, valid_ratios = self.encode(images, padding_mask)
+        if not torch.compiler.is_dynamo_compiling():
+            place = None
+        memory, shapes, valid_shapes, valid_ratios = self.encode(images, padding_mask, place)
         position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
         reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
         states = self.decoder.box_stream(
@@ -150,7 +160,17 @@ class SeqFormer(nn.Module):
             valid_shapes,
             valid_ratios,
         )
-        return states, self.mask_features(memory, shapes)
+        return states, self.mask_features(memory, shapes, place is not None)
+
+    def token_place(self, images: Tensor) -> Tensor:
+        """[S] for frames of the size of `images`: what tells a graph their number of tokens as a
+        size of its own, which its compiler does not have to work out."""
+        H, W = images.shape[-2:]
+        strides = [*self.backbone.strides[1:]]
+        while len(strides) < self.config.num_levels:
+            strides.append(2 * strides[-1])
+        tokens = sum(-(-H // stride) * -(-W // stride) for stride in strides)
+        return torch.empty(tokens, device=images.device)
 
     def instance_stream(self, pooled: Tensor) -> list[Tensor]:
         """The instance queries of clips whose frames have all been seen.
@@ -176,7 +196,7 @@ class SeqFormer(nn.Module):
         return torch.stack(class_logits), self.controller(torch.stack(instances[kept]))
 
     def encode(
-        self, images: Tensor, padding_mask: Tensor | None
+        self, images: Tensor, padding_mask: Tensor | None, place: Tensor | None = None
     ) -> tuple[Tensor, list[tuple[int, int]], Tensor | None, Tensor]:
         """Backbone, pyramid and encoder: frames on their own.
 
@@ -188,15 +208,26 @@ class SeqFormer(nn.Module):
         frames = rearrange(images, "b t c h w -> (b t) c h w")
         maps = self.pyramid(with_own_strides(frames))
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
-        tokens = torch.cat([rearrange(m, "n c h w -> n (h w) c") for m in maps], dim=1)
+        rows: Sequence[Tensor] | Tensor = self.level_embed
+        if place is not None:
+            tokens = tokens_of_maps(maps, place)
+            rows = [level_rows(self.level_embed, shapes, place)]
+        else:
+            tokens = torch.cat([rearrange(m, "n c h w -> n (h w) c") for m in maps], dim=1)
         tokens = rearrange(tokens, "(b t) s c -> b t s c", b=B)
         del maps  # not needed beside the encoder's own tensors
 
-        if padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
+        if torch.compiler.is_dynamo_compiling():
+            if place is None:
+                place = images.new_empty(tokens.shape[2])
+                areas = zip(rows, (h * w for h, w in shapes), strict=True)
+                rows = [torch.cat([row.expand(area, -1) for row, area in areas])]
+            geometry = geometry_in_graph(padding_mask, shapes, dim, place)
+        elif padding_mask is None:  # one clip's worth of shape-only tensors serves the whole batch
             geometry = unpadded_geometry(tuple(shapes), dim, images.device)
         else:
             geometry = geometry_of(padding_mask, shapes, dim)
-        levels = zip(geometry.codes, self.level_embed, strict=True)
+        levels = zip(geometry.codes, rows, strict=True)
         position = torch.cat([code + embedding for code, embedding in levels], dim=1)
         position = position[:, None].to(tokens.dtype)  # [B or 1, 1, S, C]
         reference = geometry.reference[:, None]
@@ -218,17 +249,23 @@ class SeqFormer(nn.Module):
             maps.append(extra)
         return maps
 
-    def mask_features(self, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-        """[B, T, S, C] encoder output -> [B, T, 8, h, w] of the finest level."""
+    def mask_features(
+        self, memory: Tensor, shapes: list[tuple[int, int]], has_place: bool = False
+    ) -> Tensor:
+        """[B, T, S, C] encoder output -> [B, T, 8, h, w] of the finest level; `has_place` where S
+        is the size of a `place`."""
         B = memory.shape[0]
         tokens = rearrange(memory, "b t s c -> (b t) s c")
-        levels = tokens.split([h * w for h, w in shapes], dim=1)[:3]
-        maps = [
-            rearrange(level, "n (h w) c -> n c h w", h=shape[0], w=shape[1])
-            for level, shape in zip(levels, shapes, strict=False)
-        ]
+        if has_place:
+            maps = maps_of_tokens(tokens, shapes[:3])
+        else:
+            levels = tokens.split([h * w for h, w in shapes], dim=1)[:3]
+            maps = [
+                rearrange(level, "n (h w) c -> n c h w", h=shape[0], w=shape[1])
+                for level, shape in zip(levels, shapes, strict=False)
+            ]
         features = rearrange(self.mask_branch(*maps), "(b t) c h w -> b t c h w", b=B)
-        return with_plain_strides(features)
+        return with_own_strides(features)
 
     def _check_input(self, images: Tensor, padding_mask: Tensor | None) -> int:
         """Returns: B."""

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seqformer.model import SeqFormer
-from seqformer.model.one_graph import as_one_graph
+from seqformer.model.one_graph import as_one_graph, frames_as_one_graph
 from seqformer.model.resnet import Bottleneck, MiniBlock
 from seqformer.model.swin import SwinBlock
 
 Part = Literal["backbone", "encoder", "decoder"]
-METHODS = ("forward", "box_stream", "instance_stream", "instance_heads")
-"""Of the model, that a training step calls."""
+OF_FRAMES = ("forward", "box_stream")
+OF_INSTANCES = ("instance_stream", "instance_heads")
+"""Methods of the model that a training step calls."""
 
 
 def compile_and_recompute(
@@ -46,7 +47,9 @@ def compile_and_recompute(
         for block, name in _blocks(model, part):
             setattr(block, name, _recomputed(getattr(block, name)))
     if "model" in compile:
-        for name in METHODS:
+        for name in OF_FRAMES:
+            setattr(model, name, frames_as_one_graph(model, getattr(model, name)))
+        for name in OF_INSTANCES:
             setattr(model, name, as_one_graph(getattr(model, name)))
     if channels_last:
         # Weights keep their layout, which FSDP and DDP's buckets ask for; maps follow the input.
