@@ -9,7 +9,7 @@ is multiplied in float32 by split products (`kernels/split_product`).
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from .._kernels import kernels
+
+if TYPE_CHECKING:
+    from kernels.split_product import SplitWeight
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -30,7 +33,7 @@ class SplitParameter(nn.Parameter):
         parts: what split products take; None in a copy.
     """
 
-    parts: kernels.split_product.SplitWeight | None = None
+    parts: SplitWeight | None = None
 
     @classmethod
     def of(cls, weight: Tensor) -> SplitParameter:
@@ -40,10 +43,11 @@ class SplitParameter(nn.Parameter):
         return parameter
 
 
-def split_of(x: Tensor, weight: Tensor) -> kernels.split_product.SplitWeight | None:
+def split_of(x: Tensor, weight: Tensor) -> SplitWeight | None:
     """The parts of a weight, where it has some and `x` is to be multiplied by them."""
-    is_split = isinstance(weight, SplitParameter) and x.dtype == torch.float32
-    return weight.parts if is_split else None
+    if isinstance(weight, SplitParameter) and x.dtype == torch.float32:
+        return weight.parts
+    return None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
