@@ -165,6 +165,27 @@ def _mask2former(transformers: Any, small: bool) -> nn.Module:
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
+def _oneformer(transformers: Any, small: bool) -> nn.Module:
+    out = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": None}
+    backbone = transformers.SwinConfig(**{**_swin(transformers, small).to_dict(), **out})
+    size: dict[str, Any] = {}
+    if small:
+        size = {
+            "hidden_dim": 32,
+            "conv_dim": 32,
+            "mask_dim": 32,
+            "encoder_feedforward_dim": 64,
+            "dim_feedforward": 64,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "query_dec_layers": 1,
+            "num_attention_heads": 4,
+            "num_queries": 20,
+        }
+    config = transformers.OneFormerConfig(backbone_config=backbone, **size)
+    return transformers.OneFormerForUniversalSegmentation(config)
+
+
 FAMILIES: dict[str, Callable[[Any, bool], nn.Module]] = {
     "DeformableDetr": _deformable_detr,
     "RTDetr": _rt_detr("RTDetr"),
@@ -173,6 +194,7 @@ FAMILIES: dict[str, Callable[[Any, bool], nn.Module]] = {
     "RfDetr": _rf_detr,
     "GroundingDino": _grounding_dino,
     "Mask2Former": _mask2former,
+    "OneFormer": _oneformer,
 }
 """By the prefix of the library's classes: builds a model."""
 
@@ -205,11 +227,15 @@ def spread_out(model: nn.Module, seed: int) -> None:
 
 
 def inputs(name: str, height: int, width: int, images: int = 1, seed: int = 0) -> Inputs:
-    """What `forward` takes: `images` random images of one size, and a text where one is needed."""
+    """What `forward` takes: random images of one size, and a text or a task where one is needed."""
     generator = torch.Generator().manual_seed(seed)
     given: Inputs = {"pixel_values": torch.randn(images, 3, height, width, generator=generator)}
     if name == "GroundingDino":
         given["input_ids"] = torch.tensor([[2, 5, 6, 3]]).expand(images, -1).contiguous()
+    if name == "OneFormer":  # token numbers as the values of a vector; small ones, to stay alive
+        task = torch.zeros(77, dtype=torch.int64)
+        task[:5] = torch.tensor([2, 5, 6, 1, 3])
+        given["task_inputs"] = task.expand(images, -1).contiguous()
     return given
 
 

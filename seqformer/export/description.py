@@ -13,8 +13,6 @@ from ..structures import ClassMap
 NAME = "seqformer.json"
 """Of the extra file in a .pt2, and of the metadata in an .onnx."""
 FORMAT = 1
-LEAST_SIDE = 33
-"""Least height and width of the frames, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +24,7 @@ class Description:
         state_shape: [D, 1, Q, C + 2] of the state.
         num_classes: K.
         mask_stride: input pixels per cell of the mask features.
+        least_side: least height and width of the frames, in pixels.
         classes: what the K outputs stand for; None where the checkpoint does not say it.
         config: frame size and so on that the checkpoint asks for.
         mean, std: by which frames in 0..1 are normalised, RGB.
@@ -35,6 +34,7 @@ class Description:
     state_shape: tuple[int, int, int, int]
     num_classes: int
     mask_stride: int
+    least_side: int
     classes: ClassMap | None
     config: EvalConfig
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -62,6 +62,7 @@ class Description:
                 state_shape=_integers(content["state_shape"], 4),
                 num_classes=_integers([content["num_classes"]], 1)[0],
                 mask_stride=_integers([content["mask_stride"]], 1)[0],
+                least_side=_integers([content["least_side"]], 1)[0],
                 classes=None if classes is None else ClassMap.from_dict(classes),
                 config=config_from_dict(EvalConfig, content["config"]),
                 mean=_numbers(content["mean"]),

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from ..model import SeqFormer, TemporalPool, inference_copy, mask_reference
 from ..model.attention import MSDeformAttn
+from ..model.swin import SwinTransformer
 from .mask_head import draw_masks
 from .sampling import Sampling
 
+FRAMES = 5
+"""Of the example that is traced."""
 INPUTS = ("images", "state")
 OUTPUTS = (
     *("class_logits", "boxes", "queries", "mask_logits"),
@@ -45,6 +48,15 @@ class ClipGraph(nn.Module):
         """[D, 1, Q, C + 2] of zeros: no frame was seen."""
         config = self.model.config
         return torch.zeros(config.num_decoder_layers, 1, config.num_queries, config.hidden_dim + 2)
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Inputs to trace with. No count of cells or windows is 1, which tracing would take for a
+        constant, and whatever is padded at some size is padded here."""
+        backbone = self.model.backbone
+        reach = least_side(self.model) - 1
+        if isinstance(backbone, SwinTransformer):
+            reach = max(reach, backbone.strides[-1] * backbone.window)
+        return torch.zeros(1, FRAMES, 3, reach + 1, 2 * reach + 1), self.empty_state()
 
     def forward(self, images: Tensor, state: Tensor) -> tuple[Tensor, ...]:
         """Results of the frames, given the state of those before.
@@ -81,6 +93,12 @@ class ClipGraph(nn.Module):
             *(class_logits[-1], states.boxes[-1], queries, mask_logits),
             *(mask_params[-1], references, mask_features, _packed(pool)),
         )
+
+
+def least_side(model: SeqFormer) -> int:
+    """Least height and width of frames, in pixels: with it, the coarsest level has two cells."""
+    strides, levels = model.backbone.strides, model.config.num_levels
+    return strides[-1] * 2 ** (levels - len(strides[1:])) + 1
 
 
 def _packed(pool: TemporalPool) -> Tensor:

@@ -1,7 +1,7 @@
 """A model as a file for other programs: torch.export's .pt2, or ONNX.
 
-Both hold one graph (`graph.py`) for any number of frames of any size. Frames have at least 33
-pixels a side; T, H and W need not be multiples of anything.
+Both hold one graph (`graph.py`) for any number of frames of any size from `least_side` on; T, H and
+W need not be multiples of anything.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from ..files import write_bytes
 from ..model import SeqFormer
 from .description import NAME, Description
-from .graph import INPUTS, OUTPUTS, ClipGraph
+from .graph import INPUTS, OUTPUTS, ClipGraph, least_side
 from .sampling import Sampling, by_tensorrt_plugin, in_plain_operators
 
 GraphFormat = Literal["pt2", "onnx", "onnx-tensorrt"]
@@ -62,12 +64,12 @@ def trace(model: SeqFormer, sample: Sampling, num_drawn: int) -> ExportedProgram
     """The graph of a model; T, H and W stay open. Nothing but aten operators (and, where `sample`
     makes them, nodes of TensorRT)."""
     graph = ClipGraph(model, sample, num_drawn).eval()
-    images = torch.zeros(1, 3, 3, 72, 104)
     free = {1: Dim.DYNAMIC, 3: Dim.DYNAMIC, 4: Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(
-            graph, (images, graph.empty_state()), dynamic_shapes=(free, None), strict=False
+            graph, graph.example(), dynamic_shapes=(free, None), strict=False
         )
+    _open_ranges(program, least_side(model))
     for node in program.graph.nodes:  # where in our source it comes from is nobody's business
         for name in ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node"):
             node.meta.pop(name, None)
@@ -75,6 +77,20 @@ def trace(model: SeqFormer, sample: Sampling, num_drawn: int) -> ExportedProgram
     program._example_inputs = None
     program._guards_code = []
     return program
+
+
+def _open_ranges(program: ExportedProgram, least: int) -> None:
+    """Let sides begin at `least`. The example has two windows of a Swin at least, and tracing says
+    that no image has fewer. One is right as well: what holds for several windows holds for one. The
+    reverse does not, and would show as an upper bound.
+
+    Raises: RuntimeError when a size was taken for a constant.
+    """
+    ranges = program.range_constraints
+    for symbol, found in list(ranges.items()):
+        if found.upper is not int_oo:
+            raise RuntimeError(f"tracing took a size for a constant: {symbol} is in {found}")
+        ranges[symbol] = ValueRanges(min(found.lower, least), int_oo)
 
 
 def _check_onnx() -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from seqformer.devices import on_device, sent
 from seqformer.export import open_exported
-from seqformer.export.description import LEAST_SIDE
 from seqformer.export.graph import OUTPUTS
 from seqformer.inference.network import check_finite
 from seqformer.model.full_float32 import full_float32
@@ -75,9 +74,10 @@ class ExportedNetwork:
         Raises: ValueError for frames that are too small, or when the file computes something else
             than it says.
         """
-        if min(resized[0].shape[:2]) < LEAST_SIDE:
+        least = self.description.least_side
+        if min(resized[0].shape[:2]) < least:
             raise ValueError(
-                f"{self.path} takes frames of at least {LEAST_SIDE} pixels a side, got "
+                f"{self.path} takes frames of at least {least} pixels a side, got "
                 f"{resized[0].shape[1]}x{resized[0].shape[0]}; give a larger --short-side"
             )
         with on_device(self.device), full_float32():

@@ -24,6 +24,7 @@ from seqformer.config import BackboneName, EvalConfig, Precision, config_from_di
 from seqformer.data.video_sources import open_video
 from seqformer.devices import choose_device
 from seqformer.export import Description, GraphFormat, export_graph
+from seqformer.export.graph import least_side
 from seqformer.inference.chunk_size import default_chunk_frames
 from seqformer.inference.clip_stream import ClipStream
 from seqformer.inference.exported_network import ExportedNetwork
@@ -138,6 +139,7 @@ class Predictor:
             state_shape=state_shape,
             num_classes=config.num_classes,
             mask_stride=self.model.mask_stride,
+            least_side=least_side(self.model),
             classes=self.classes,
             config=replace(self.config, mode="whole", precision="fp32", chunk_frames=None),
         )

@@ -15,3 +15,12 @@ def is_recorded(*tensors: Tensor | None) -> bool:
             if tensor is not None and tensor.requires_grad:
                 return True
     return False
+
+
+def is_autocast_to_bfloat16(device: str) -> bool:
+    """Whether products of a CPU run in bfloat16 by autocast."""
+    return (
+        device == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )

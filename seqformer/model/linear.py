@@ -78,7 +78,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and HAS_BF16))
         and x.numel() > 0
         and torch.backends.mkldnn.enabled
-        and not torch.is_autocast_enabled("cpu")
+        and (x.dtype == torch.bfloat16 or not torch.is_autocast_enabled("cpu"))
         and not torch.compiler.is_compiling()
     )
 

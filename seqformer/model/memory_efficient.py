@@ -8,6 +8,7 @@ and gradients are those of the plain formulas, to the bit or up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .autograd_state import is_recorded
+from .autograd_state import is_autocast_to_bfloat16, is_recorded
 from .full_float32 import exact_linear, may_round
 from .linear import linear
 
@@ -26,7 +27,11 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def linears_of_sum(
-    x: Tensor, position: Tensor, *layers: tuple[Tensor, Tensor], is_exact: bool = False
+    x: Tensor,
+    position: Tensor,
+    *layers: tuple[Tensor, Tensor],
+    is_exact: bool = False,
+    backward: torch.dtype | None = None,
 ) -> list[Tensor]:
     """`F.linear(x + position, weight, bias)` for every (weight, bias); keeps `x`, not the sum.
 
@@ -35,13 +40,16 @@ def linears_of_sum(
         position: [..., C], broadcast to `x`.
         layers: weights [O, C] and biases [O].
         is_exact: in full float32, whatever TF32 may round.
+        backward: in which the gradients of `x` and weights are multiplied; None, and where TF32
+            would round, for that of `x`.
 
     Returns: a tensor [..., O] per layer.
     """
     flat = as_autocast(x.device.type, *(tensor for pair in layers for tensor in pair))
     is_exact = is_exact and may_round(flat[0])
+    backward = None if is_exact else backward
     if is_recorded(x, position, *flat):
-        return list(_LinearsOfSum.apply(is_exact, x, position.expand_as(x), *flat))
+        return list(_LinearsOfSum.apply(is_exact, backward, x, position.expand_as(x), *flat))
     return _linears_of_sum(is_exact, x, position, *flat)
 
 
@@ -55,9 +63,14 @@ def _linears_of_sum(is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor) 
 class _LinearsOfSum(Function):
     @staticmethod
     def forward(
-        ctx: Any, is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor
+        ctx: Any,
+        is_exact: bool,
+        backward: torch.dtype | None,
+        x: Tensor,
+        position: Tensor,
+        *flat: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.is_exact = is_exact
+        ctx.is_exact, ctx.backward_dtype = is_exact, backward
         ctx.save_for_backward(x, position, *flat[::2])
         return tuple(_linears_of_sum(is_exact, x, position, *flat))
 
@@ -65,6 +78,8 @@ class _LinearsOfSum(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         x, position, *weights = ctx.saved_tensors
+        if ctx.backward_dtype is not None:
+            return None, None, *_low_gradients(ctx.backward_dtype, x, position, weights, grads)
         total = (x + position).to(weights[0].dtype).flatten(0, -2)
         rows = [g.reshape(-1, g.shape[-1]) for g in grads]
         multiply = exact_linear if ctx.is_exact else linear
@@ -76,7 +91,30 @@ class _LinearsOfSum(Function):
         for row in rows:
             grad_weight = exact_linear(row.t(), total.t()) if ctx.is_exact else row.t() @ total
             of_layers += [grad_weight, row.sum(0)]
-        return None, grad_sum, grad_sum, *of_layers
+        return None, None, grad_sum, grad_sum, *of_layers
+
+
+def _low_gradients(
+    dtype: torch.dtype,
+    x: Tensor,
+    position: Tensor,
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+) -> list[Tensor]:
+    """Gradients of `x`, `position` and every weight and bias of `linears_of_sum`, by products in a
+    low precision: one for all layers, whose gradients are copied side by side."""
+    outputs = [len(weight) for weight in weights]
+    total = (x + position).to(dtype).flatten(0, -2)
+    rows = total.new_empty(len(total), sum(outputs))
+    for part, grad in zip(rows.split(outputs, dim=1), grads, strict=True):
+        part.copy_(grad.reshape(part.shape))
+    grad_sum = linear(rows, torch.cat([w.to(dtype) for w in weights]).t())
+    grad_sum = grad_sum.view(x.shape).to(x.dtype)
+    of_weights = (rows.t() @ total).split(outputs)
+    of_layers: list[Tensor] = []
+    for weight, grad_weight, grad in zip(weights, of_weights, grads, strict=True):
+        of_layers += [grad_weight.to(weight.dtype), grad.flatten(0, -2).sum(0)]
+    return [grad_sum, grad_sum, *of_layers]
 
 
 def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
@@ -141,12 +179,17 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
         conv: without a bias of its own.
         scale: [O] and shift: [O], constants.
     """
-    x, weight = as_autocast(x.device.type, x, conv.weight)
+    weight: Tensor = conv.weight
+    x, low = as_autocast(x.device.type, x)[0], None
+    if is_autocast_to_bfloat16(x.device.type) and weight.dtype == torch.float32:
+        low = torch.bfloat16
+    else:
+        (weight,) = as_autocast(x.device.type, weight)
     assert isinstance(conv.padding, tuple)
     geometry = (conv.stride, conv.padding, conv.dilation)
     if is_recorded(x, weight):
-        return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups)
-    return _scaled_conv2d(x, weight, scale, shift, geometry, conv.groups)
+        return _ScaledConv2d.apply(x, weight, scale, shift, geometry, conv.groups, low)
+    return _scaled_conv2d(x, weight, scale, shift, geometry, conv.groups, low)
 
 
 def _scaled_conv2d(
@@ -156,9 +199,10 @@ def _scaled_conv2d(
     shift: Tensor,
     geometry: Geometry,
     groups: int,
+    low: torch.dtype | None,
 ) -> Tensor:
     shift = shift if shift.dtype == x.dtype else shift.to(x.dtype)
-    return F.conv2d(x, _scaled(weight, scale), shift, *geometry, groups)
+    return F.conv2d(x, _scaled(weight, scale, low), shift, *geometry, groups)
 
 
 class _ScaledConv2d(Function):
@@ -171,26 +215,34 @@ class _ScaledConv2d(Function):
         shift: Tensor,
         geometry: Geometry,
         groups: int,
+        low: torch.dtype | None,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
-        ctx.geometry, ctx.groups = geometry, groups
-        return _scaled_conv2d(x, weight, scale, shift, geometry, groups)
+        ctx.geometry, ctx.groups, ctx.low = geometry, groups, low
+        return _scaled_conv2d(x, weight, scale, shift, geometry, groups, low)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, weight, scale = ctx.saved_tensors
+        scaled = _scaled(weight, scale, ctx.low)
         needs = [*ctx.needs_input_grad[:2], False]
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, _scaled(weight, scale), None, *ctx.geometry, False, (0, 0), ctx.groups, needs
+            grad, x, scaled, None, *ctx.geometry, False, (0, 0), ctx.groups, needs
         )
         if grad_weight is not None:
+            if ctx.low is not None:
+                layout = torch.contiguous_format
+                grad_weight = grad_weight.to(weight.dtype, memory_format=layout)
             grad_weight.mul_(_per_output(scale, grad_weight))
-        return grad_x, grad_weight, None, None, None, None
+        return grad_x, grad_weight, None, None, None, None, None
 
 
-def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * _per_output(scale, weight)
+def _scaled(weight: Tensor, scale: Tensor, low: torch.dtype | None) -> Tensor:
+    """The weight of a convolution times the scale; where it is to be `low`, channels are
+    innermost, as in its maps."""
+    scaled = weight * _per_output(scale, weight)
+    return scaled if low is None else scaled.to(low, memory_format=torch.channels_last)
 
 
 def _per_output(scale: Tensor, weight: Tensor) -> Tensor:

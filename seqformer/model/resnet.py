@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .autograd_state import is_autocast_to_bfloat16
 from .memory_efficient import scaled_conv2d
 
 
@@ -165,6 +166,7 @@ class ResNet(nn.Module):
         return maps
 
     def _stem(self, x: Tensor) -> Tensor:
+        # In another layout oneDNN spends more time on bringing maps into that one than on products.
         is_last = is_channels_last(x) or is_autocast_to_bfloat16(x.device.type)
         layout = torch.channels_last if is_last else torch.contiguous_format
         if x.device.type == "cpu":  # three channels fill no vector unless they are innermost
@@ -176,16 +178,6 @@ class ResNet(nn.Module):
 def is_channels_last(x: Tensor) -> bool:
     """Whether channels are innermost in memory."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def is_autocast_to_bfloat16(device: str) -> bool:
-    """Whether convolutions of a CPU run in bfloat16, for which oneDNN wants channels innermost: in
-    another layout it spends more time on bringing maps into that one than on products."""
-    return (
-        device == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
 
 
 class MiniBlock(nn.Module):

@@ -222,6 +222,7 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = tuple(channels * 2**i for i in range(len(depths)))
+        self.window = window
         self.patch_embed = PatchEmbed(channels)
         total = max(sum(depths) - 1, 1)
         rates = [drop_path * i / total for i in range(sum(depths))]

@@ -19,15 +19,16 @@ from tests.trainer.tiny import tiny_model_config
 
 ROWS = [
     {"arm": arm, "seed": seed, "losses": [first + seed] * 20 + [last + seed] * 20, "AP": 0.1}
-    for arm, first, last in (("ours", 10.0, 4.0), ("original", 10.0, 8.0))
+    for arm, first, last in (("ours", 10.0, 4.0), ("original", 10.0, 8.0), ("nudged", 10.0, 6.0))
     for seed in (0, 1, 2)
 ]
 
 
 def test_a_point_is_a_window_and_the_band_is_that_of_the_seeds():
-    ours, theirs = (curves.curves_of(ROWS, arm) for arm in curves.ARMS)
+    ours, theirs = (curves.curves_of(ROWS, arm) for arm in ("ours", "original"))
     assert ours == [[10.0, 4.0], [11.0, 5.0], [12.0, 6.0]]
     assert curves.within(ours, theirs) == (1, 2)  # the mean 5 is below 8 to 10
+    assert curves.distance([[10.0, 4.0]], [[11.0, 3.0]]) == pytest.approx((0.1 + 0.25) / 2)
 
 
 def test_the_page_says_what_the_record_holds(tmp_path):
@@ -38,7 +39,7 @@ def test_the_page_says_what_the_record_holds(tmp_path):
     curves.main(curves.Options(out=record, page=page, render=True))
     text = page.read_text()
     assert "for 40 steps" in text and "| this code | 10.0, 10.0, 10.0 | 4.00, 5.00, 6.00 |" in text
-    assert "original's seeds at 1, and its mean between ours at 1" in text
+    assert "largest of the original's seeds at 1,\nand its mean between ours at 1." in text
     assert page.with_suffix(".svg").read_text().startswith("<?xml")
 
 

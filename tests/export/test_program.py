@@ -129,7 +129,7 @@ def test_what_a_graph_cannot_do_is_said():
         with pytest.raises(ValueError, match="take the checkpoint itself"):
             ours.predict(film(2))
     ours.config = replace(CONFIG, short_side=16)
-    with pytest.raises(ValueError, match="at least 33 pixels"):
+    with pytest.raises(ValueError, match="at least 33 pixels a side"):
         ours.predict(film(2))
     with pytest.raises(ValueError, match="cannot be exported again"):
         ours.export("other.pt2")

@@ -7,21 +7,22 @@ import torch
 
 from seqformer.model import SeqFormer, build_model
 
+SIZES = {
+    "num_classes": 3,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 2,
+    "num_queries": 7,
+    "ffn_dim": 64,
+    "mask_dim": 16,
+}
 
-def small_model(seed: int = 0, num_queries: int = 7, **changes: int) -> SeqFormer:
+
+def small_model(seed: int = 0, **changes: int) -> SeqFormer:
     """Boxes move from layer to layer, frames differ in weight, masks have some pixels."""
-    sizes = dict(
-        num_classes=3,
-        hidden_dim=32,
-        num_heads=4,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-        num_queries=num_queries,
-        ffn_dim=64,
-        mask_dim=16,
-    )
     torch.manual_seed(seed)
-    model = build_model("resnet_mini", **sizes | changes)
+    model = build_model("resnet_mini", **SIZES | changes)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1 and not parameter.any():

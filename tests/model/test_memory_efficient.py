@@ -7,6 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from seqformer.model import build_model
+from seqformer.model.cpu_attention import attention
 from seqformer.model.memory_efficient import Linear, feed_forward, linears_of_sum, scaled_conv2d
 from seqformer.model.resnet import FrozenBatchNorm2d
 
@@ -143,3 +144,57 @@ def test_what_is_made_while_tracing_is_not_kept():
         assert isinstance(model(mode.from_tensor(images)).boxes, FakeTensor)
     with torch.no_grad():
         assert type(model(images).boxes) is torch.Tensor
+
+
+def test_gradients_of_a_sum_in_low_precision():
+    """Forward as ever; the gradients of products are bfloat16 ones, those of biases are not."""
+    x, position = torch.randn(2, 40, 32), torch.randn(40, 32)
+    layers = [(torch.randn(n, 32), torch.randn(n)) for n in (16, 5)]
+    seeds = [torch.randn(2, 40, n) for n in (16, 5)]
+    gradients, results = [], []
+    for backward in (None, torch.bfloat16):
+        leaves = [t.clone().requires_grad_() for t in (x, position, *layers[0], *layers[1])]
+        pairs = (tuple(leaves[2:4]), tuple(leaves[4:]))
+        outputs = linears_of_sum(leaves[0], leaves[1], *pairs, backward=backward)
+        gradients.append(torch.autograd.grad(outputs, leaves, seeds))
+        results.append(outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for exact, low in zip(*gradients, strict=True):
+        assert low.dtype == torch.float32 and low.shape == exact.shape
+        assert (low - exact).abs().max() <= 0.02 * exact.abs().max()
+    assert torch.equal(gradients[0][3], gradients[1][3])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_attention_in_bfloat16_goes_back_in_float32(dropout):
+    exact = [torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3)]
+    low = [t.detach().bfloat16().requires_grad_() for t in exact]
+    seed = torch.randn(2, 3, 7, 8)
+    gradients = []
+    for inputs in (exact, low):
+        torch.manual_seed(0)
+        out = attention(*inputs, dropout)
+        assert out.dtype == inputs[0].dtype
+        gradients.append(torch.autograd.grad(out, inputs, seed.to(out.dtype)))
+    if not dropout:  # with dropout the masks of the two types differ
+        for one, other in zip(*gradients, strict=True):
+            assert other.dtype == torch.bfloat16
+            assert (one - other).abs().max() <= 0.03 * one.abs().max()
+
+
+def test_convolution_under_autocast_scales_in_float32():
+    """The weight is scaled before it is rounded, and its gradient after it was widened."""
+    conv, x = nn.Conv2d(8, 6, 3, 2, 1, bias=False), torch.randn(2, 8, 9, 7, requires_grad=True)
+    scale, shift = torch.rand(6) + 0.5, torch.randn(6)
+    expected = conv(x) * scale[:, None, None] + shift[:, None, None]
+    seed = torch.randn_like(expected)
+    exact = torch.autograd.grad(expected, (x, conv.weight), seed)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = scaled_conv2d(x, conv, scale, shift)
+    low = torch.autograd.grad(result, (x, conv.weight), seed.bfloat16())
+    assert result.dtype == torch.bfloat16
+    assert (result - expected).abs().max() <= 0.02 * expected.abs().max()
+    for one, other in zip(exact, low, strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).abs().max() <= 0.02 * one.abs().max()
+    assert low[1].is_contiguous()

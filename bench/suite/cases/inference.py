@@ -31,6 +31,7 @@ def cases(size: Size) -> Iterator[Case]:
         yield inference_case(TINY, "bfloat16")
     elif size == "cpu":
         yield inference_case(ModelSize(frames=10, instances=0))
+        yield inference_case(ModelSize(frames=10, instances=0), "bfloat16")
         yield inference_case(ModelSize(**WHOLE_VIDEO), rounds=3)
     else:
         video36 = ModelSize(**WHOLE_VIDEO)

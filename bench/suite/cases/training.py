@@ -54,6 +54,7 @@ def cases(size: Size) -> Iterator[Case]:
         return
     if size == "cpu":
         yield training_case(ModelSize())
+        yield training_case(ModelSize(), "bfloat16")
         yield training_case(ModelSize(), with_optimizer=True)
         return
     for clips in (1, 2):

@@ -65,6 +65,10 @@ def _explain_all(options: Options) -> None:
             write(f"  {operator:22}{_NAMES[explanation.implementation]}\n")
             for other, reason in explanation.why_not.items():
                 write(f"  {'':22}  not {other}: {reason}\n")
+        if place.type == "cpu" and options.precision == "fp32":
+            reason = kernels.split_product.why_not_available()
+            products = "split, at inference" if reason is None else f"float32: {reason}"
+            write(f"  {'products':22}{products}\n")
     if not gpus:
         write("\nno GPU is visible to torch; the Triton kernels would run there\n")
 
