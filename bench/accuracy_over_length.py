@@ -33,6 +33,8 @@ PAGE = REPOSITORY / "docs" / "accuracy_over_length.md"
 MODES = {"whole": "one clip (`--mode whole`)", "clips": "overlapping clips (`--mode clips`)"}
 CHUNK = 8
 """Frames that go through together; small ones are slower one by one."""
+LOST = 5.0
+"""AP in percent below which nothing is followed."""
 _PER_FRAME = ("segmentations", "bboxes", "areas")
 
 
@@ -150,6 +152,16 @@ def verdict(record: dict[str, Any]) -> str:
     return f"Switch to clips somewhere between {before:,} and {first:,} frames."
 
 
+def lost_from(record: dict[str, Any]) -> int | None:
+    """The shortest length from which on both modes stay below `LOST`; None where one does not."""
+    pairs = zip(*(curve(record, mode) for mode in MODES), strict=True)
+    lost = [(length, max(whole, clips) < LOST) for (length, whole), (_, clips) in pairs]
+    return next(
+        (length for i, (length, _) in enumerate(lost) if all(is_lost for _, is_lost in lost[i:])),
+        None,
+    )
+
+
 def page(record: dict[str, Any], figure: str) -> str:
     """The page of a record, as Markdown.
 
@@ -162,18 +174,22 @@ def page(record: dict[str, Any], figure: str) -> str:
         for length in sorted(curves["whole"])
     ]
     height, width = record["frame_size"]
+    lost = lost_from(record)
+    limit = f" From {lost:,} frames on neither keeps to an object here." if lost else ""
     return f"""# Accuracy over the length of a video
 
 {record["videos"]} drawn videos of {width}x{height} pixels are cut at each length. The weights are
-those of `seqformer train demo`, which has seen two frames at once. Things move {record["slower"]:g}
-times slower than in its videos. The scores are AP in percent.
+those of a run of `seqformer train demo`, which has seen two frames at once. Things move
+{record["slower"]:g} times slower than in its videos. The scores are AP in percent.
 
 | frames | {" | ".join(MODES.values())} |
 |---|---|---|
 {chr(10).join(lines)}
 
-{verdict(record)} One clip has one query for an object: in a long video the object has been
-everywhere, and its query with it. Clips are joined by their masks on the frames they share.
+{verdict(record)}{limit}
+
+One clip has one query for an object: in a long video the object has been everywhere, and its query
+with it. Clips are joined by their masks on the frames they share.
 
 ![AP over the length of a video, as one clip and in overlapping clips]({figure})
 

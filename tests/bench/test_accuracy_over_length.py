@@ -1,8 +1,19 @@
 """Cutting a video keeps its first frames, and only objects that are seen in them."""
 
+import json
+
 import pytest
 
-from bench.accuracy_over_length import Options, cut, render, verdict
+from bench.accuracy_over_length import (
+    PAGE,
+    RECORD,
+    Options,
+    cut,
+    lost_from,
+    page,
+    render,
+    verdict,
+)
 
 
 def record(whole, clips):
@@ -38,6 +49,17 @@ def test_the_page_and_its_figure_show_both_modes(tmp_path):
     text = (tmp_path / "page.md").read_text()
     assert "| 1,000 | 10.0 | 30.0 |" in text and "(page.svg)" in text
     assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+
+
+def test_the_page_says_from_when_on_both_are_lost(tmp_path):
+    render(record((0.5, 0.4, 0.02, 0.0), (0.5, 0.3, 0.01, 0.0)), tmp_path / "page.md")
+    assert "From 200 frames on neither" in (tmp_path / "page.md").read_text()
+    assert lost_from(record((0.5, 0.0, 0.1, 0.1), (0.5, 0.0, 0.0, 0.0))) is None
+
+
+def test_the_page_in_docs_is_that_of_the_record():
+    made = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page(made, PAGE.with_suffix(".svg").name)
 
 
 def test_weights_are_asked_for():
