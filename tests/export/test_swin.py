@@ -46,7 +46,7 @@ def tiny() -> SeqFormer:
     return model.eval()
 
 
-@pytest.mark.slow  # a minute
+@pytest.mark.slow  # minutes
 @pytest.mark.parametrize(("ending", "tolerance"), [("pt2", 1e-5), ("onnx", 1e-4)])
 def test_results_are_those_of_the_model(ending, tolerance, tiny, tmp_path):
     if ending == "onnx":
