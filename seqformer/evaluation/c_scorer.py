@@ -36,7 +36,10 @@ MASKS = np.dtype([("text", np.uint64), ("size", np.int64), ("frames", "i4"), ("i
 MIXED_SIZES, UNUSUAL, OCCUPIED = 1, 2, 4
 MATCHED, IGNORED = 1, 2
 _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+_INTERFACE = 2
+"""`interface_version` of scorer.c."""
 _ARGUMENTS: dict[str, list[Any]] = {
+    "interface_version": [],
     "scan_results": [_POINTER, *[_WORD] * 3, *[_POINTER] * 4],
     "scan_annotations": [_POINTER, *[_WORD] * 3, *[_POINTER] * 2],
     "scan_track": [_POINTER, _WORD, _POINTER],
@@ -95,6 +98,9 @@ def _load() -> ctypes.CDLL | None:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, _WORD
+    if library.interface_version() != _INTERFACE:
+        logger.warning("scoring in NumPy: the code of this installation changed since the start")
+        return None
     return library
 
 

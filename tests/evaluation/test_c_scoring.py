@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from seqformer._c_library import c_library
-from seqformer.evaluation import c_scoring, c_tracking, evaluate, ytvis_metric
+from seqformer.evaluation import c_scorer, c_scoring, c_tracking, evaluate, ytvis_metric
 from seqformer.evaluation.c_scorer import scorer
 from seqformer.evaluation.groups import Groups
 from seqformer.evaluation.records import load_json, read_ground_truth, read_predictions
@@ -222,3 +222,14 @@ def test_ap_and_tracking_from_one_reading_are_those_of_two(threads):
             assert as_bytes(*both) == as_bytes(*expected)
             compared += 1
     assert compared > 30
+
+
+def test_code_that_was_replaced_under_a_running_process_is_not_called(monkeypatch, caplog):
+    monkeypatch.setattr(c_scorer, "_INTERFACE", c_scorer._INTERFACE - 1)
+    c_scorer._load.cache_clear()
+    try:
+        assert c_scorer.scorer() is None and "changed since the start" in caplog.text
+    finally:
+        monkeypatch.undo()
+        c_scorer._load.cache_clear()
+    assert c_scorer.scorer() is not None

@@ -6,6 +6,10 @@
 #include "overlap.h"
 #include "tracking.h"
 
+/* Raised with any change of the functions that Python calls: a process that began before the files
+ * were replaced must not call the new ones. */
+int64_t interface_version(void) { return 2; }
+
 /* Where the masks of one instance are. */
 typedef struct {
     const Byte *text;
