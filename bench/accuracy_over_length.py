@@ -194,8 +194,9 @@ with it. Clips are joined by their masks on the frames they share.
 ![AP over the length of a video, as one clip and in overlapping clips]({figure})
 
 Measured by `python -m bench.accuracy_over_length --weights FILE` on {record["machine"]}.
-Few videos make coarse numbers, and drawn objects cross and turn more than most real ones: score a
-few of your own videos in both modes.
+With {record["videos"]} videos a few points either way say nothing: where things moved at the demo's
+own speed, clips were ahead at some length. Drawn objects cross and turn more than most real ones:
+score a few of your own videos in both modes.
 """
 
 
