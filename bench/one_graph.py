@@ -86,7 +86,8 @@ class Runner:
             tensors = [value for value in values if isinstance(value, Tensor)]
             if not self.is_step:
                 return tensors
-            sum(t.square().mean() for t in tensors if t.requires_grad).backward()
+            losses = [t.square().mean() for t in tensors if t.requires_grad]
+            torch.stack(losses).sum().backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.model.zero_grad(set_to_none=True)
         return [*(tensor.detach() for tensor in tensors), *gradients]
