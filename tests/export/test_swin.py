@@ -47,6 +47,7 @@ def tiny() -> SeqFormer:
 
 
 @pytest.mark.slow  # minutes
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("ending", "tolerance"), [("pt2", 1e-5), ("onnx", 1e-4)])
 def test_results_are_those_of_the_model(ending, tolerance, tiny, tmp_path):
     if ending == "onnx":
