@@ -94,7 +94,7 @@ def test_a_repeated_item_is_another_clip():
     sampler = ClipBatchSampler([2, 6], 4, seed=0, weights=(1, 1))
     keys = [key for batch in sampler for key in batch]
     assert {key.repeat for key in keys} == {0, 1}
-    draws = {item_generator(0, *key).random() for key in keys}
+    draws = {item_generator(0, key.epoch, key.item, key.repeat).random() for key in keys}
     assert len(draws) == len(keys) == 8
 
 
