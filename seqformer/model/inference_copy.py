@@ -4,9 +4,8 @@ Training folds the frozen batch norms into its convolutions anew in every step, 
 convolutions change; at inference once is enough. In half precision the per-frame part that costs
 time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
 whatever decides where an object is stays float32: where box queries look, references, boxes, time
-weights and their sums, mask parameters (which multiply pixel coordinates), the last two layers of
-the mask branch (a mask feature rounded to eight bits moves the edges of small objects), and the
-whole instance stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
+stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
 
 On a CPU convolutions are packed (`packed_convolution.py`): in bfloat16 for oneDNN, in float32 as
 split products, which linear layers in float32 then are too.
@@ -86,7 +85,7 @@ def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
 
 def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
     yield from (model.query_embed, model.reference_points, model.class_embed, model.controller)
-    yield from (model.decoder.bbox_embed, model.mask_branch.lay1, model.mask_branch.lay2)
+    yield model.decoder.bbox_embed
     for layer in model.decoder.layers:
         assert isinstance(layer, DecoderLayer)
         yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,18 +43,9 @@ class MaskBranch(nn.Module):
         x = self.lay3(coarse).relu_()
         x = self.lay4(middle + F.interpolate(x, size=middle.shape[-2:])).relu_()
         x = self.dcn(fine + F.interpolate(x, size=fine.shape[-2:])).relu_()
-        x = self.lay1(widened(x, self.lay1.weight.dtype)).relu_()
+        x = self.lay1(x).relu_()
         # parity: the last ReLU is real; mask features are never negative.
         return self.lay2(x).relu_()
-
-
-def widened(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x` in the precision of a layer, which at inference may be wider than what comes before;
-    autocast chooses by itself."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return x
-    return x.to(dtype)
 
 
 def render_masks(

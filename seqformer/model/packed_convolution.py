@@ -192,14 +192,13 @@ class PackedMaskBranch(nn.Module):
         self.lay3 = packed(branch.lay3, relu=True)
         self.lay4 = packed(branch.lay4, relu=True)
         self.dcn = packed(branch.dcn, relu=True)
-        self._last_dtype = branch.lay1.weight.dtype
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
         """As `MaskBranch.forward`; the result is channels last."""
         x = self.lay3(coarse)
         x = self.lay4(F.interpolate(x, size=middle.shape[-2:]).add_(middle))
         x = self.dcn(F.interpolate(x, size=fine.shape[-2:]).add_(fine))
-        return self.lay2(self.lay1(x.to(self._last_dtype)))
+        return self.lay2(self.lay1(x))
 
 
 def pack_convolutions(model: nn.Module) -> None:
