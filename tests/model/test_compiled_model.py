@@ -36,7 +36,11 @@ def outputs(output):
 
 @pytest.mark.parametrize(
     ("mode", "is_padded"),
-    [(torch.no_grad, True), (torch.inference_mode, False), (nullcontext, True)],
+    [
+        pytest.param(torch.no_grad, True, marks=pytest.mark.slow),
+        (torch.inference_mode, False),
+        (nullcontext, True),
+    ],
 )
 def test_model_is_one_graph(mode, is_padded):
     model = own_model_of(TINY, CPU).train(mode is nullcontext)

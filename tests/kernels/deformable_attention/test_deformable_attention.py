@@ -128,7 +128,7 @@ def test_many_levels_and_points(name, kind):
     compare(name, Problem(shapes=shapes, P=9, D=4, kind=kind))
 
 
-@pytest.mark.parametrize("kind", [0, 2, 4])
+@pytest.mark.parametrize("kind", [0, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_several_programs_per_slice(kind, monkeypatch):
     """Programs of one warp: the queries of an image fall into blocks, the last one incomplete."""
     monkeypatch.setattr(launch.tiles, "INTERPRETER_WARPS", 1)
