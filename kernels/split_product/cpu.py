@@ -78,7 +78,7 @@ def forward(
         raise RuntimeError(f"split products: {why_not_available()}")
     n, C, h, w = x.shape
     k = parts.shape[2]
-    H, W = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
+    H, W = reference.result_size(x, parts, stride, padding)
     if other is not None and not _is_map(other, (n, outputs, H, W)):
         raise ValueError(
             f"what is added to must be float32 {[n, outputs, H, W]} with channels innermost, got "

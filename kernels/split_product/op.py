@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import cpu
+from . import cpu, reference
 
 
 @torch.library.custom_op("seqformer_kernels::split_product", mutates_args=())
@@ -41,10 +41,8 @@ def _(
     padding: int,
     relu: bool,
 ) -> Tensor:
-    k = parts.shape[2]
-    H, W = ((side + 2 * padding - k) // stride + 1 for side in x.shape[-2:])
-    empty = x.new_empty(x.shape[0], H, W, outputs)
-    return empty.permute(0, 3, 1, 2)
+    size = reference.result_size(x, parts, stride, padding)
+    return x.new_empty(x.shape[0], *size, outputs).permute(0, 3, 1, 2)
 
 
 @register_flop_formula(torch.ops.seqformer_kernels.split_product)

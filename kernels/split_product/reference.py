@@ -29,6 +29,12 @@ def joined(parts: Tensor, outputs: int) -> Tensor:
     return ((sums[2] + sums[1]) + sums[0])[:outputs]
 
 
+def result_size(x: Tensor, parts: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    """H, W of the result of images [n, C, h, w]."""
+    h, w = (side + 2 * padding - parts.shape[2] for side in x.shape[-2:])
+    return h // stride + 1, w // stride + 1
+
+
 def forward(
     x: Tensor,
     parts: Tensor,
