@@ -22,13 +22,13 @@ import tyro
 from matplotlib.axes import Axes
 
 from bench.report.drawing import colour
-from bench.report.study import StudyOptions, record_and_page, render, write_record
+from bench.report.study import FOLDERS, StudyOptions, render, write_record
 from seqformer.cli.eval import main as evaluate
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SyntheticConfig
 from seqformer.files import write_json
 
-RECORD, PAGE = record_and_page("accuracy_over_length")
+RECORD, PAGE = FOLDERS[0] / "accuracy_over_length.json", FOLDERS[1] / "accuracy_over_length.md"
 MODES = {"whole": "one clip (`--mode whole`)", "clips": "overlapping clips (`--mode clips`)"}
 CHUNK = 8
 """Frames that go through together; small ones are slower one by one."""

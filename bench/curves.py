@@ -34,15 +34,8 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench.baselines import original
-from bench.report.study import (
-    StudyOptions,
-    by_seed,
-    draw_seeds,
-    held_out_ap,
-    record_and_page,
-    render,
-    write_record,
-)
+from bench.demo import run
+from bench.report.study import FOLDERS, StudyOptions, by_seed, draw_seeds, render, write_record
 from seqformer.config import (
     AugmentConfig,
     DataConfig,
@@ -59,7 +52,7 @@ from seqformer.model import SeqFormer, save_safetensors, to_published
 from seqformer.structures import ClassMap, ClipTargets
 from seqformer.trainer.run_log import read_training_lines
 
-RECORD, PAGE = record_and_page("curves")
+RECORD, PAGE = FOLDERS[0] / "curves.json", FOLDERS[1] / "curves.md"
 ARMS = {
     "ours": "this code",
     "original": "the original code",
@@ -251,12 +244,14 @@ def rows_of(options: Options) -> Iterator[dict[str, Any]]:
 
 def score(folder: Path, data: SyntheticPaths) -> float:
     """AP of a run's weights on the held-out videos, in 0..1."""
-    return held_out_ap(
-        folder / "model.safetensors",
-        (data.val_images, data.val_annotations),
-        folder / "metrics_held_out.json",
-        *("--short-side", "64"),
+    metrics = folder / "metrics_held_out.json"
+    run(
+        *("eval.py", "--weights", str(folder / "model.safetensors"), "--short-side", "64"),
+        *("--images", str(data.val_images), "--annotations", str(data.val_annotations)),
+        *("--output", str(folder / "results.json"), "--metrics", str(metrics)),
+        *("--device", "cpu", "--threads", "1"),
     )
+    return json.loads(metrics.read_text(encoding="utf-8"))["AP"]
 
 
 def curve(losses: Sequence[float]) -> list[float]:

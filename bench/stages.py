@@ -22,17 +22,9 @@ import tyro
 from matplotlib.axes import Axes
 
 from bench.demo import run
-from bench.report.study import (
-    StudyOptions,
-    by_seed,
-    draw_seeds,
-    held_out_ap,
-    record_and_page,
-    render,
-    write_record,
-)
+from bench.report.study import FOLDERS, StudyOptions, by_seed, draw_seeds, render, write_record
 
-RECORD, PAGE = record_and_page("stages")
+RECORD, PAGE = FOLDERS[0] / "stages.json", FOLDERS[1] / "stages.md"
 ARMS = {"stills": "pictures, then videos", "videos": "videos alone"}
 POINTS = 4
 """Checkpoints of a run that are scored, evenly spread."""
@@ -97,10 +89,14 @@ def _share_data(root: Path, chain: Path) -> None:
 def score(folder: Path, step: int, videos: Path) -> float:
     """AP of a checkpoint of a run on the held-out videos, in 0..1."""
     metrics = folder / f"metrics_{step}.json"
-    if metrics.is_file():
-        return json.loads(metrics.read_text(encoding="utf-8"))["AP"]
-    data = videos / "val" / "JPEGImages", videos / "annotations" / "instances_val.json"
-    return held_out_ap(folder / "checkpoints" / f"step_{step:08d}", data, metrics)
+    if not metrics.is_file():
+        run(
+            *("eval.py", "--weights", str(folder / "checkpoints" / f"step_{step:08d}")),
+            *("--images", str(videos / "val" / "JPEGImages"), "--device", "cpu", "--threads", "1"),
+            *("--annotations", str(videos / "annotations" / "instances_val.json")),
+            *("--output", str(folder / f"results_{step}.json"), "--metrics", str(metrics)),
+        )
+    return json.loads(metrics.read_text(encoding="utf-8"))["AP"]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

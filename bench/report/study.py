@@ -1,7 +1,6 @@
 """A study: a record in bench/results, and the page of docs/ with one figure that is made of it.
 
-Studies train or score drawn videos several times and compare. `bench.curves`, `bench.stages` and
-`bench.accuracy_over_length` are such; each says what it runs, what it writes and what it draws.
+`bench.curves`, `bench.stages` and `bench.accuracy_over_length` are studies.
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.demo import REPOSITORY, run
+from bench.demo import REPOSITORY
 from bench.report.drawing import colour, save, style
 from bench.suite.record import machine
 from seqformer.files import write_json, write_text
 
 Row = dict[str, Any]
+FOLDERS = (REPOSITORY / "bench" / "results", REPOSITORY / "docs")
+"""Of the records, and of the pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,6 @@ class StudyOptions:
     """The page; its figure lies beside it."""
     render: bool = False
     """Only write the page of the record that is there."""
-
-
-def record_and_page(name: str) -> tuple[Path, Path]:
-    """Where the record and the page of a study are kept."""
-    return REPOSITORY / "bench" / "results" / f"{name}.json", REPOSITORY / "docs" / f"{name}.md"
 
 
 def write_record(path: Path, rows: Sequence[Row], **settings: Any) -> None:
@@ -83,31 +79,8 @@ def by_seed(rows: Sequence[Row], arm: str) -> list[Row]:
 def draw_seeds(
     axes: Axes, number: int, x: Sequence[float], curves: Sequence[Sequence[float]], **mean: Any
 ) -> None:
-    """The curve of each seed, thin, and their mean, thick.
-
-    Args:
-        number: of the arm; it tells the colour.
-        x: of the points of every curve.
-        mean: how the mean is drawn.
-    """
+    """The curves of an arm's seeds, thin, and their mean, thick, which `mean` says more about."""
     for points in curves:
         axes.plot(x, points, color=colour(number), linewidth=0.8, alpha=0.5)
     means = [statistics.fmean(point) for point in zip(*curves, strict=True)]
     axes.plot(x, means, color=colour(number), **mean)
-
-
-def held_out_ap(weights: Path, videos: tuple[Path, Path], metrics: Path, *more: str) -> float:
-    """AP of a checkpoint, in 0..1, by a process of its own.
-
-    Args:
-        videos: frames and annotations.
-        metrics: file that is written; `results` stands for `metrics` in the name of the other.
-        more: arguments of eval.py.
-    """
-    results = metrics.with_name(metrics.name.replace("metrics", "results"))
-    run(
-        *("eval.py", "--weights", str(weights), "--images", str(videos[0])),
-        *("--annotations", str(videos[1]), "--output", str(results), "--metrics", str(metrics)),
-        *("--device", "cpu", "--threads", "1", *more),
-    )
-    return json.loads(metrics.read_text(encoding="utf-8"))["AP"]

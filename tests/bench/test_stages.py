@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bench import stages
-from bench.report import study
 from bench.stages_alone import alone
 from seqformer.config import override, presets
 
@@ -36,7 +35,6 @@ def commands(monkeypatch):
             path.write_text(json.dumps({"AP": len(seen) / 100}))
 
     monkeypatch.setattr(stages, "run", run)
-    monkeypatch.setattr(study, "run", run)
     return seen
 
 
