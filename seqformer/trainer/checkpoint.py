@@ -27,7 +27,7 @@ from seqformer.distributed.context import DistributedContext
 from seqformer.distributed.errors import LostProcessError, is_communication_error, lost_process
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
-from seqformer.model.checkpoint_folder import TensorFolderReader
+from seqformer.model.checkpoint_folder import TensorFolderReader, inner_cause
 from seqformer.model.weight_files import RUN_NAME
 from seqformer.trainer.checkpoint_folders import (
     FOLDER_NAME,
@@ -202,7 +202,7 @@ def _put_in_place(incomplete: Path, target: Path) -> None:
 
 def _failure(step: int, target: Path, error: BaseException) -> CheckpointError | LostProcessError:
     """What became of the checkpoint of a step: a full disk, or a process that is gone."""
-    inner = _inner(error)
+    inner = inner_cause(error)
     if is_communication_error(error) or is_communication_error(inner):
         return lost_process(inner)
     if isinstance(inner, OSError) and inner.errno is not None:
@@ -212,14 +212,7 @@ def _failure(step: int, target: Path, error: BaseException) -> CheckpointError |
     return CheckpointError(f"the checkpoint of step {step} could not be written: {reason}")
 
 
-def _inner(error: BaseException) -> BaseException:
-    """The first of the causes that torch.distributed.checkpoint collected."""
-    if isinstance(error, CheckpointException) and error.failures:
-        return next(iter(error.failures.values()))[0]
-    return error
-
-
 def _reason(error: BaseException) -> str:
     """The innermost cause of a failure that torch.distributed.checkpoint collected, in a line."""
-    error = _inner(error)
+    error = inner_cause(error)
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
