@@ -246,7 +246,7 @@ def _read_folder(path: Path) -> dict[str, Any]:
         dcp.load(state, storage_reader=TensorFolderReader(path), no_dist=True)
     except (CheckpointException, *_DAMAGED) as error:
         raise ValueError(
-            f"{path} is not a readable checkpoint: {innermost(error)}; copy it again"
+            f"{path} is not a readable checkpoint: {first_line(cause_of(error))}; copy it again"
         ) from error
     averages = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
     state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
@@ -254,11 +254,11 @@ def _read_folder(path: Path) -> dict[str, Any]:
     return {**run, "model": with_box_head_aliases(state)}
 
 
-def innermost(error: BaseException) -> str:
-    """The first cause that torch.distributed.checkpoint collected, in a line."""
+def cause_of(error: BaseException) -> BaseException:
+    """The first of the causes that torch.distributed.checkpoint collected."""
     if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return first_line(error)
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 def first_line(error: BaseException) -> str:
