@@ -27,8 +27,8 @@ from seqformer.distributed.context import DistributedContext
 from seqformer.distributed.errors import LostProcessError, is_communication_error, lost_process
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
-from seqformer.model.checkpoint_folder import TensorFolderReader
-from seqformer.model.weight_files import RUN_NAME, cause_of, first_line
+from seqformer.model.checkpoint_folder import TensorFolderReader, inner_cause
+from seqformer.model.weight_files import RUN_NAME, first_line
 from seqformer.trainer.checkpoint_folders import (
     FOLDER_NAME,
     checksum_of,
@@ -155,7 +155,7 @@ class Checkpoints:
             )
         except (CheckpointException, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({first_line(cause_of(error))}); if it is "
+                f"checkpoint {path} cannot be read ({first_line(inner_cause(error))}); if it is "
                 "damaged, delete the folder to resume from the one before it"
             ) from error
 
@@ -202,7 +202,7 @@ def _put_in_place(incomplete: Path, target: Path) -> None:
 
 def _failure(step: int, target: Path, error: BaseException) -> CheckpointError | LostProcessError:
     """What became of the checkpoint of a step: a full disk, or a process that is gone."""
-    inner = cause_of(error)
+    inner = inner_cause(error)
     if is_communication_error(error) or is_communication_error(inner):
         return lost_process(inner)
     if isinstance(inner, OSError) and inner.errno is not None:
