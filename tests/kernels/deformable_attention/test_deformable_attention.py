@@ -9,18 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from bench.suite.problems.deformable_attention import (
-    IMPLEMENTATIONS,
-    Problem,
-    compare,
-    implementation,
-    launch,
-    rounded,
-    run,
-)
+from bench.suite.implementations import CPU_PATHS, implementation
+from bench.suite.problems.deformable_attention import Problem, compare, launch, rounded, run
 from kernels.device import DeviceFacts, replaced
 from tests.parity.weights import DATA
 
+IMPLEMENTATIONS = ("triton", *CPU_PATHS)
 SIZES = st.integers(1, 6)
 PROBLEMS = st.builds(
     Problem,
