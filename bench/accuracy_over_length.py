@@ -18,18 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from matplotlib.axes import Axes
 
-from bench.demo import REPOSITORY
-from bench.suite.record import machine
+from bench.report.drawing import colour
+from bench.report.study import FOLDERS, StudyOptions, render, write_record
 from seqformer.cli.eval import main as evaluate
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
 from seqformer.data.synthetic_drawing import SyntheticConfig
-from seqformer.files import write_json, write_text
+from seqformer.files import write_json
 
-RECORD = REPOSITORY / "bench" / "results" / "accuracy_over_length.json"
-PAGE = REPOSITORY / "docs" / "accuracy_over_length.md"
+RECORD, PAGE = FOLDERS[0] / "accuracy_over_length.json", FOLDERS[1] / "accuracy_over_length.md"
 MODES = {"whole": "one clip (`--mode whole`)", "clips": "overlapping clips (`--mode clips`)"}
 CHUNK = 8
 """Frames that go through together; small ones are slower one by one."""
@@ -39,7 +38,7 @@ _PER_FRAME = ("segmentations", "bboxes", "areas")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StudyOptions):
     """Score long drawn videos that are cut at several lengths."""
 
     weights: Path | None = None
@@ -54,11 +53,7 @@ class Options:
     seed: int = 7
     threads: int = 1
     out: Path = RECORD
-    """The record."""
     page: Path = PAGE
-    """The page; its figure lies beside it."""
-    render: bool = False
-    """Only write the page of the record that is there."""
 
     def __post_init__(self) -> None:
         if (self.weights is None) != self.render:
@@ -200,35 +195,17 @@ score a few of your own videos in both modes.
 """
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any], axes: Axes) -> None:
     """AP over the length, a line for each mode."""
-    from matplotlib.figure import Figure
-
-    from bench.report.drawing import colour, save, style
-
-    with style():
-        figure = Figure(figsize=(5.2, 3.2))
-        axes = figure.add_subplot()
-        for number, (mode, title) in enumerate(MODES.items()):
-            lengths, aps = zip(*curve(record, mode), strict=True)
-            label = title.partition(" (")[0]
-            axes.plot(lengths, aps, color=colour(number), linewidth=2.2, marker="o", label=label)
-        axes.set_xscale("log")
-        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-        axes.minorticks_off()
-        axes.set_xlabel("frames of the video")
-        axes.set_ylabel("AP (%)")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        figure.tight_layout()
-        save(figure, path)
-
-
-def render(record: dict[str, Any], path: Path) -> None:
-    """Write the page and its figure."""
-    figure = path.with_suffix(".svg")
-    draw(record, figure)
-    write_text(path, page(record, figure.name))
+    for number, (mode, title) in enumerate(MODES.items()):
+        lengths, aps = zip(*curve(record, mode), strict=True)
+        label = title.partition(" (")[0]
+        axes.plot(lengths, aps, color=colour(number), linewidth=2.2, marker="o", label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    axes.set_xlabel("frames of the video")
+    axes.set_ylabel("AP (%)")
 
 
 def main(options: Options) -> None:
@@ -238,16 +215,13 @@ def main(options: Options) -> None:
             for row in rows_of(options, Path(name)):
                 rows.append(row)
                 print(f"{row['frames']:6} frames, {row['mode']}: AP {row['AP']:.4f}", flush=True)
-        facts = machine(torch.device("cpu"))
-        where = f"one thread of an {facts['device']} CPU, torch {facts['torch']}"
         settings = {
             "videos": options.videos,
             "frame_size": list(options.frame_size),
             "slower": options.slower,
         }
-        write_json(options.out, {**settings, "machine": where, "rows": rows})
-    render(json.loads(options.out.read_text(encoding="utf-8")), options.page)
-    print(options.page)
+        write_record(options.out, rows, **settings)
+    render(options, page, draw)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ from typing import Any
 
 import torch
 import tyro
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench.baselines import original
-from bench.demo import REPOSITORY, run
-from bench.suite.record import machine
+from bench.demo import run
+from bench.report.study import FOLDERS, StudyOptions, by_seed, draw_seeds, render, write_record
 from seqformer.config import (
     AugmentConfig,
     DataConfig,
@@ -46,13 +47,12 @@ from seqformer.config import (
 )
 from seqformer.data.loader import build_train_loader
 from seqformer.data.synthetic import SyntheticPaths, make_synthetic_dataset
-from seqformer.files import write_json, write_text
+from seqformer.files import write_json
 from seqformer.model import SeqFormer, save_safetensors, to_published
 from seqformer.structures import ClassMap, ClipTargets
 from seqformer.trainer.run_log import read_training_lines
 
-RECORD = REPOSITORY / "bench" / "results" / "curves.json"
-PAGE = REPOSITORY / "docs" / "curves.md"
+RECORD, PAGE = FOLDERS[0] / "curves.json", FOLDERS[1] / "curves.md"
 ARMS = {
     "ours": "this code",
     "original": "the original code",
@@ -67,7 +67,7 @@ WINDOW = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StudyOptions):
     """Train both from the same weights, and compare."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -77,11 +77,7 @@ class Options:
     folder: Path = Path("runs/curves")
     """Where the runs lie; those that are finished are not made again."""
     out: Path = RECORD
-    """The record."""
     page: Path = PAGE
-    """The page; its figure lies beside it."""
-    render: bool = False
-    """Only write the page of the record that is there."""
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or self.steps % WINDOW:
@@ -265,8 +261,7 @@ def curve(losses: Sequence[float]) -> list[float]:
 
 def curves_of(rows: Sequence[dict[str, Any]], arm: str) -> list[list[float]]:
     """The curve of every seed, [seeds, windows]."""
-    own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"])
-    return [curve(row["losses"]) for row in own]
+    return [curve(row["losses"]) for row in by_seed(rows, arm)]
 
 
 def within(curves: Sequence[Sequence[float]], band: Sequence[Sequence[float]]) -> tuple[int, int]:
@@ -288,8 +283,7 @@ def page(record: dict[str, Any], figure: str) -> str:
     curves = {arm: curves_of(rows, arm) for arm in ARMS}
     lines = []
     for arm, title in ARMS.items():
-        own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"])
-        each = ", ".join(f"{100 * row['AP']:.1f}" for row in own)
+        each = ", ".join(f"{100 * row['AP']:.1f}" for row in by_seed(rows, arm))
         last = ", ".join(f"{points[-1]:.2f}" for points in curves[arm])
         lines.append(f"| {title} | {each} | {last} |")
     first = max(
@@ -337,30 +331,14 @@ def distance(ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]])
     return statistics.fmean(abs(b / a - 1) for a, b in pairs)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Loss over the steps: each seed thin, the means thick."""
-    from matplotlib.figure import Figure
-
-    from bench.report.drawing import colour, save, style
-
-    with style():
-        figure = Figure(figsize=(5.2, 3.2))
-        axes = figure.add_subplot()
-        for number, (arm, title) in enumerate(ARMS.items()):
-            curves = curves_of(record["rows"], arm)
-            steps = [WINDOW * (i + 0.5) for i in range(len(curves[0]))]
-            if arm == "nudged":
-                continue
-            for points in curves:
-                axes.plot(steps, points, color=colour(number), linewidth=0.8, alpha=0.5)
-            means = [statistics.fmean(point) for point in zip(*curves, strict=True)]
-            axes.plot(steps, means, color=colour(number), linewidth=2.0, label=title)
-        axes.set_xlabel("steps")
-        axes.set_ylabel("loss")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        figure.tight_layout()
-        save(figure, path)
+def draw(record: dict[str, Any], axes: Axes) -> None:
+    """Loss over the steps."""
+    for number, arm in enumerate(("ours", "original")):
+        curves = curves_of(record["rows"], arm)
+        steps = [WINDOW * (i + 0.5) for i in range(len(curves[0]))]
+        draw_seeds(axes, number, steps, curves, linewidth=2.0, label=ARMS[arm])
+    axes.set_xlabel("steps")
+    axes.set_ylabel("loss")
 
 
 def main(options: Options) -> int:
@@ -375,14 +353,8 @@ def main(options: Options) -> int:
             print(f"seed {row['seed']}, {ARMS[row['arm']]}: AP {100 * row['AP']:.1f}", flush=True)
             rows.append(row)
         settings = {"steps": options.steps, "seeds": list(options.seeds)}
-        facts = machine(torch.device("cpu"))
-        who = f"one thread of an {facts['device']}, torch {facts['torch']}"
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out, {"settings": settings, "machine": who, "rows": rows})
-    record = json.loads(options.out.read_text(encoding="utf-8"))
-    figure = options.page.with_suffix(".svg")
-    write_text(options.page, page(record, figure.name))
-    draw(record, figure)
+        write_record(options.out, rows, settings=settings)
+    render(options, page, draw)
     return 0
 
 

@@ -18,15 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from matplotlib.axes import Axes
 
-from bench.demo import REPOSITORY, run
-from bench.suite.record import machine
-from seqformer.files import write_json, write_text
+from bench.demo import run
+from bench.report.study import FOLDERS, StudyOptions, by_seed, draw_seeds, render, write_record
 
-RECORD = REPOSITORY / "bench" / "results" / "stages.json"
-PAGE = REPOSITORY / "docs" / "stages.md"
+RECORD, PAGE = FOLDERS[0] / "stages.json", FOLDERS[1] / "stages.md"
 ARMS = {"stills": "pictures, then videos", "videos": "videos alone"}
 POINTS = 4
 """Checkpoints of a run that are scored, evenly spread."""
@@ -35,7 +33,7 @@ _STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StudyOptions):
     """Train with the stage before and without, and compare."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -47,11 +45,7 @@ class Options:
     folder: Path = Path("runs/stages")
     """Where the runs lie; those that are finished are not made again."""
     out: Path = RECORD
-    """The record."""
     page: Path = PAGE
-    """The page; its figure lies beside it."""
-    render: bool = False
-    """Only write the page of the record that is there."""
 
     def __post_init__(self) -> None:
         if len(self.seeds) - 1 not in _STUDENT or self.video_steps % POINTS:
@@ -113,8 +107,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def final_scores(rows: Sequence[dict[str, Any]], arm: str) -> list[float]:
     """AP after the last step, by seed."""
-    own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"])
-    return [row["AP"][-1] for row in own]
+    return [row["AP"][-1] for row in by_seed(rows, arm)]
 
 
 def page(record: dict[str, Any], figure: str) -> str:
@@ -162,47 +155,14 @@ steps more in all. The data is drawn, and a step on a picture costs less than ha
 """
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """AP over the steps on videos: each seed thin, the means thick."""
-    from matplotlib.figure import Figure
-
-    from bench.report.drawing import colour, save, style
-
-    with style():
-        figure = Figure(figsize=(5.2, 3.2))
-        axes = figure.add_subplot()
-        for number, (arm, title) in enumerate(ARMS.items()):
-            own = [row for row in record["rows"] if row["arm"] == arm]
-            for row in own:
-                axes.plot(
-                    row["steps"],
-                    [100 * ap for ap in row["AP"]],
-                    color=colour(number),
-                    linewidth=0.8,
-                    alpha=0.5,
-                )
-            means = [100 * statistics.fmean(aps) for aps in zip(*(r["AP"] for r in own))]  # noqa: B905
-            axes.plot(
-                own[0]["steps"],
-                means,
-                color=colour(number),
-                linewidth=2.2,
-                marker="o",
-                label=title,
-            )
-        axes.set_xlabel("steps on videos")
-        axes.set_ylabel("AP on held-out videos (%)")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        figure.tight_layout()
-        save(figure, path)
-
-
-def render(record: dict[str, Any], path: Path) -> None:
-    """Write the page and its figure."""
-    figure = path.with_suffix(".svg")
-    draw(record, figure)
-    write_text(path, page(record, figure.name))
+def draw(record: dict[str, Any], axes: Axes) -> None:
+    """AP over the steps on videos."""
+    for number, (arm, title) in enumerate(ARMS.items()):
+        own = [row for row in record["rows"] if row["arm"] == arm]
+        curves = [[100 * ap for ap in row["AP"]] for row in own]
+        draw_seeds(axes, number, own[0]["steps"], curves, linewidth=2.2, marker="o", label=title)
+    axes.set_xlabel("steps on videos")
+    axes.set_ylabel("AP on held-out videos (%)")
 
 
 def main(options: Options) -> int:
@@ -214,11 +174,8 @@ def main(options: Options) -> int:
             shown = ", ".join(f"{100 * ap:.1f}" for ap in row["AP"])
             print(f"seed {row['seed']}, {ARMS[row['arm']]}: AP {shown}", flush=True)
         settings = {k: v for k, v in asdict(options).items() if k.endswith("_steps")}
-        facts = machine(torch.device("cpu"))
-        where = f"one thread of an {facts['device']} CPU, torch {facts['torch']}"
-        write_json(options.out, {"settings": settings, "machine": where, "rows": rows})
-    render(json.loads(options.out.read_text(encoding="utf-8")), options.page)
-    print(options.page)
+        write_record(options.out, rows, settings=settings)
+    render(options, page, draw)
     return 0
 
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
-def run(command: str, arguments: Sequence[str] | None = None) -> int:
-    """A command of `seqformer`.
+class Former:
+    """The `main` of a module that was a command.
 
-    Args:
-        command: its words, "data check".
-        arguments: those of this process by default.
-
-    Returns: the exit code.
+    Attributes:
+        command: the words of the command that does its work now, "data check".
     """
-    from seqformer.cli.main import main
 
-    return main([*command.split(), *(sys.argv[1:] if arguments is None else arguments)])
+    def __init__(self, command: str) -> None:
+        self.command = command
 
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run it with these arguments, by default those of this process. Returns: the exit code."""
+        from seqformer.cli.main import main
 
-def console(command: str) -> None:
-    """`run` as the whole process."""
-    from seqformer.command import exit_with
+        return main([*self.command.split(), *(sys.argv[1:] if arguments is None else arguments)])
 
-    exit_with(f"seqformer {command}", lambda: run(command))
+    def console(self) -> NoReturn:
+        """The same as the whole process."""
+        from seqformer.command import exit_with
+
+        exit_with(f"seqformer {self.command}", self)

@@ -8,12 +8,13 @@ import os
 import pytest
 import torch
 
-from tests.interpreter import patch_once_a_launch
+from tests.interpreter import patch_once_a_launch, remember_types
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if os.environ.get("TRITON_INTERPRET") == "1":
     patch_once_a_launch()
+    remember_types()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ import platform
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,25 +203,3 @@ def default_path(record: dict[str, Any], results: Path = RESULTS) -> Path:
     stamp = re.sub(r"[^0-9T]", "", record["date"])
     commit = (record["machine"]["commit"] or "unknown")[:7]
     return device_folder(record["machine"], results) / f"{stamp}-{commit}-{record['part']}.json"
-
-
-def read_all(results: Path = RESULTS) -> Iterator[dict[str, Any]]:
-    """All records below a folder, oldest first.
-
-    Raises:
-        ValueError: a file is no record of this schema; the message names it.
-    """
-    records = []
-    for path in sorted(results.glob("*/*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["schema"] != SCHEMA:
-                raise KeyError("schema")
-            record["date"], record["cases"], record["machine"]["device"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a benchmark record of schema {SCHEMA} ({error!r}); remove it or "
-                "measure again"
-            ) from None
-        records.append(record)
-    yield from sorted(records, key=lambda record: record["date"])

@@ -6,11 +6,9 @@ seqformer analyse --results results.json --annotations instances.json
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqformer.cli.command import run
 from seqformer.config import RESAMPLES
 
 
@@ -52,8 +50,3 @@ def act(options: Options) -> None:
     sys.stdout.write(format_analysis(analysis) + "\n")
     if options.output is not None:
         write_content(options.output, analysis.to_dict())
-
-
-def main(arguments: Sequence[str], program: str = "seqformer analyse") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -8,11 +8,9 @@ Paired: both files are scored on the same resamples of the videos.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqformer.cli.command import run
 from seqformer.config import RESAMPLES
 
 
@@ -53,8 +51,3 @@ def act(options: Options) -> None:
     sys.stdout.write(format_comparison(comparison, first.truth.categories, options.videos) + "\n")
     if options.output is not None:
         write_content(options.output, comparison.to_dict())
-
-
-def main(arguments: Sequence[str], program: str = "seqformer compare") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

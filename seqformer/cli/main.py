@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in COMMANDS and words[:1] != ["data"]:
         name = "".join(words[:1])
     if name in COMMANDS:
-        return run_command(name, words[len(name.split()) :], f"{PROGRAM} {name}")
+        return run_command(name, words[len(name.split()) :])
     asked = [word for word in words if word not in ("-h", "--help")]
     if asked in ([], ["data"]):
         sys.stdout.write(overview(" ".join(asked)))
@@ -65,19 +65,24 @@ def main(arguments: Sequence[str]) -> int:
     return 2
 
 
-def run_command(name: str, arguments: Sequence[str], program: str) -> int:
-    """Import a command and act.
+def run_command(name: str, arguments: Sequence[str], program: str = "") -> int:
+    """Import a command and act: its `act` on its `Options`, or its own `main`.
 
     Args:
         name: one of `COMMANDS`.
         arguments: the words after it.
-        program: the command as it was typed.
+        program: the command as it was typed; by default `seqformer` and its name.
 
     Returns: the exit code.
     """
-    with _announced() if name in _ON_SEVERAL_PROCESSES else nullcontext():
-        module = importlib.import_module(f"seqformer.cli.{module_name(name)}")
-        return module.main(arguments, program)
+    program, path = program or f"{PROGRAM} {name}", f"seqformer.cli.{module_name(name)}"
+    if name in _ON_SEVERAL_PROCESSES:
+        with _announced():
+            return importlib.import_module(path).main(arguments, program)
+    from seqformer.cli.command import run
+
+    command = importlib.import_module(path)
+    return run(program, command.Options, command.act, arguments)
 
 
 def _announced() -> AbstractContextManager[None]:

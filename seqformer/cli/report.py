@@ -7,14 +7,12 @@ seqformer report --results results.json --annotations instances.json --images JP
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from seqformer.cli.command import run
 from seqformer.config import ReportOptions
 
 
@@ -43,8 +41,3 @@ def act(options: Options) -> None:
         options.annotations, options.results, options.output, options.images, options.page
     )
     sys.stdout.write(f"{page}\n")
-
-
-def main(arguments: Sequence[str], program: str = "seqformer report") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -16,8 +16,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch.export import Dim, ExportedProgram
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from ..files import write_bytes
 from ..model import SeqFormer
@@ -86,6 +84,10 @@ def _open_ranges(program: ExportedProgram, least: int) -> None:
 
     Raises: RuntimeError when a size was taken for a constant.
     """
+    # Imported here: SymPy takes half as long as torch itself.
+    from torch.utils._sympy.numbers import int_oo
+    from torch.utils._sympy.value_ranges import ValueRanges
+
     ranges = program.range_constraints
     for symbol, found in list(ranges.items()):
         if found.upper is not int_oo:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from seqformer.boxes import cxcywh_to_xyxy
@@ -197,6 +196,8 @@ class ClipMatcher:
             iou = soft_mask_iou(mean.sigmoid(), logits.sigmoid(), present).cpu().numpy()
         threshold = self.context.config.match_threshold
         is_match = (iou > threshold) if self._is_vnext else (iou >= threshold) & (iou > 0)
+        from scipy.optimize import linear_sum_assignment  # inference of whole videos needs no SciPy
+
         rows, columns = linear_sum_assignment(np.where(is_match, iou, 0), maximize=True)
         return {
             int(column): int(row)

@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -264,6 +265,32 @@ def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise pickle.UnpicklingError("a size or place is no whole number")
     return value
+
+
+def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint folder whose names start with one of `prefixes`, by name.
+
+    Raises: ValueError: a tensor cannot be read; else as `read_description`.
+    """
+    described = read_description(folder)
+    state = {
+        key: torch.empty(size, dtype=described.dtypes[key])
+        for key, size in described.sizes.items()
+        if key.startswith(prefixes)
+    }
+    try:
+        load(state, storage_reader=TensorFolderReader(folder), no_dist=True)
+    except CheckpointException as error:
+        cause = inner_cause(error)
+        raise ValueError(str(cause) or type(cause).__name__) from error
+    return state
+
+
+def inner_cause(error: BaseException) -> BaseException:
+    """The first of the causes that torch.distributed.checkpoint collected, or `error` itself."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 class TensorFolderReader(FileSystemReader):

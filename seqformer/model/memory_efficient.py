@@ -184,7 +184,7 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
         scale: [O] and shift: [O], constants.
     """
     if isinstance(conv, GraphConv2d) and conv.is_operator:
-        return convolution(x, conv, _scaled(conv.weight, scale, None), shift)
+        return convolution(x, conv, shift, scale)
     weight: Tensor = conv.weight
     x, low = as_autocast(x.device.type, x)[0], None
     if is_autocast_to_bfloat16(x.device.type) and weight.dtype == torch.float32:

@@ -21,12 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from ..safe_files import check_regular, check_unpacked, open_regular, read_regular
-from .checkpoint_folder import TensorFolderReader, read_description
 from .convert import with_box_head_aliases
 from .numpy_pickle import is_numpy_pickle, read_numpy_pickle
 
@@ -236,29 +233,19 @@ def _read_folder(path: Path) -> dict[str, Any]:
             "folder like RUN/checkpoints/step_00001000"
         )
     run = read_run_settings(path)
+    # Imported here: torch.distributed.checkpoint takes two thirds as long as torch itself.
+    from .checkpoint_folder import read_tensors
+
     try:
-        described = read_description(path)
-        state = {
-            key: torch.empty(size, dtype=described.dtypes[key])
-            for key, size in described.sizes.items()
-            if key.startswith(("model.", "ema."))
-        }
-        dcp.load(state, storage_reader=TensorFolderReader(path), no_dist=True)
-    except (CheckpointException, *_DAMAGED) as error:
+        state = read_tensors(path, ("model.", "ema."))
+    except _DAMAGED as error:
         raise ValueError(
-            f"{path} is not a readable checkpoint: {innermost(error)}; copy it again"
+            f"{path} is not a readable checkpoint: {first_line(error)}; copy it again"
         ) from error
     averages = {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
     state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     state |= averages
     return {**run, "model": with_box_head_aliases(state)}
-
-
-def innermost(error: BaseException) -> str:
-    """The first cause that torch.distributed.checkpoint collected, in a line."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,16 +1,8 @@
 """`seqformer analyse`, by its former name."""
 
-from __future__ import annotations
+from seqformer.former import Former
 
-from collections.abc import Sequence
-
-from seqformer.former import console, run
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer analyse`, by its former name."""
-    return run("analyse", arguments)
-
+main = Former("analyse")
 
 if __name__ == "__main__":
-    console("analyse")
+    main.console()

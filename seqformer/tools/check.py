@@ -6,13 +6,13 @@ checked at all. `--fix` writes a mended file, in which a second check finds no e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from seqformer.annotations.rules import is_id
 from seqformer.annotations.ytvis import pack_annotations
 from seqformer.evaluation.records import Parsed, read_ground_truth
-from seqformer.former import console, run
+from seqformer.former import Former
 from seqformer.tools.annotation_json import Content
 from seqformer.tools.check_annotations import check_annotations, mask_sizes
 from seqformer.tools.check_videos import check_categories, check_videos
@@ -83,10 +83,7 @@ def refusal(content: Content) -> str:
     return ""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data check`, by its former name."""
-    return run("data check", arguments)
-
+main = Former("data check")
 
 if __name__ == "__main__":
-    console("data check")
+    main.console()

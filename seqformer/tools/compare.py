@@ -1,16 +1,8 @@
 """`seqformer compare`, by its former name."""
 
-from __future__ import annotations
+from seqformer.former import Former
 
-from collections.abc import Sequence
-
-from seqformer.former import console, run
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer compare`, by its former name."""
-    return run("compare", arguments)
-
+main = Former("compare")
 
 if __name__ == "__main__":
-    console("compare")
+    main.console()

@@ -1,16 +1,8 @@
 """`seqformer data convert`, by its former name."""
 
-from __future__ import annotations
+from seqformer.former import Former
 
-from collections.abc import Sequence
-
-from seqformer.former import console, run
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data convert`, by its former name."""
-    return run("data convert", arguments)
-
+main = Former("data convert")
 
 if __name__ == "__main__":
-    console("data convert")
+    main.console()

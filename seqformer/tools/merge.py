@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from seqformer.former import console, run
+from seqformer.former import Former
 from seqformer.tools.annotation_json import Content
 
 
@@ -56,10 +56,7 @@ def merge(contents: Sequence[Content], prefixes: Sequence[str] = ()) -> Content:
     return {**contents[0], "videos": videos, "categories": categories, "annotations": annotations}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data merge`, by its former name."""
-    return run("data merge", arguments)
-
+main = Former("data merge")
 
 if __name__ == "__main__":
-    console("data merge")
+    main.console()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.annotations.json_file import read_json_file
-from seqformer.former import console, run
+from seqformer.former import Former
 from seqformer.tools.annotation_json import Content
 
 
@@ -86,10 +86,7 @@ def read_names(path: Path | None) -> dict[str, str | None]:
     return names
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data remap`, by its former name."""
-    return run("data remap", arguments)
-
+main = Former("data remap")
 
 if __name__ == "__main__":
-    console("data remap")
+    main.console()

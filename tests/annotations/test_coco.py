@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 
 from seqformer.annotations.coco import load_coco_file
 from seqformer.annotations.coco_categories import coco_to_ytvis
-from seqformer.cli.data.coco_to_ytvis import main
+from seqformer.cli.main import run_command
+
+main = partial(run_command, "data coco-to-ytvis")
 
 COCO_IDS = sorted(set(coco_to_ytvis("2019")) | set(coco_to_ytvis("2021")) | {10, 16, 34, 62})
 

@@ -10,8 +10,8 @@ from bench.accuracy_over_length import (
     Options,
     cut,
     lost_from,
+    main,
     page,
-    render,
     verdict,
 )
 
@@ -45,15 +45,17 @@ def test_the_page_says_when_to_switch(whole, clips, expected):
 
 
 def test_the_page_and_its_figure_show_both_modes(tmp_path):
-    render(record((0.5, 0.4, 0.2, 0.1), (0.5, 0.3, 0.3, 0.3)), tmp_path / "page.md")
+    made = tmp_path / "record.json"
+    made.write_text(json.dumps(record((0.5, 0.4, 0.2, 0.1), (0.5, 0.3, 0.3, 0.3))))
+    main(Options(out=made, page=tmp_path / "page.md", render=True))
     text = (tmp_path / "page.md").read_text()
     assert "| 1,000 | 10.0 | 30.0 |" in text and "(page.svg)" in text
     assert (tmp_path / "page.svg").read_text().startswith("<?xml")
 
 
-def test_the_page_says_from_when_on_both_are_lost(tmp_path):
-    render(record((0.5, 0.4, 0.02, 0.0), (0.5, 0.3, 0.01, 0.0)), tmp_path / "page.md")
-    assert "From 200 frames on neither" in (tmp_path / "page.md").read_text()
+def test_the_page_says_from_when_on_both_are_lost():
+    text = page(record((0.5, 0.4, 0.02, 0.0), (0.5, 0.3, 0.01, 0.0)), "page.svg")
+    assert "From 200 frames on neither" in text
     assert lost_from(record((0.5, 0.0, 0.1, 0.1), (0.5, 0.0, 0.0, 0.0))) is None
 
 

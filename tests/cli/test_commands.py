@@ -1,5 +1,6 @@
 """Every command: found by its words, explained at once without torch; mistakes are a sentence."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,8 @@ HELP = {
     "train.py": ["train.py", "r50", "--help"],
     "eval.py": ["eval.py", "--help"],
 }
+COMMAND = r"^def (act\(options|main\(arguments: Sequence\[str\], program)"
+"""What the module of a command has."""
 MAX_SECONDS = 0.3
 
 
@@ -83,7 +86,11 @@ def test_every_module_is_a_listed_command():
         .replace("/", ".")
         .removesuffix(".__init__")
         for path in folder.rglob("*.py")
-        if "\ndef main(arguments: Sequence[str], program" in path.read_text()
+        if re.search(
+            r"^def (act|main)\((options|arguments: Sequence\[str\], program)",
+            path.read_text(),
+            re.M,
+        )
     }
     assert modules == {module_name(name) for name in COMMANDS}
 

@@ -159,9 +159,10 @@ def test_imagenet_backbone_files(name, tmp_path):
         state = {"model": state}
     torch.save(state, tmp_path / "imagenet.pth")
     load_backbone_weights(model, tmp_path / "imagenet.pth")
+    loaded = model.backbone.state_dict()
     for key, value in other.backbone.state_dict().items():
         if not key.startswith("norm"):
-            assert torch.equal(model.backbone.state_dict()[key], value), key
+            assert torch.equal(loaded[key], value), key
     with pytest.raises(ValueError, match=f"the file fits backbone {name}"):
         load_backbone_weights(small("resnet101"), tmp_path / "imagenet.pth")
 
@@ -200,8 +201,9 @@ def test_state_dicts_of_any_trainer_load(write, tmp_path, request):
     torch.save(write(model), tmp_path / "a.pth")
     fresh = own_sizes()
     load_weights(fresh, tmp_path / "a.pth")
+    loaded = fresh.state_dict()
     for name, value in model.state_dict().items():
-        assert torch.equal(fresh.state_dict()[name], value.to(kept).to(value.dtype)), name
+        assert torch.equal(loaded[name], value.to(kept).to(value.dtype)), name
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_every_weight_finds_its_place(backbone, wrapped, tmp_path):
     torch.save({"model": state, "iteration": 11999}, tmp_path / "model_final.pth")
     fresh = build(backbone, seed=2)
     checkpoint = load_weights(fresh, tmp_path / "model_final.pth")
-    assert all(torch.equal(fresh.state_dict()[k], v) for k, v in model.state_dict().items())
+    loaded = fresh.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
     assert checkpoint.extra["iteration"] == 11999
     assert checkpoint.classes is not None
     assert checkpoint.classes.ids == tuple(range(1, 41))
@@ -96,7 +97,8 @@ def test_a_pickle_of_arrays_gives_the_same_model(protocol, tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     fresh = build(seed=2)
     load_weights(fresh, tmp_path / "a.pkl")
-    assert all(torch.equal(fresh.state_dict()[k], v) for k, v in model.state_dict().items())
+    loaded = fresh.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
     predictor = Predictor.from_checkpoint(tmp_path / "a.pkl", device="cpu")
     assert predictor.classes is not None and predictor.classes.ids == tuple(range(1, 41))
 

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.cli.data.check import main
+from seqformer.cli.main import run_command
 from seqformer.tools.check import check
 from seqformer.tools.findings import ERRORS, WARNINGS
 from tests.evaluation.ytvis_problems import rle
 from tests.tools.conftest import HEIGHT, NUM_FRAMES, WIDTH
+
+main = partial(run_command, "data check")
 
 ROOT = Path(__file__).parents[2]
 BLANK = rle(np.zeros((HEIGHT, WIDTH)))

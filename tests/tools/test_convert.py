@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from pycocotools import mask as coco_mask
 
 from seqformer.annotations.packed_masks import decode_segmentation
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.cli.data.convert import main
+from seqformer.cli.main import run_command
 from seqformer.tools.check import check
+
+main = partial(run_command, "data convert")
 
 HEIGHT, WIDTH = 24, 36
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import pytest
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.cli.data.merge import main as merge
-from seqformer.cli.data.remap import main as remap
+from seqformer.cli.main import run_command
+
+merge = partial(run_command, "data merge")
+remap = partial(run_command, "data remap")
 
 
 def write(path, content):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from seqformer.cli.analyse import main as analyse
-from seqformer.cli.compare import main as compare
-from seqformer.cli.report import main as report
+from seqformer.cli.main import run_command
+
+analyse = partial(run_command, "analyse")
+compare = partial(run_command, "compare")
+report = partial(run_command, "report")
 
 ROOT = Path(__file__).parents[2]
 

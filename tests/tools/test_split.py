@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqformer.annotations.ytvis import load_annotation_file
-from seqformer.cli.data.split import main
+from seqformer.cli.main import run_command
 from seqformer.tools.split import assign
+
+main = partial(run_command, "data split")
 
 
 def split(data, *parts, seed=0):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seqformer.cli.data.stats import main
+from seqformer.cli.main import run_command
 from tests.evaluation.ytvis_problems import rle
+
+main = partial(run_command, "data stats")
 
 
 def masks(*areas):

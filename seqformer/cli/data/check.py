@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +70,3 @@ def act(options: Options) -> int:
             return 1
     failed = len(findings.items) if options.strict else findings.num_errors
     return 1 if failed else 0
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data check") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -5,14 +5,11 @@ seqformer data coco-to-ytvis instances_train2017.json --categories 2019
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from seqformer.cli.command import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +33,3 @@ def act(options: Options) -> None:
     from seqformer.tools.coco_to_ytvis import convert_file
 
     convert_file(options.source, options.output, options.categories, options.like)
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data coco-to-ytvis") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

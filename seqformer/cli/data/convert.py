@@ -11,14 +11,11 @@ seqformer data convert coco-video --annotations cocovid.json --output ytvis.json
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, subcommand
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +146,3 @@ def _from_tool(options: Cvat | Labelme | Coco) -> Path:
         return convert_coco(options.source, options.output, options.frames)
     settings = CvatOptions(options.boxes, options.groups == "join", options.overlap == "cut")
     return convert_cvat(options.source, options.output, options.frames, settings)
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data convert") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

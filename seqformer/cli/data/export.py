@@ -7,14 +7,11 @@ seqformer data export labelme --annotations instances.json --images JPEGImages -
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import subcommand
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +65,3 @@ def act(options: Cvat | Labelme) -> None:
         written = write_cvat(videos, labels, options.output, options.shapes == "tracks")
     for path in written:
         logger.info("wrote %s", path)
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data export") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

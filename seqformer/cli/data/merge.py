@@ -8,11 +8,8 @@ Categories are told apart by their names.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +48,3 @@ def act(options: Options) -> None:
         len(merged["annotations"]),
         len(merged["categories"]),
     )
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data merge") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -9,11 +9,8 @@ category, the third goes with its annotations. Categories that are not named sta
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +62,3 @@ def act(options: Options) -> None:
         len(changed["videos"]),
         len(content["videos"]),
     )
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data remap") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +62,3 @@ def act(options: Options) -> None:
         absent = [str(c.get("name")) for c in content["categories"] if c["id"] not in present]
         if absent:
             logger.info("  without instances: %s", ", ".join(absent))
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data split") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

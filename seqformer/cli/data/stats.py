@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from seqformer.cli.command import run
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +40,3 @@ def act(options: Options) -> None:
 
         plot(measures, numbers, options.plot)
         logger.info("plot in %s", options.plot)
-
-
-def main(arguments: Sequence[str], program: str = "seqformer data stats") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

@@ -7,12 +7,9 @@ seqformer kernels package DIR
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
-
-from seqformer.cli.command import run
 
 if TYPE_CHECKING:
     from torch import device, dtype
@@ -100,8 +97,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed: no Triton kernels"
-
-
-def main(arguments: Sequence[str], program: str = "seqformer kernels") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

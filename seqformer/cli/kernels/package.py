@@ -6,14 +6,11 @@ seqformer kernels package seqformer-kernels
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-
-from seqformer.cli.command import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +31,3 @@ def act(options: Options) -> None:
 
     variants = write_package(options.folder, options.name, options.version)
     sys.stdout.write(f"{options.folder}: {', '.join(variants)}\n")
-
-
-def main(arguments: Sequence[str], program: str = "seqformer kernels package") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)
