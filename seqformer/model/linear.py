@@ -29,8 +29,9 @@ HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 FEW_ROWS = 128
 """Below so many rows neither split products nor oneDNN pay at inference: those of the decoder, in a
 frame of a small model."""
-SPLIT_INPUTS = 128
-"""From so many inputs on, a split product of a linear layer takes less time than `F.linear`."""
+SPLIT_CHANNELS = 128
+"""From so many inputs and outputs on, split products of a linear layer take less time than those of
+`F.linear`."""
 
 
 class SplitParameter(nn.Parameter):
@@ -44,8 +45,8 @@ class SplitParameter(nn.Parameter):
 
     @staticmethod
     def pays_for(weight: Tensor) -> bool:
-        """Whether split products with a weight [O, C] or [O, C, 1, 1] can be had and are faster."""
-        return weight.shape[1] >= SPLIT_INPUTS and kernels.split_product.fits(weight)
+        """Whether split products with a weight [O, C] can be had and are faster."""
+        return min(weight.shape) >= SPLIT_CHANNELS and kernels.split_product.fits(weight)
 
     @classmethod
     def of(cls, weight: Tensor) -> SplitParameter:

@@ -98,8 +98,8 @@ def test_products_are_counted_as_before(dtype):
 
 def test_linear_layers_are_split_in_the_copy_only(monkeypatch):
     skip_unless_packed(torch.float32)
-    inputs = linear_module.SPLIT_INPUTS
-    monkeypatch.setattr(linear_module, "SPLIT_INPUTS", 1)
+    channels = linear_module.SPLIT_CHANNELS
+    monkeypatch.setattr(linear_module, "SPLIT_CHANNELS", 1)
     model = build("swin_t")
     copy = inference_copy(model, packs=True)
     attention = copy.decoder.layers[0].self_attn
@@ -115,9 +115,9 @@ def test_linear_layers_are_split_in_the_copy_only(monkeypatch):
             torch.testing.assert_close(linear(x, again), x @ weight.t(), rtol=1e-4, atol=1e-4)
             few = x[: FEW_ROWS - 1]
             assert torch.equal(linear(few, weight), linear(few, weight.detach()))
-    monkeypatch.setattr(linear_module, "SPLIT_INPUTS", inputs)
+    monkeypatch.setattr(linear_module, "SPLIT_CHANNELS", channels)
     kept = {n for n, p in inference_copy(model, packs=True).named_parameters() if _is_split(p)}
-    assert kept == {name for name in split if copy.get_parameter(name).shape[1] >= inputs}
+    assert kept == {name for name in split if min(copy.get_parameter(name).shape) >= channels}
 
 
 def _is_split(parameter):
