@@ -1,5 +1,6 @@
-"""An exported file as a function on tensors. Nothing in a file is executed: a .pt2 is checked to be
-a plain graph before torch reads it, and ONNX has no other operators than its runtime's."""
+"""An exported file as a function on tensors. Nothing in a file is executed, but for packages of
+machine code where the caller asks for it: a .pt2 is checked to be a plain graph before torch reads
+it, and ONNX has no other operators than its runtime's."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..safe_files import read_regular
+from . import native
 from .description import NAME, Description
 from .graph import INPUTS, OUTPUTS
 from .program_check import check_program
@@ -28,27 +30,34 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def open_exported(path: str | Path, device: torch.device) -> tuple[Run, Description]:
+def open_exported(
+    path: str | Path, device: torch.device, run_native_code: bool = False
+) -> tuple[Run, Description]:
     """Read an exported file.
 
     Args:
         path: .pt2 or .onnx.
-        device: where it runs; ONNX on the CPU only.
+        device: where it runs; ONNX and machine code on the CPU only.
+        run_native_code: read packages of machine code too (format "aoti"), which runs as it is
+            loaded.
 
     Returns: a function from (images, state) to `OUTPUTS`, see `ClipGraph.forward`; and what the
         file says of itself.
     Raises: FileNotFoundError; ValueError naming the file when it is damaged or no exported
-        SeqFormer, when onnxruntime is missing, or for ONNX on another device.
+        SeqFormer, when onnxruntime is missing, for ONNX or machine code on another device, or for
+        machine code without `run_native_code`.
     """
     path = Path(path)
     if path.suffix.lower() == ".pt2":
-        return _open_program(path, device)
+        return _open_program(path, device, run_native_code)
     if path.suffix.lower() == ".onnx":
         return _open_onnx(path, device)
     raise ValueError(f"{path} should end in one of {', '.join(SUFFIXES)}")
 
 
-def _open_program(path: Path, device: torch.device) -> tuple[Run, Description]:
+def _open_program(
+    path: Path, device: torch.device, run_native_code: bool
+) -> tuple[Run, Description]:
     content = read_regular(path, "exported file")
     try:
         # The same reader, on the same bytes, as torch.export.load.
@@ -62,11 +71,22 @@ def _open_program(path: Path, device: torch.device) -> tuple[Run, Description]:
         }
     except RuntimeError as error:
         raise ValueError(f"{path} is damaged or no .pt2 file ({_first_line(error)})") from None
-    check_program(records, path)
+    is_native = native.is_package(names)
+    if not is_native:
+        check_program(records, path)
+    elif not run_native_code:
+        raise ValueError(
+            f"{path} holds machine code, which would run with your rights; it is not read. If you "
+            "made it, or trust who did: Predictor.from_exported(path, run_native_code=True)"
+        )
+    elif device.type != "cpu":
+        raise ValueError(f"{path} is compiled for a CPU; give device cpu, or export --format pt2")
     if f"extra/{NAME}" not in records:
         raise ValueError(f"{path} is no exported SeqFormer: it has no {NAME}")
     description = Description.from_json(records[f"extra/{NAME}"].decode(errors="replace"), path)
     try:
+        if is_native:
+            return native.loaded(content), description
         program = torch.export.load(io.BytesIO(content))
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass

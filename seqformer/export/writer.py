@@ -1,6 +1,6 @@
-"""A model as a file for other programs: torch.export's .pt2, or ONNX.
+"""A model as a file for other programs: torch.export's .pt2, machine code of it, or ONNX.
 
-Both hold one graph (`graph.py`) for any number of frames of any size from `least_side` on; T, H and
+All hold one graph (`graph.py`) for any number of frames of any size from `least_side` on; T, H and
 W need not be multiples of anything.
 """
 
@@ -19,11 +19,12 @@ from torch.export import Dim, ExportedProgram
 
 from ..files import write_bytes
 from ..model import SeqFormer
+from . import native
 from .description import NAME, Description
 from .graph import INPUTS, OUTPUTS, ClipGraph, least_side
-from .sampling import Sampling, by_tensorrt_plugin, in_plain_operators
+from .sampling import by_tensorrt_plugin, in_plain_operators
 
-GraphFormat = Literal["pt2", "onnx", "onnx-tensorrt"]
+GraphFormat = Literal["pt2", "aoti", "onnx", "onnx-tensorrt"]
 OPSET = 20
 """Of ONNX; the first with GridSample as it is today."""
 ONNX_REMEDY = "ONNX needs packages that are not installed; pip install 'seqformer[export]'"
@@ -36,38 +37,44 @@ def export_graph(
 
     Args:
         model: on the CPU, float32; left as it is.
-        graph_format: "pt2"; "onnx" with standard operators; "onnx-tensorrt" with nodes
-            `MultiscaleDeformableAttnPlugin_TRT`, which nothing but TensorRT runs.
+        graph_format: "pt2"; "aoti", compiled for this machine's CPU; "onnx" with standard
+            operators; "onnx-tensorrt" with nodes `MultiscaleDeformableAttnPlugin_TRT`, which
+            nothing but TensorRT runs.
 
-    Raises: ValueError on another format, or when onnx or onnxscript are missing; WriteError.
+    Raises: ValueError on another format, or when onnx, onnxscript or a compiler are
+        missing; WriteError.
     """
     if graph_format not in get_args(GraphFormat):
         raise ValueError(
             f"format {graph_format!r} is unknown; choose one of {get_args(GraphFormat)}"
         )
-    if graph_format != "pt2":
+    if graph_format.startswith("onnx"):
         _check_onnx()
     is_plugin = graph_format == "onnx-tensorrt"
     sample = by_tensorrt_plugin if is_plugin else in_plain_operators
-    program = trace(model, sample, description.config.top_k)
+    kind = native.NativeGraph if graph_format == "aoti" else ClipGraph
+    graph = kind(model, sample, description.config.top_k).eval()
+    program = trace(graph)
+    extra_files = {NAME: description.to_json()}
     if graph_format == "pt2":
         content = io.BytesIO()
-        torch.export.save(program, content, extra_files={NAME: description.to_json()})
+        torch.export.save(program, content, extra_files=extra_files)
         write_bytes(path, content.getvalue())
+    elif graph_format == "aoti":
+        write_bytes(path, native.compiled(program, graph.example(), extra_files))
     else:
         write_bytes(path, _onnx_bytes(program, description))
 
 
-def trace(model: SeqFormer, sample: Sampling, num_drawn: int) -> ExportedProgram:
-    """The graph of a model; T, H and W stay open. Nothing but aten operators (and, where `sample`
-    makes them, nodes of TensorRT)."""
-    graph = ClipGraph(model, sample, num_drawn).eval()
+def trace(graph: ClipGraph) -> ExportedProgram:
+    """The graph of a model; T, H and W stay open. Nothing but aten operators (and, where its
+    sampling makes them, nodes of TensorRT)."""
     free = {1: Dim.DYNAMIC, 3: Dim.DYNAMIC, 4: Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(
             graph, graph.example(), dynamic_shapes=(free, None), strict=False
         )
-    _open_ranges(program, least_side(model))
+    _open_ranges(program, least_side(graph.model))
     for node in program.graph.nodes:  # where in our source it comes from is nobody's business
         for name in ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node"):
             node.meta.pop(name, None)

@@ -55,10 +55,12 @@ class ExportedNetwork:
         mask_stride: input pixels per cell of the mask features.
     """
 
-    def __init__(self, path: str | Path, device: torch.device) -> None:
+    def __init__(
+        self, path: str | Path, device: torch.device, run_native_code: bool = False
+    ) -> None:
         self.device = device
         self.path = Path(path)
-        self._run, self.description = open_exported(path, device)
+        self._run, self.description = open_exported(path, device, run_native_code)
         self.mask_stride = self.description.mask_stride
         self._mean, self._std = (
             torch.tensor(values).to(device)[:, None, None]

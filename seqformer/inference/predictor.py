@@ -107,6 +107,7 @@ class Predictor:
         path: str | Path,
         device: DeviceName | str | torch.device = "auto",
         config: EvalConfig | None = None,
+        run_native_code: bool = False,
     ) -> Predictor:
         """A predictor on a file that `export`, or `seqformer export`, wrote; classes and frame size
         are in it.
@@ -115,20 +116,24 @@ class Predictor:
             path: .pt2, or .onnx, which needs onnxruntime.
             device: where to run; "auto" is the CPU for ONNX.
             config: instead of that of the file; mode "whole" and precision "fp32" only.
+            run_native_code: read a file of format "aoti" too. Its machine code runs with your
+                rights as it is loaded: say so only for files that you made, or whose maker you
+                trust.
 
         Raises: FileNotFoundError; ValueError naming the file when it is damaged, is no exported
             SeqFormer, or holds anything that could run code.
         """
         is_onnx = Path(path).suffix.lower() == ".onnx"
         device = choose_device("cpu" if is_onnx and device == "auto" else device)
-        network = ExportedNetwork(path, device)
+        network = ExportedNetwork(path, device, run_native_code)
         described = network.description
         return cls(network, described.classes, config or described.config, device)
 
     def export(self, path: str | Path, graph_format: GraphFormat = "pt2") -> None:
         """Write the model for other programs; see docs/export.md.
 
-        Raises: ValueError for an exported file itself, or when onnx is missing; WriteError.
+        Raises: ValueError for an exported file itself, or when onnx or a compiler are missing;
+            WriteError.
         """
         if self.model is None:
             raise ValueError("an exported file cannot be exported again; take its checkpoint")

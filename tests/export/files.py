@@ -30,7 +30,7 @@ def predictor(config: EvalConfig = CONFIG) -> Predictor:
 @cache
 def exported(graph_format: str) -> Path:
     """Tracing takes seconds, so all tests share the file, those of other processes too."""
-    ending = "pt2" if graph_format == "pt2" else "onnx"
+    ending = "pt2" if graph_format in ("pt2", "aoti") else "onnx"
     path = _folder() / f"small-{graph_format}.{ending}"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -27,8 +27,9 @@ from kernels.mask_loss import tiles as loss_tiles
 
 @lru_cache(maxsize=1)
 def launched_kernels() -> frozenset[str]:
-    """Names of those that no other one calls: what remains for launchers."""
-    functions = list(jit_functions())
+    """Names of those that no other one calls: what remains for launchers. Those for graphs are
+    launched by compilers (`triton_in_graph.py`)."""
+    functions = [f for f in jit_functions() if not f.fn.__module__.endswith(".triton_in_graph")]
     called = {name for function in functions for name in _names_in(function)}
     return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
 
