@@ -103,7 +103,7 @@ class DrawnSource:
         if not self._rate:
             due, dropped = time.monotonic(), 0
         else:
-            newest = int((time.monotonic() - self._begin) * self._rate)
+            newest = min(int((time.monotonic() - self._begin) * self._rate), self._frames - 1)
             dropped = max(0, newest - self._number)
             due = self._begin + (self._number + dropped) / self._rate
             time.sleep(max(0.0, due - time.monotonic()))
@@ -162,6 +162,7 @@ def measure(options: Options) -> dict[str, Any]:
         "processor_ms_a_frame": round(1e3 * processor / max(report.frames, 1), 2),
         "processor_ms_a_frame_of_film": of_film,
         "memory_mib_start": round(source.sizes[0] / MIB, 1),
+        "memory_mib_after_a_tenth": round(source.sizes[:2][-1] / MIB, 1),
         "memory_mib_end": round(source.sizes[-1] / MIB, 1),
         "peak_mib": [round(size / MIB, 1) for size in source.peaks],
     }
@@ -177,6 +178,7 @@ def main(options: Options) -> None:
         f"{told['latency_ms_p99']:.1f} ms, {told['p99_over_p50']:.2f} times it; "
         f"{told['processor_ms_a_frame']:.1f} ms of processor time a frame{of_film}, "
         f"{told['threads']} threads; memory {told['memory_mib_start']:.1f} MiB at the start, "
+        f"{told['memory_mib_after_a_tenth']:.1f} after a tenth of the run, "
         f"{told['memory_mib_end']:.1f} MiB at the end, at most {told['peak_mib'][-1]:.1f} MiB"
     )
     if options.out is not None:
