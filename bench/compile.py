@@ -352,7 +352,7 @@ def show(row: Row) -> str:
     )
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Of this process and of those that it waited for."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_table(rows, options.out)
     broken = [row for row in rows if is_broken(row)]
     print(
-        f"{len(rows) - unchanged} compiled in {_cpu_seconds():.0f} CPU seconds, {unchanged} "
+        f"{len(rows) - unchanged} compiled in {cpu_seconds():.0f} CPU seconds, {unchanged} "
         f"unchanged, {len(broken)} of the model broken; table: {options.out}"
     )
     return 1 if broken else 0

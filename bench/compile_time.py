@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bench.compile import compile_form, cpu_seconds, first_code, forms
+
 FORM_LIMIT, STEP_LIMIT = 5.0, 15.0
 """CPU seconds of a form, and of all that a first training step compiles."""
 CAPABILITIES = (80, 90)
@@ -68,12 +70,6 @@ class Row:
         return self.seconds > (STEP_LIMIT if self.part == "step total" else FORM_LIMIT)
 
 
-def cpu_seconds() -> float:
-    """Of this process and of those that it waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
 @contextmanager
 def timed_compiler(enter: Callable[[str, float], None]) -> Iterator[None]:
     """Inside, `enter` gets the name and the CPU seconds of all that Triton compiles."""
@@ -95,8 +91,6 @@ def time_forms(capability: int, only: str) -> Iterator[Row]:
     """Every form that the model launches on this GPU."""
     from triton import knobs
 
-    from bench.compile import compile_form, forms
-
     target = str(capability)
     compile_form(forms([target], "threshold", model_only=True)[0])  # loads the compiler
     for form in forms([target], only, model_only=True):
@@ -116,8 +110,6 @@ def time_forms(capability: int, only: str) -> Iterator[Row]:
 
 def estimate_forms(capability: int, only: str) -> Iterator[Row]:
     """The same from the size of the code, before any pass of the GPU's."""
-    from bench.compile import first_code, forms
-
     for form in forms([str(capability)], only, model_only=True):
         operations, accesses = size_of(first_code(form))
         seconds = operations * (SECONDS_PER_OPERATION + SECONDS_PER_WALK * accesses)

@@ -28,6 +28,7 @@ if _twin is not None:
     _sys.modules[_twin].two_names.share_modules(_twin, __name__)
     _sys.modules[_twin].registry_package.share_name(_sys.modules[_twin], __name__)
 else:
+    from . import few_rows as few_rows
     from . import integrations as integrations
     from . import registry_package
     from . import split_product as split_product

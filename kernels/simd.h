@@ -27,10 +27,17 @@ typedef __typeof__((Vector){0} < (Vector){0}) Mask;
 typedef uint16_t STORED;
 typedef uint32_t Words __attribute__((vector_size(BYTES)));
 typedef Words UnalignedWords __attribute__((aligned(2), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
+typedef Halves UnalignedHalves __attribute__((aligned(2), may_alias));
 
 ALWAYS_INLINE float widened(STORED number) {
     const union { uint32_t bits; float real; } x = {.bits = (uint32_t)number << 16};
     return x.real;
+}
+
+/* As `widened`, a vector's worth. */
+ALWAYS_INLINE Vector widened_lanes(const STORED *numbers) {
+    return (Vector)(__builtin_convertvector(*(const UnalignedHalves *)numbers, Words) << 16);
 }
 
 /* To the nearest, ties to even; NaN stays NaN. */

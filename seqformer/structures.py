@@ -7,6 +7,7 @@ h x w = size of the finest feature level.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict, cast
 
@@ -47,27 +48,23 @@ class ClipBatch:
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch with every tensor on `device`."""
-        move = lambda v: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v  # noqa: E731
-        return replace(
-            self,
-            images=move(self.images),
-            padding_mask=move(self.padding_mask),
-            targets=[
-                cast(ClipTargets, {k: move(v) for k, v in target.items()})
-                for target in self.targets
-            ],
-        )
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> ClipBatch:
         """Called by DataLoader(pin_memory=True)."""
-        pin = lambda v: v.pin_memory() if isinstance(v, Tensor) else v  # noqa: E731
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, made_of: Callable[[Tensor], Tensor]) -> ClipBatch:
+        """The same batch with other tensors in the place of its own."""
+        targets = [
+            {k: made_of(v) if isinstance(v, Tensor) else v for k, v in target.items()}
+            for target in self.targets
+        ]
         return replace(
             self,
-            images=pin(self.images),
-            padding_mask=pin(self.padding_mask),
-            targets=[
-                cast(ClipTargets, {k: pin(v) for k, v in target.items()}) for target in self.targets
-            ],
+            images=made_of(self.images),
+            padding_mask=made_of(self.padding_mask),
+            targets=cast(list[ClipTargets], targets),
         )
 
 

@@ -145,45 +145,35 @@ def _grounding_dino(transformers: Any, small: bool) -> nn.Module:
 _STAGES = {"out_features": ["stage2", "stage3", "stage4"], "out_indices": None}
 
 
+_SMALL_MASKS = {
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 64,
+    "dim_feedforward": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "num_attention_heads": 4,
+    "num_queries": 20,
+}
+"""Of Mask2Former and OneFormer."""
+
+
 def _mask2former(transformers: Any, small: bool) -> nn.Module:
-    out = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": None}
-    backbone = transformers.SwinConfig(**{**_swin(transformers, small).to_dict(), **out})
-    size: dict[str, Any] = {}
-    if small:
-        size = {
-            "hidden_dim": 32,
-            "feature_size": 32,
-            "mask_feature_size": 32,
-            "encoder_feedforward_dim": 64,
-            "dim_feedforward": 64,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "num_attention_heads": 4,
-            "num_queries": 20,
-        }
-    config = transformers.Mask2FormerConfig(backbone_config=backbone, **size)
+    size = _SMALL_MASKS | {"feature_size": 32, "mask_feature_size": 32} if small else {}
+    config = transformers.Mask2FormerConfig(**_four_stages(transformers, small), **size)
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
 def _oneformer(transformers: Any, small: bool) -> nn.Module:
-    out = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": None}
-    backbone = transformers.SwinConfig(**{**_swin(transformers, small).to_dict(), **out})
-    size: dict[str, Any] = {}
-    if small:
-        size = {
-            "hidden_dim": 32,
-            "conv_dim": 32,
-            "mask_dim": 32,
-            "encoder_feedforward_dim": 64,
-            "dim_feedforward": 64,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "query_dec_layers": 1,
-            "num_attention_heads": 4,
-            "num_queries": 20,
-        }
-    config = transformers.OneFormerConfig(backbone_config=backbone, **size)
+    more = {"conv_dim": 32, "mask_dim": 32, "query_dec_layers": 1}
+    size = _SMALL_MASKS | more if small else {}
+    config = transformers.OneFormerConfig(**_four_stages(transformers, small), **size)
     return transformers.OneFormerForUniversalSegmentation(config)
+
+
+def _four_stages(transformers: Any, small: bool) -> dict[str, Any]:
+    out = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": None}
+    backbone = _swin(transformers, small).to_dict() | out
+    return {"backbone_config": transformers.SwinConfig(**backbone)}
 
 
 FAMILIES: dict[str, Callable[[Any, bool], nn.Module]] = {

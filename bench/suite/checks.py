@@ -6,18 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 import kernels
 from bench.suite import mask_calls
+from bench.suite.implementations import merged_adds
 from bench.suite.mask_calls import MaskCall
 from bench.suite.msda_calls import Inputs, MSDACall
 from bench.suite.run import Run
 from bench.suite.tolerances import RELATIVE_NORM
-from kernels.deformable_attention import tiles
 
 LIMITS = {str(d).removeprefix("torch."): limit for d, limit in RELATIVE_NORM.items()}
 """Relative errors beyond which nothing is timed."""
@@ -84,9 +83,7 @@ def _attention(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Erro
 
 def _merged(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Errors:
     """The same, whose backward merges adds for any size and on any GPU."""
-    table = {key: tile or tiles.MERGED[80] for key, tile in tiles.MERGED.items()}
-    changes = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "MERGED": table}
-    with mock.patch.multiple(tiles, **changes):
+    with merged_adds():
         errors = _attention(device, dtype, is_smoke)
     return {f"merged {name}": error for name, error in errors.items()}
 

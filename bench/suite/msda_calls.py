@@ -77,14 +77,6 @@ class MSDACall:
             ),
         }
 
-    def gathered_bytes(self) -> int:
-        """Corner vectors asked of the caches."""
-        return self.rows * len(STRIDES) * P * 4 * D * self.dtype.itemsize
-
-    def added_floats(self) -> int:
-        """Floats that backward adds to the gradient of value."""
-        return self.rows * len(STRIDES) * P * 4 * D
-
     def inputs(self, device: torch.device, seed: int = 0) -> Inputs:
         """Random inputs whose samples follow the pattern, drawn on the device."""
         with device:

@@ -183,6 +183,18 @@ ALWAYS_INLINE void blend_block(const Query *query, const Row *row, int64_t sampl
     *(UnalignedWords *)output = low | high;
 }
 
+/* As `blend_block`, of LANES channels, side by side in a vector. */
+ALWAYS_INLINE void blend_lanes(const Query *query, const Row *row, int64_t samples, const STORED *cells, STORED *output) {
+    Vector north = {0}, south = {0};
+    for (int64_t k = 0; k < samples; k++) {
+        const STORED *nw = cells + row->nw[k], *sw = nw + query->down[k];
+        const int64_t right = query->right[k];
+        north += row->share[0][k] * widened_lanes(nw) + row->share[1][k] * widened_lanes(nw + right);
+        south += row->share[2][k] * widened_lanes(sw) + row->share[3][k] * widened_lanes(sw + right);
+    }
+    *(UnalignedHalves *)output = __builtin_convertvector(rounded(north + south) >> 16, Halves);
+}
+
 #else
 
 enum { BLOCK = TOGETHER * BYTES / sizeof(REAL) };
@@ -260,7 +272,9 @@ ALWAYS_INLINE void forward_row(const Arguments *a, const Query *query, int64_t i
     place(query, points, weights, samples, stride, &row);
     int64_t d = 0;
     for (; d + BLOCK <= D; d += BLOCK) blend_block(query, &row, samples, cells + d, output + d);
-#ifndef BFLOAT16
+#ifdef BFLOAT16
+    for (; d + LANES <= D; d += LANES) blend_lanes(query, &row, samples, cells + d, output + d);
+#else
     for (; d + LANES <= D; d += LANES) blend_lanes(query, &row, samples, cells + d, output + d, 1);
 #endif
     for (; d < D; d++) {
@@ -368,6 +382,7 @@ ALWAYS_INLINE void backward_rows(const Arguments *a, const Job *job, const int64
 #define FOR_SIZES(rows)                                                            \
     const int64_t samples = a->L * a->P;                                           \
     if (a->D == 32 && samples == 16) rows(a, job, 16, 32);                         \
+    else if (a->D == 16 && samples == 12) rows(a, job, 12, 16);                    \
     else if (a->D == 16) rows(a, job, samples, 16);                                \
     else if (a->D == 32) rows(a, job, samples, 32);                                \
     else if (a->D == 64) rows(a, job, samples, 64);                                \

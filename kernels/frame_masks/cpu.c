@@ -15,7 +15,7 @@ typedef struct {
     int64_t H, W;          /* of the frame */
     const int32_t *low_x;  /* [W] left cell of a column */
     const REAL *share_x;   /* [W] weight of the cell to its right */
-    const int32_t *low_y;  /* [H], rising */
+    const int32_t *first_y; /* [h + 1] first row whose upper cell is this one or a later one */
     const REAL *share_y;   /* [H] */
     REAL *space;           /* per job: w * h transposed logits and h values of a column */
     uint8_t *dense;        /* [masks, W, H], or NULL */
@@ -61,6 +61,14 @@ static inline void add_pixels(Writer *writer, int value, int64_t number) {
     writer->count += number;
 }
 
+/* Rows begin..end-1 of a column. Returns: how many of them are set. */
+static inline int64_t add_rows(Writer *writer, uint8_t *dense, int value, int64_t begin, int64_t end) {
+    if (begin == end) return 0;
+    if (dense) memset(dense + begin, value, end - begin);
+    if (writer->text) add_pixels(writer, value, end - begin);
+    return value ? end - begin : 0;
+}
+
 static void draw(const Arguments *a, int64_t mask, REAL *space) {
     const int64_t h = a->h, w = a->w, H = a->H;
     const REAL *logits = a->logits + mask * h * w;
@@ -75,21 +83,17 @@ static void draw(const Arguments *a, int64_t mask, REAL *space) {
         const REAL *second = a->low_x[x] + 1 < w ? first + h : first;
         for (int64_t y = 0; y < h; y++) column[y] = left * first[y] + right * second[y];
         uint8_t *dense = a->dense ? a->dense + (mask * a->W + x) * H : 0;
-        for (int64_t y = 0; y < H;) {
-            const int32_t cell = a->low_y[y];
+        for (int64_t cell = 0; cell < h; cell++) {
+            const int64_t begin = a->first_y[cell], end = a->first_y[cell + 1];
             const REAL above = column[cell], below = column[cell + 1 < h ? cell + 1 : cell];
-            int64_t end = y + 1;
-            int value;
-            if ((above > 0 && below > 0) || (above <= 0 && below <= 0)) {
-                while (end < H && a->low_y[end] == cell) end++;
-                value = above > 0;
-            } else {
-                value = (1 - a->share_y[y]) * above + a->share_y[y] * below > 0;
+            if ((above > 0) == (below > 0)) {
+                area += add_rows(&writer, dense, above > 0, begin, end);
+                continue;
             }
-            if (dense) memset(dense + y, value, end - y);
-            if (writer.text) add_pixels(&writer, value, end - y);
-            area += value ? end - y : 0;
-            y = end;
+            for (int64_t y = begin; y < end; y++) {
+                const int value = (1 - a->share_y[y]) * above + a->share_y[y] * below > 0;
+                area += add_rows(&writer, dense, value, y, y + 1);
+            }
         }
     }
     if (writer.text) {

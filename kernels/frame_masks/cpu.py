@@ -6,6 +6,7 @@ Where there is no compiler, the definition draws.
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -65,6 +66,15 @@ def encode(logits: Tensor, frame_size: tuple[int, int]) -> tuple[list[str], list
     return counts, area.tolist()
 
 
+@lru_cache(maxsize=64)
+def _axis(size: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`source_cells`, kept, and the first pixel of each cell or a later one, [size + 1] int32."""
+    with torch.inference_mode(False):
+        low, share = source_cells(size, target)
+        first = torch.searchsorted(low, torch.arange(size + 1, dtype=torch.int32), out_int32=True)
+    return low, share, first
+
+
 def source_cells(size: int, target: int) -> tuple[Tensor, Tensor]:
     """Along an axis: the lower cell of each pixel (int32), and the weight of the one after it."""
     scale = torch.tensor(size, dtype=torch.float32) / target
@@ -77,7 +87,7 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *[("logits", ctypes.c_void_p)],
         *[(name, ctypes.c_int64) for name in ("h", "w", "H", "W")],
-        *[(name, ctypes.c_void_p) for name in ("low_x", "share_x", "low_y", "share_y")],
+        *[(name, ctypes.c_void_p) for name in ("low_x", "share_x", "first_y", "share_y")],
         *[(name, ctypes.c_void_p) for name in ("space", "dense", "text")],
         ("capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("length", "area")],
@@ -96,11 +106,11 @@ def _draw(
     """Fill `dense` [M, W, H] or `text` [M, capacity] with `length`; `area` too. All on the CPU."""
     M, h, w = logits.shape
     (H, W), jobs = frame_size, max(1, min(M, torch.get_num_threads()))
-    (low_y, share_y), (low_x, share_x) = source_cells(h, H), source_cells(w, W)
+    (_, share_y, first_y), (low_x, share_x, _) = _axis(h, H), _axis(w, W)
     space = torch.empty(jobs, h * w + h)
     arguments = _Arguments(
         logits.data_ptr(), h, w, H, W,
-        low_x.data_ptr(), share_x.data_ptr(), low_y.data_ptr(), share_y.data_ptr(),
+        low_x.data_ptr(), share_x.data_ptr(), first_y.data_ptr(), share_y.data_ptr(),
         space.data_ptr(),
         None if dense is None else dense.data_ptr(),
         None if text is None else text.data_ptr(),

@@ -57,13 +57,12 @@ class Block:
         inputs: Tensor,
         params: Tensor,
         references: Tensor,
-        centre: Tensor,
         scratch: Scratch,
     ) -> None:
         """
         Args:
             inputs: [f, I + 1, h*w], the rows of the first product (see the module's text).
-            params: [n, G]. references: [n, f, 2], relative to `centre` [2], the middle of the map.
+            params: [n, G]. references: [n, f, 2], relative to the middle of the map.
         """
         self.head, self.clip, self.frames, self.rows = head, clip, frames, rows
         self._inputs, self._references, self._scratch = inputs, references, scratch
@@ -186,10 +185,8 @@ def blocks(inputs: MaskHeadInputs, head: MaskHeadConfig, scratch: Scratch) -> It
             for a in range(start, start + count, step):
                 b = min(a + step, start + count)
                 rows = slice(a, b) if is_sorted else order[a:b]
-                yield Block(
-                    head, clip, frames, rows, input_rows, params[rows], references[rows, frames],
-                    centre, scratch,
-                )  # fmt: skip
+                own = params[rows], references[rows, frames]
+                yield Block(head, clip, frames, rows, input_rows, *own, scratch)
         start += count
 
 

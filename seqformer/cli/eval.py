@@ -28,7 +28,7 @@ _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
     *("backend", "compile", "deterministic", "memory_mib"),
 )
-_ONLY_LIVE = ("live_policy", "live_frames", "live_keep")
+_ONLY_LIVE = ("live_policy", "live_frames", "live_reconnect", "live_keep")
 
 
 _AP_ONLY = "--ap-only"

@@ -24,6 +24,17 @@ def config_to_dict(config: Any) -> dict:
     return plain(asdict(config))
 
 
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, "data.num_frames" -> 5."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def config_from_dict(cls: type, state: dict) -> Any:
     """Inverse of `config_to_dict` for a config of known class; takes flat tables of old runs, too.
 

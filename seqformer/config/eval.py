@@ -171,6 +171,9 @@ class EvalOptions:
     none is, and results come ever later."""
     live_frames: int | None = None
     """Stop after so many frames of a camera or address; by default when it ends, or at Ctrl-C."""
+    live_reconnect: int | None = None
+    """Where a camera or address breaks off or ends, try for so many seconds to open it again, and
+    go on; by default its end is the end."""
     live_keep: int = 100
     """The results file has masks for so many of the latest frames of a camera or address."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from seqformer.annotations.packed import Video
-from seqformer.data.depth import Range, common_range
+from seqformer.data.bit_depth import Range, common_range
 from seqformer.data.pictures import (
     JPEG_START,
     as_stored,

@@ -11,3 +11,8 @@ _ADDRESS = re.compile(rf"(?:camera:\d+|(?:{'|'.join(SCHEMES)})://\S+)", re.IGNOR
 def is_live(text: str) -> bool:
     """Whether a text names a camera ("camera:0") or an address ("rtsp://...")."""
     return _ADDRESS.fullmatch(text) is not None
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown: logs and files are read by others."""
+    return re.sub(r"(://[^/@\s:]*):[^/\s]*@", r"\1:***@", address)

@@ -6,7 +6,7 @@ all, and then the sender waits when the mailbox is full. PyAV does the reading.
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
 from collections import deque
@@ -16,17 +16,20 @@ from typing import Any, Literal
 import av
 import numpy as np
 
+from seqformer.data.live_address import without_password
+from seqformer.data.live_connection import READ_SECONDS, connect, is_end, words_of
 from seqformer.data.video_reader import film_stream, upright_frame
 from seqformer.safe_files import check_pixels
 
+logger = logging.getLogger(__name__)
+
 Policy = Literal["newest", "all"]
 
-_PROTOCOLS = "rtsp,rtsps,rtmp,http,https,httpproxy,tcp,udp,rtp,srt,tls,crypto"
-"""No file: a playlist from elsewhere must not make us read ours."""
 MOST_WAITING = 64
 """Decoded frames that wait under the policy `all`."""
-OPEN_SECONDS, READ_SECONDS = 15.0, 15.0
-"""How long a connection, and then a frame, may take."""
+PAUSE_SECONDS = 0.5
+"""Between two attempts to connect again."""
+_PROBLEMS = (av.FFmpegError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -45,47 +48,48 @@ class LiveFrame:
 
 
 class LiveSource:
-    """An open camera or address. Use it in a `with` block.
+    """A camera or address that is open; `begin` begins to read. Use it in a `with` block.
 
     Attributes:
-        address: as given.
+        address: as given, but for a password.
         fps: frames per second as the sender says; None where it does not.
+        size: (height, width) of a frame as the sender says; None where it does not.
         dropped: frames let go so far, since nobody had taken the one before.
+        reconnected: how often it broke off and was opened again.
         problem: why it ended before its sender said so; "" if it did not.
     """
 
-    def __init__(self, address: str, policy: Policy = "newest") -> None:
-        """Connect, and begin to read.
+    def __init__(
+        self, address: str, policy: Policy = "newest", reconnect_seconds: float = 0.0
+    ) -> None:
+        """Connect.
 
         Args:
             address: one that `live_address.is_live`.
             policy: newest: a frame that nobody has taken makes room for the next. all: none is
                 lost here; the sender waits, or lets go itself.
+            reconnect_seconds: how long to try again, once it has begun, after it broke off or
+                ended.
 
         Raises: ValueError naming the address when nothing answers, or no picture is sent.
         """
-        self.address, self.dropped, self.problem = address, 0, ""
-        self._policy = policy
+        self.address, self.dropped, self.problem = without_password(address), 0, ""
+        self.reconnected = 0
+        self._whole_address, self._policy = address, policy
+        self._reconnect_seconds = reconnect_seconds
         self._waiting: deque[LiveFrame] = deque()
         self._change = threading.Condition()
         self._is_over = self._is_closed = False
         self._skipped = 0  # since the last frame that was put into the mailbox and stayed
-        try:
-            self._container = _open(address)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise ValueError(
-                f"{address} cannot be opened ({_words(error)}); check that it sends and that this "
-                "machine may read it"
-            ) from None
-        stream = film_stream(self._container)
-        if stream is None:
-            self._container.close()
-            raise ValueError(f"{address} sends no picture")
-        stream.thread_type = "SLICE"  # threads of frames would hold some back
-        self.fps = float(stream.average_rate) if stream.average_rate else None
-        self._thread = threading.Thread(
-            target=self._read, args=(stream,), daemon=True, name="seqformer-live"
-        )
+        self._container, self._stream = self._open()
+        rate, codec = self._stream.average_rate, self._stream.codec_context
+        self.fps = float(rate) if rate else None
+        self.size = (codec.height, codec.width) if codec.height and codec.width else None
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Read from now on."""
+        self._thread = threading.Thread(target=self._read, daemon=True, name="seqformer-live")
         self._thread.start()
 
     def take(self, timeout: float | None = None) -> LiveFrame | None:
@@ -110,7 +114,10 @@ class LiveSource:
             self._is_closed = True
             self._waiting.clear()
             self._change.notify_all()
-        self._thread.join(READ_SECONDS + 1)
+        if self._thread is None:
+            self._container.close()
+        else:
+            self._thread.join(READ_SECONDS + 1)
 
     def __enter__(self) -> LiveSource:
         return self
@@ -118,19 +125,62 @@ class LiveSource:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, stream: Any) -> None:
+    def _open(self) -> tuple[Any, Any]:
+        """A container and its stream of pictures."""
+        container = connect(self._whole_address)
+        stream = film_stream(container)
+        if stream is None:
+            container.close()
+            raise ValueError(f"{self.address} sends no picture; does it send sound only?")
+        stream.thread_type = "SLICE"  # threads of frames would hold some back
+        return container, stream
+
+    def _read(self) -> None:
         try:
-            for frame in self._container.decode(stream):
-                check_pixels(frame.height, frame.width, self.address)
-                if not self._put(upright_frame(frame)):
-                    break
-        except (av.FFmpegError, OSError, ValueError) as error:
-            self.problem = _words(error)
+            self._read_once()
+            while self._reconnects():
+                self._read_once()
         finally:
-            self._container.close()
             with self._change:
                 self._is_over = True
                 self._change.notify_all()
+
+    def _read_once(self) -> None:
+        """Until the connection ends; says in `problem` why."""
+        self.problem = ""
+        try:
+            for frame in self._container.decode(self._stream):
+                check_pixels(frame.height, frame.width, self.address)
+                if not self._put(upright_frame(frame)):
+                    break
+        except _PROBLEMS as error:
+            if not is_end(error, self._whole_address):
+                self.problem = words_of(error, self._whole_address)
+        finally:
+            self._container.close()
+
+    def _reconnects(self) -> bool:
+        """Whether it is open again."""
+        end = time.monotonic() + self._reconnect_seconds
+        if self._reconnect_seconds > 0 and not self._is_closed:
+            logger.warning(
+                "%s %s; trying for %g seconds to open it again",
+                *(self.address, self._how_it_ended(), self._reconnect_seconds),
+            )
+        while not self._is_closed and time.monotonic() < end:
+            try:
+                self._container, self._stream = self._open()
+            except _PROBLEMS as error:
+                logger.debug("%s", error)
+                with self._change:
+                    self._change.wait_for(lambda: self._is_closed, PAUSE_SECONDS)
+                continue
+            self.reconnected += 1
+            return True
+        return False
+
+    def _how_it_ended(self) -> str:
+        return f"broke off ({self.problem})" if self.problem else "ended"
 
     def _put(self, picture: np.ndarray) -> bool:
         """Returns: whether to go on."""
@@ -150,22 +200,3 @@ class LiveSource:
             self._skipped = 0
             self._change.notify_all()
             return True
-
-
-def _open(address: str) -> Any:
-    timeout = (OPEN_SECONDS, READ_SECONDS)
-    if address.lower().startswith("camera:"):
-        number = address.partition(":")[2]
-        name, kind = {
-            "linux": (f"/dev/video{number}", "v4l2"),
-            "darwin": (number, "avfoundation"),
-        }.get(sys.platform, (f"video={number}", "dshow"))
-        return av.open(name, format=kind, timeout=timeout)
-    options = {"protocol_whitelist": _PROTOCOLS}
-    if address.lower().startswith("rtsp"):
-        options["rtsp_transport"] = "tcp"
-    return av.open(address, options=options, timeout=timeout, metadata_errors="replace")
-
-
-def _words(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

@@ -34,7 +34,6 @@ SPAN = np.dtype(
 MASKS = np.dtype([("text", np.uint64), ("size", np.int64), ("frames", "i4"), ("is_odd", "i4")])
 """`Masks` of scorer.c."""
 MIXED_SIZES, UNUSUAL, OCCUPIED = 1, 2, 4
-MATCHED, IGNORED = 1, 2
 _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 _INTERFACE = 2
 """`interface_version` of scorer.c."""

@@ -42,7 +42,7 @@ class Matched:
 
     groups: Groups
     flags: np.ndarray
-    """[D, A, T] uint8 of MATCHED and IGNORED."""
+    """[D, A, T] uint8: 1 for a match, 2 more where the result is ignored."""
     truth_is_ignored: np.ndarray
     """[G, A] bool."""
     ious: np.ndarray | None

@@ -30,7 +30,7 @@ def tracking_in_c(
     library = scorer()
     if library is None:
         return None
-    groups = groups_in_file_order(truth, predictions)
+    groups = Groups.in_file_order(truth, predictions)
     given = (*[None] * 2, *[0] * 2, *[None] * 4)
     return _sums(library, truth, predictions, groups, threads, given, (None, None))
 
@@ -42,7 +42,7 @@ def all_in_c(
     library = scorer()
     if library is None:
         return None
-    best, groups = Groups.of(truth, predictions), groups_in_file_order(truth, predictions)
+    best, groups = Groups.of(truth, predictions), Groups.in_file_order(truth, predictions)
     rules = Rules.of(truth, best)
     rows = np.full(len(predictions), -1, np.int64)
     rows[best.results] = best.rank
@@ -79,36 +79,6 @@ def _sums(
         return None
     videos, categories = sorted(truth.videos), sorted(truth.categories)
     return TrackingSums(videos, categories, groups.video, groups.category, hota, identity)
-
-
-def groups_in_file_order(truth: GroundTruth, predictions: Predictions) -> Groups:
-    """All results, whatever their score, in the order of their file."""
-    videos = np.array(sorted(truth.videos), np.uint64)
-    categories = np.array(sorted(truth.categories), np.uint64)
-    most = max(1, len(categories))
-    ids = [(one.video_id, one.category_id) for one in truth.instances]
-    of_truth = np.array(ids, np.uint64).reshape(-1, 2)
-    keys = [
-        np.searchsorted(videos, video_ids) * most + np.searchsorted(categories, category_ids)
-        for video_ids, category_ids in (
-            of_truth.T,
-            (predictions.video_ids, predictions.category_ids),
-        )
-    ]
-    orders = [np.argsort(key, kind="stable") for key in keys]
-    groups = np.union1d(*keys)
-    bounds = [
-        np.searchsorted(key[order], groups, side)
-        for key, order in zip(keys, orders, strict=True)
-        for side in ("left", "right")
-    ]
-    return Groups(
-        orders[0],
-        orders[1],
-        np.zeros(len(orders[1]), np.int32),
-        np.ascontiguousarray(np.stack(bounds, axis=1).reshape(-1, 4), np.int64),
-        *np.divmod(groups, most),
-    )
 
 
 def _video_lengths(truth: GroundTruth, predictions: Predictions) -> np.ndarray:

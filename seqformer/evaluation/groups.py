@@ -30,26 +30,33 @@ class Groups:
     @classmethod
     def of(cls, truth: GroundTruth, predictions: Predictions) -> Groups:
         """Sort both into groups, in the order of the official evaluator."""
-        videos = np.array(sorted(truth.videos), np.uint64)
-        categories = np.array(sorted(truth.categories), np.uint64)
-
-        def key(video_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
-            places = np.searchsorted(videos, video_ids), np.searchsorted(categories, category_ids)
-            return places[0] * max(1, len(categories)) + places[1]
-
-        ids = [(one.video_id, one.category_id) for one in truth.instances]
-        truth_key = key(*np.array(ids, np.uint64).reshape(-1, 2).T)
-        result_key = key(predictions.video_ids, predictions.category_ids)
-        instances = np.argsort(truth_key, kind="stable")
-        results = np.lexsort((-predictions.scores, result_key))
-        result_key = result_key[results]
-        start = np.searchsorted(result_key, result_key)
-        rank = np.arange(len(results)) - start
+        truth_key, key = _keys(truth, predictions)
+        results = np.lexsort((-predictions.scores, key))
+        key = key[results]
+        rank = np.arange(len(results)) - np.searchsorted(key, key)
         best = rank < max(MAX_RESULTS)
-        results, result_key = results[best], result_key[best]
+        return cls._bounded(truth, truth_key, results[best], key[best], rank[best])
+
+    @classmethod
+    def in_file_order(cls, truth: GroundTruth, predictions: Predictions) -> Groups:
+        """All results, whatever their score, in the order of their file; `rank` is 0."""
+        truth_key, key = _keys(truth, predictions)
+        results = np.argsort(key, kind="stable")
+        return cls._bounded(truth, truth_key, results, key[results], np.zeros_like(results))
+
+    @classmethod
+    def _bounded(
+        cls,
+        truth: GroundTruth,
+        truth_key: np.ndarray,
+        results: np.ndarray,
+        result_key: np.ndarray,
+        rank: np.ndarray,
+    ) -> Groups:
+        """From the sorted results and their keys."""
+        instances = np.argsort(truth_key, kind="stable")
         truth_key = truth_key[instances]
-        groups = np.sort(np.concatenate([truth_key, result_key]))
-        groups = groups[np.diff(groups, prepend=-1) > 0]
+        groups = np.union1d(truth_key, result_key)
         bounds = [
             np.searchsorted(keys, groups, side)
             for keys in (truth_key, result_key)
@@ -58,12 +65,26 @@ class Groups:
         return cls(
             instances,
             results,
-            rank[best].astype(np.int32),
+            rank.astype(np.int32),
             np.ascontiguousarray(np.stack(bounds, axis=1).reshape(-1, 4), np.int64),
-            *np.divmod(groups, max(1, len(categories))),
+            *np.divmod(groups, max(1, len(truth.categories))),
         )
 
     def compared(self) -> np.ndarray:
         """Positions in the predictions of the results that have an instance beside them."""
         num_instances, num_results = (self.bounds[:, [1, 3]] - self.bounds[:, [0, 2]]).T
         return self.results[np.repeat(num_instances > 0, num_results)]
+
+
+def _keys(truth: GroundTruth, predictions: Predictions) -> list[np.ndarray]:
+    """Number of the group of every instance and of every result, by video, then category."""
+    videos = np.array(sorted(truth.videos), np.uint64)
+    categories = np.array(sorted(truth.categories), np.uint64)
+    ids = [(one.video_id, one.category_id) for one in truth.instances]
+    of_truth = np.array(ids, np.uint64).reshape(-1, 2).T
+    of_results = predictions.video_ids, predictions.category_ids
+    return [
+        np.searchsorted(videos, video_ids) * max(1, len(categories))
+        + np.searchsorted(categories, category_ids)
+        for video_ids, category_ids in (of_truth, of_results)
+    ]

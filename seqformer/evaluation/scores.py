@@ -20,7 +20,7 @@ from seqformer.evaluation.ytvis_metric import (
 )
 
 if TYPE_CHECKING:  # importing these is a good part of the time that the AP alone takes
-    from seqformer.evaluation.parts import Part
+    from seqformer.evaluation.ap_of_parts import Part
     from seqformer.evaluation.tracking import TrackingMetrics
 
 
@@ -51,7 +51,7 @@ class Scores:
 
             tables.append(format_tracking(self.tracking))
         if self.parts:
-            from seqformer.evaluation.parts import format_parts
+            from seqformer.evaluation.ap_of_parts import format_parts
 
             tables.append(format_parts(self.parts))
         return "\n\n".join(tables)
@@ -82,13 +82,13 @@ def score(
     predictions = read_predictions(results, truth)
     if ap_only:
         return Scores(ytvis_metrics(truth, predictions, threads), None, {})
-    from seqformer.evaluation.c_tracking import all_in_c
-    from seqformer.evaluation.parts import (
+    from seqformer.evaluation.ap_of_parts import (
         length_parts,
         long_videos,
         occlusion_parts,
         read_video_list,
     )
+    from seqformer.evaluation.c_tracking import all_in_c
     from seqformer.evaluation.tracking import tracking_metrics
 
     curves, sums = all_in_c(truth, predictions, threads) or (None, None)

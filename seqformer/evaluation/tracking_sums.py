@@ -13,15 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from seqformer.evaluation.class_overlaps import ClassOverlaps
-from seqformer.evaluation.hota import ALPHAS, hota_curves, hota_sums
+from seqformer.evaluation.hota import ALPHAS, CURVES, hota_curves, hota_sums
 from seqformer.evaluation.hota import SUMS as HOTA_SUMS
 from seqformer.evaluation.identity import SUMS as IDENTITY_SUMS
 from seqformer.evaluation.identity import identity_numbers, identity_sums
 
-NUMBERS = (
-    *("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA"),
-    *("IDF1", "IDP", "IDR", "IDSW"),
-)
+NUMBERS = (*CURVES, "IDF1", "IDP", "IDR", "IDSW")
 """The numbers of a class, and of all. Those of HOTA are means over the thresholds."""
 SUMMED = ("IDSW",)
 """Of these all classes together have the sum, not the mean."""

@@ -1,36 +1,37 @@
 """`seqformer eval` on a camera or an address: results while frames come, and how late they are.
 
-Every frame goes through `Predictor.stream`; then the tracks of that frame are drawn, and the film
-of what was seen is written. The end is the sender's, `--live-frames`, or Ctrl-C: in any case the
-film, the results and the latencies are written.
+A thread decodes (`live_source.py`), this one sends every frame through `Predictor.stream`, and a
+process draws the tracks of that frame and writes the film (`live_film.py`). The end is the
+sender's, `--live-frames`, or Ctrl-C: in any case the film, the results and the latencies are
+written.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import logging
 import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqformer.data.live_source import LiveFrame, LiveSource
+from seqformer.inference.live_film import FilmProcess
 from seqformer.inference.prediction import VideoPrediction
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.stream import StreamLimits, VideoStream
-from seqformer.visualization.drawing import Colours, iterate_drawn
-from seqformer.visualization.video_writer import DEFAULT_FPS, FPS_RANGE, write_video
 
-logger = logging.getLogger(__name__)
-
-_POLL_SECONDS = 0.25
+WARM_FRAMES = 5
+_POLL_SECONDS, _SWITCH_SECONDS = 0.25, 0.0005
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+"""Parameters of glibc's `mallopt`."""
 _STEP = 1.01
 _LEAST_SECONDS = 1e-5
 
@@ -67,6 +68,8 @@ class LiveReport:
         frames: computed. dropped: let go. seconds: from the first frame to the end.
         latencies: from a frame's arrival to its tracks.
         ended: why.
+        is_broken: whether that was neither the sender's wish nor the user's.
+        reconnected: how often the source was opened again.
     """
 
     source: str
@@ -75,6 +78,8 @@ class LiveReport:
     seconds: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
     ended: str = ""
+    is_broken: bool = False
+    reconnected: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Numbers and words; milliseconds to a hundredth."""
@@ -87,17 +92,19 @@ class LiveReport:
             "frames_per_second": round(self.frames / self.seconds, 2) if self.seconds else 0.0,
             "latency_ms_p50": round(1e3 * p50, 2) if self.frames else None,
             "latency_ms_p99": round(1e3 * p99, 2) if self.frames else None,
+            "reconnected": self.reconnected,
             "ended": self.ended,
         }
 
     def sentence(self) -> str:
         """The same for a reader."""
         told = self.as_json()
+        again = f", opened again {self.reconnected} times" if self.reconnected else ""
         if not self.frames:
             return f"{self.source}: no frame came ({self.ended})"
         return (
             f"{self.source}: {self.frames} frames at {told['frames_per_second']:.1f} a second, "
-            f"{self.dropped} dropped; latency p50 {told['latency_ms_p50']:.0f} ms, p99 "
+            f"{self.dropped} dropped{again}; latency p50 {told['latency_ms_p50']:.0f} ms, p99 "
             f"{told['latency_ms_p99']:.0f} ms ({self.ended})"
         )
 
@@ -107,9 +114,7 @@ def follow(
     source: LiveSource,
     keep: int,
     most_frames: int | None = None,
-    film: Path | None = None,
-    fps: float | None = None,
-    min_score: float = 0.3,
+    film: FilmProcess | None = None,
 ) -> tuple[VideoPrediction | None, LiveReport]:
     """Compute frames as they come, until they end or Ctrl-C.
 
@@ -118,27 +123,41 @@ def follow(
         source: open.
         keep: how many of the latest frames the returned results are of, at least.
         most_frames: end after so many; None for no end.
-        film: video file to write, with results drawn; a dropped frame shows the one before.
-        fps: of the film; by default that of the source.
-        min_score: results below it are not drawn.
+        film: given every frame with its tracks, and the number of those dropped; not closed.
 
     Returns: results of the frames kept, None when no frame came; and the report.
-    Raises: WriteError when the film cannot be written.
     """
     limits = StreamLimits(
         window=keep, memory_mib=predictor.limits.memory_mib, folder=predictor.limits.folder
     )
     report = LiveReport(source.address)
-    with predictor.stream(limits) as stream, _short_collections(), _interrupted() as interrupted:
-        steps = _steps(stream, source, report, most_frames, interrupted)
-        with closing(steps):
-            if film is None:
-                for _ in steps:
-                    pass
-            else:
-                _write(film, _drawn(steps, min_score), fps or source.fps)
+    with predictor.stream(limits) as stream, _undisturbed(), _interrupted() as interrupted:
+        for frame, tracks in _steps(stream, source, report, most_frames, interrupted):
+            if film is not None:
+                film.add(frame.picture, frame.dropped, tracks)
         prediction = stream.tracks() if stream.num_frames else None
     return prediction, report
+
+
+def warm_up(predictor: Predictor, size: tuple[int, int]) -> None:
+    """Compute a few black frames of a (height, width): what is made at first use (C code, plans of
+    oneDNN, memory) is there before anybody waits for it."""
+    black = np.zeros((*size, 3), np.uint8)
+    with predictor.stream(StreamLimits(window=1)) as stream:
+        for _ in range(WARM_FRAMES):
+            stream.push(black)
+            stream.tracks(last=1)
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps up to 256 MiB that it frees: every frame takes what the one
+    before gave back, and the system need not clear a thousand pages a frame. Without effect where
+    the C library is not glibc."""
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            set_option(_M_MMAP_THRESHOLD, 32 << 20)
+            set_option(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def _steps(
@@ -147,7 +166,7 @@ def _steps(
     report: LiveReport,
     most_frames: int | None,
     interrupted: threading.Event,
-) -> Generator[tuple[LiveFrame, VideoPrediction]]:
+) -> Iterator[tuple[LiveFrame, VideoPrediction]]:
     """Each frame with its tracks; keeps the report."""
     first = None
     while True:
@@ -161,60 +180,37 @@ def _steps(
         if frame is None:
             if source.is_over:
                 report.ended = source.problem or "the source ended"
+                report.is_broken = bool(source.problem)
                 return
             continue
         first = frame.arrived if first is None else first
         try:
             stream.push(frame.picture)
         except ValueError as error:  # frames of another size, most likely
-            report.ended = str(error)
-            logger.warning("%s: %s; what came before is kept", source.address, error)
+            report.ended, report.is_broken = str(error), True
             return
         tracks = stream.tracks(last=1)
         now = time.monotonic()
         report.frames += 1
-        report.dropped = source.dropped
+        report.dropped, report.reconnected = source.dropped, source.reconnected
         report.latencies.add(now - frame.arrived)
         report.seconds = now - first
         yield frame, tracks
 
 
-def _drawn(
-    steps: Iterator[tuple[LiveFrame, VideoPrediction]], min_score: float
-) -> Iterator[np.ndarray]:
-    colours: Colours = {}
-    before: np.ndarray | None = None
-    for frame, tracks in steps:
-        if before is not None:
-            for _ in range(frame.dropped):
-                yield before
-        (before,) = iterate_drawn(
-            [frame.picture], tracks.detections, tracks.names, min_score, colours
-        )
-        yield before
-
-
-def _write(film: Path, pictures: Iterator[np.ndarray], fps: float | None) -> None:
-    first = next(pictures, None)
-    if first is None:
-        return
-    low, high = FPS_RANGE
-
-    def all_pictures() -> Iterator[np.ndarray]:
-        yield first
-        yield from pictures
-
-    write_video(film, all_pictures(), min(max(fps or DEFAULT_FPS, low), high))
-
-
 @contextmanager
-def _short_collections() -> Iterator[None]:
-    """Inside, a full garbage collection leaves alone what was there before. With torch loaded it
-    would look at 300,000 objects, for as long as several frames take to come."""
+def _undisturbed() -> Iterator[None]:
+    """Inside, a full garbage collection leaves alone what was there before (with torch loaded it
+    would look at 300,000 objects, for as long as several frames take to come), and the thread that
+    decodes gives the interpreter back sooner."""
+    interval = sys.getswitchinterval()
+    gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.unfreeze()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqformer.annotations.run_lengths import RLE
 from seqformer.devices import on_device
 from seqformer.inference.frame_store import FrameData
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
@@ -57,20 +58,47 @@ def host_tensor(array) -> Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
+def compress_tracks(
+    logits: Tensor, frame_size: tuple[int, int], encoder: MaskEncoder
+) -> list[list[EncodingJob]]:
+    """Start on the masks of logits [N, t, h, w] at the size of the original frames.
+
+    Where there is a C compiler, run lengths are counted while the logits are interpolated, all in
+    one call, and no mask exists; else masks are drawn, few at a time, and given to the encoder.
+
+    Returns: the jobs of each of the N, which have its t masks in order.
+    """
+    N, t = logits.shape[:2]
+    encoded = encode_frame_masks(logits.flatten(0, 1), frame_size) if N * t else None
+    if encoded is None:
+        return [[job for _, job in _drawn(of_one, frame_size, encoder)] for of_one in logits]
+    masks = [{"size": list(frame_size), "counts": counts} for counts in encoded.counts]
+    cuts = [slice(t * n, t * n + t) for n in range(N)]
+    return [[_done(masks[cut], any(encoded.areas[cut]))] for cut in cuts]
+
+
 def compress_masks(
     logits: Tensor, frame_size: tuple[int, int], encoder: MaskEncoder
 ) -> list[tuple[int, EncodingJob]]:
-    """Start on the masks of logits [n, h, w] at the size of the original frames.
-
-    Where there is a C compiler, run lengths are counted while the logits are interpolated, and no
-    mask exists; else masks are drawn, few at a time, and given to the encoder.
+    """`compress_tracks` of one track, logits [n, h, w].
 
     Returns: (number of masks, their job), in order.
     """
     encoded = encode_frame_masks(logits, frame_size)
-    if encoded is not None:
-        masks = [{"size": list(frame_size), "counts": counts} for counts in encoded.counts]
-        return [(len(masks), EncodingJob(any(encoded.areas), lambda: masks))]
+    if encoded is None:
+        return _drawn(logits, frame_size, encoder)
+    masks = [{"size": list(frame_size), "counts": counts} for counts in encoded.counts]
+    return [(len(masks), _done(masks, any(encoded.areas)))]
+
+
+def _done(masks: list[RLE], has_pixels: bool) -> EncodingJob:
+    return EncodingJob(has_pixels, lambda: masks)
+
+
+def _drawn(
+    logits: Tensor, frame_size: tuple[int, int], encoder: MaskEncoder
+) -> list[tuple[int, EncodingJob]]:
+    """Where there is no C compiler."""
     chunk = max(1, MAX_PIXELS_AT_ONCE // (frame_size[0] * frame_size[1]))
     return [
         (len(few), encoder.submit(threshold_frame_masks(few, frame_size).cpu().numpy()))

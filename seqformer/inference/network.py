@@ -143,7 +143,7 @@ class FrameNetwork:
             features,
             references,
             boxes,
-            torch.stack([tensor.isfinite().all() for tensor in checked]).all(),
+            _are_finite(checked),
         )
 
     @torch.inference_mode()
@@ -157,6 +157,12 @@ class FrameNetwork:
             class_logits, mask_params = self._model.instance_heads(instances, last_layer_only=True)
         check_finite(class_logits.isfinite().all() & mask_params.isfinite().all())
         return class_logits[-1, 0], mask_params[-1, 0]
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Scalar bool: one pass over each, since neither NaN nor infinity hides from both extremes."""
+    extremes = [extreme.float() for tensor in tensors for extreme in torch.aminmax(tensor)]
+    return torch.stack(extremes).isfinite().all()
 
 
 class ChunkCopy:

@@ -24,7 +24,7 @@ from seqformer.config import EvalConfig
 from seqformer.devices import to_device
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
-from seqformer.inference.mask_rendering import compress_masks, mask_logits
+from seqformer.inference.mask_rendering import compress_tracks, mask_logits
 from seqformer.inference.network import ChunkCopy, FrameChunk, Network
 from seqformer.inference.prediction import Detection, VideoPrediction
 from seqformer.inference.resize import FrameSizes, check_frame, resize_frame
@@ -295,9 +295,10 @@ class WholeVideoStream(VideoStream):
                 self._sizes.network,
                 self.context.network.mask_stride,
             )
-            for position, of_query in enumerate(logits):
-                for _, job in compress_masks(of_query, size, self.context.encoder):
-                    jobs[position].append(job)
+            for own, more in zip(
+                jobs, compress_tracks(logits, size, self.context.encoder), strict=True
+            ):
+                own += more
         return jobs, torch.cat(boxes).numpy()
 
     def close(self) -> None:

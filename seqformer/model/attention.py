@@ -54,7 +54,8 @@ class MSDeformAttn(nn.Module):
 
     def project_value(self, tokens: Tensor) -> Tensor:
         """[..., S, C] -> [..., S, M, D]; padding is left to the sampling."""
-        return rearrange(self.value_proj(tokens), "... s (m d) -> ... s m d", m=self.num_heads)
+        value = self.value_proj(tokens)
+        return value.view(*value.shape[:-1], self.num_heads, -1)
 
     def forward(
         self,
@@ -80,14 +81,14 @@ class MSDeformAttn(nn.Module):
         """
         offsets, logits = self._samples(query, position)
         sampled = self.sample(
-            rearrange(value, "b t s m d -> (b t) s m d"),
+            value.flatten(0, 1),
             shapes,
-            rearrange(offsets, "b f q m l p xy -> (b f) q m l p xy"),
-            rearrange(logits, "b f q m l p -> (b f) q m l p"),
-            rearrange(reference, "b f q l xy -> (b f) q l xy"),
+            offsets.flatten(0, 1),
+            logits.flatten(0, 1),
+            reference.flatten(0, 1),
             valid_shapes,
-        )
-        return rearrange(sampled, "(b t) q c -> b t q c", b=value.shape[0])
+        )  # [B * T, Q, C]
+        return sampled.view(*value.shape[:2], *sampled.shape[1:])
 
     def sample(
         self,

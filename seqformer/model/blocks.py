@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._kernels import kernels
 from .full_float32 import FullLinear
 from .memory_efficient import feed_forward
 
@@ -14,6 +15,17 @@ from .memory_efficient import feed_forward
 def cast_like(layer: nn.Linear, x: Tensor) -> Tensor:
     """`x` in the precision of a layer, which at inference may be wider than what comes before."""
     return x.to(layer.weight.dtype)
+
+
+def pair_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer."""
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias
+
+
+def norm_of(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    """Weight, bias and eps."""
+    return norm.weight, norm.bias, norm.eps
 
 
 class FeedForward(nn.Module):
@@ -31,6 +43,9 @@ class FeedForward(nn.Module):
         if self.dropout and self.training:
             hidden = F.dropout(self.linear1(x).relu(), self.dropout)
             return self.norm(x + F.dropout(self.linear2(hidden), self.dropout))
+        layers, norm = (pair_of(self.linear1), pair_of(self.linear2)), norm_of(self.norm)
+        if kernels.few_rows.fits(x, *layers[0], *layers[1], *norm[:2]):
+            return kernels.few_rows.feed_forward(x, *layers, norm)
         return self.norm(x + feed_forward(x, self.linear1, self.linear2))
 
 
@@ -59,6 +74,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
+        layers = [pair_of(layer) for layer in self.layers]
+        if kernels.few_rows.fits(x, *(tensor for layer in layers for tensor in layer)):
+            return kernels.few_rows.mlp(x, layers)
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)

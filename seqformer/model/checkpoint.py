@@ -266,14 +266,33 @@ def save_safetensors(
     Args:
         evaluation: frame size and so on that the predictor takes over.
     """
-    state = {k: v.cpu().contiguous().clone() for k, v in to_published(model).items()}
-    metadata = {
-        "model_config": json.dumps(config_to_dict(model.config)),
-        "classes": json.dumps(classes.to_dict()),
-    }
+    known = None if evaluation is None else config_to_dict(evaluation)
+    write_weights(Path(path), to_published(model), model.config, classes, known)
+
+
+def write_weights(
+    path: Path,
+    state: dict[str, Tensor],
+    config: ModelConfig,
+    classes: ClassMap | None,
+    evaluation: dict[str, Any] | None,
+) -> None:
+    """The same of weights by their published names.
+
+    Args:
+        classes: None where they are not known, as those of released files.
+        evaluation: an `EvalConfig` as plain JSON types.
+
+    Raises: WriteError.
+    """
+    metadata = {"model_config": json.dumps(config_to_dict(config))}
+    if classes is not None:
+        metadata["classes"] = json.dumps(classes.to_dict())
     if evaluation is not None:
-        metadata["args"] = json.dumps({"eval": config_to_dict(evaluation)})
-    write_bytes(Path(path), safetensors_bytes(state, metadata))
+        metadata["args"] = json.dumps({"eval": evaluation})
+    # Box heads stand in the file twice, as published; safetensors refuses shared memory.
+    separate = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
+    write_bytes(path, safetensors_bytes(separate, metadata))
 
 
 def load_backbone_weights(model: SeqFormer, path: str | Path) -> None:

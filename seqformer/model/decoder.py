@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from .._kernels import kernels
 from ..config import ModelConfig
 from .attention import MSDeformAttn, QuerySelfAttention
-from .blocks import MLP, FeedForward, cast_like
+from .blocks import MLP, FeedForward, cast_like, norm_of, pair_of
 from .full_float32 import FullLinear
 
 
@@ -83,15 +83,15 @@ class DecoderLayer(nn.Module):
 
         Returns: box [B, T, Q, C], sampled [B, T, Q, C] and time logits [B, T, Q, 1].
         """
-        frames = rearrange(box, "b t q c -> (b t) q c")
-        attended = self.self_attn_box(frames, query_position).view_as(box)
-        box = self.norm2_box(box + self._drop(attended))
+        frames = box.flatten(0, 1)
+        own = self._attend(self.self_attn_box, self.norm2_box, frames, query_position)
+        box = own.view_as(box)
 
         value = self.cross_attn.project_value(memory)
         sampled = self.cross_attn(
             box, query_position, reference, value, shapes, valid_shapes
         )  # [B, T, Q, C]
-        box = self.norm1_box(box + self._drop(self.cross_attn.output_proj_box(sampled)))
+        box = self._project(self.cross_attn.output_proj_box, self.norm1_box, sampled, box)
         box = self.ffn_box(box)
         return (
             box,
@@ -109,13 +109,31 @@ class DecoderLayer(nn.Module):
 
         Returns: [B, Q, C].
         """
-        attended = self.self_attn(instance, query_position)
-        instance = self.norm2(instance + self._drop(attended))
+        instance = self._attend(self.self_attn, self.norm2, instance, query_position)
         # The time weights sum to one, so projecting the pooled samples equals pooling the
         # projected ones, at a T-th of the work. The sums are float32 even in a half model.
         pooled = cast_like(self.cross_attn.output_proj, pooled)
-        instance = self.norm1(instance + self._drop(self.cross_attn.output_proj(pooled)))
+        instance = self._project(self.cross_attn.output_proj, self.norm1, pooled, instance)
         return self.ffn(instance)
+
+    def _attend(
+        self, attention: QuerySelfAttention, norm: nn.LayerNorm, x: Tensor, position: Tensor
+    ) -> Tensor:
+        """`norm(x + attention(x))` of queries [n, Q, C] with positions [Q, C]."""
+        inner = (attention.in_proj_weight, attention.in_proj_bias)
+        outer, own_norm = pair_of(attention.out_proj), norm_of(norm)
+        if not self.training and kernels.few_rows.fits(x, *inner, *outer, *own_norm[:2]):
+            blocks = (inner, outer, own_norm, attention.num_heads)
+            return kernels.few_rows.attend(x, position, *blocks)
+        return norm(x + self._drop(attention(x, position)))
+
+    def _project(self, layer: nn.Linear, norm: nn.LayerNorm, x: Tensor, residual: Tensor) -> Tensor:
+        """`norm(residual + layer(x))`, all [..., C]; the residual may lack axes of `x`."""
+        pair, own_norm = pair_of(layer), norm_of(norm)
+        is_whole = not self.training and residual.shape == x.shape and residual.dtype == x.dtype
+        if is_whole and kernels.few_rows.fits(x, *pair, *own_norm[:2]):
+            return kernels.few_rows.linear_norm(x, residual, pair, own_norm)
+        return norm(residual + self._drop(layer(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

@@ -29,7 +29,7 @@ class GraphConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, h, w] -> [n, O, h', w']."""
         if self.is_operator:
-            return convolution(x, self, self.weight, self.bias)
+            return convolution(x, self, self.bias)
         return super().forward(x)
 
 
@@ -40,31 +40,49 @@ def use_graph_convolutions(model: nn.Module) -> None:
             module.__class__ = GraphConv2d
 
 
-def convolution(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x` [n, C, h, w] with another weight and bias and the geometry of `conv`."""
+def convolution(
+    x: Tensor, conv: nn.Conv2d, bias: Tensor | None, scale: Tensor | None = None
+) -> Tensor:
+    """`x` [n, C, h, w] through `conv` with another bias [O], and with its weight times `scale` [O].
+
+    Neither the scaled weight nor one in autocast's type is kept for the backward pass: the graph's
+    partitioner would keep both.
+    """
     assert isinstance(conv.padding, tuple)
     geometry = [*conv.stride, *conv.padding, *conv.dilation]
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        low = torch.get_autocast_dtype(device)
-        x, weight = x.to(low), weight.to(low)
+        x = x.to(torch.get_autocast_dtype(device))
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
-    return _convolution(x, weight, bias, geometry, conv.groups)
+    return _convolution(x, conv.weight, bias, scale, geometry, conv.groups)
 
 
 @_operator("seqformer_model::convolution")
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[int], groups: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    geometry: list[int],
+    groups: int,
 ) -> Tensor:
     if x.device.type == "cpu" and x.shape[1] < 8:  # they fill no vector unless they are innermost
         x = x.contiguous(memory_format=torch.channels_last)
+    weight = _scaled(weight, scale, x.dtype)
     stride, padding, dilation = geometry[:2], geometry[2:4], geometry[4:]
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups).contiguous()
 
 
 @_convolution.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[int], groups: int) -> Tensor:
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    geometry: list[int],
+    groups: int,
+) -> Tensor:
     sides = [
         (x.shape[2 + i] + 2 * geometry[2 + i] - geometry[4 + i] * (weight.shape[2 + i] - 1) - 1)
         // geometry[i]
@@ -74,22 +92,31 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[int], group
     return x.new_empty(x.shape[0], weight.shape[0], *sides)
 
 
+def _scaled(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The weight [O, ...] times the scale [O], in a type."""
+    if scale is not None:
+        weight = weight * scale.to(weight.dtype).view(-1, 1, 1, 1)
+    return weight.to(dtype)
+
+
 @_operator("seqformer_model::convolution_backward")
 def _backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    scale: Tensor | None,
     geometry: list[int],
     groups: int,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight and bias; what is not needed is an empty tensor."""
     stride, padding, dilation = geometry[:2], geometry[2:4], geometry[4:]
+    scaled = _scaled(weight, scale, x.dtype)
     made = torch.ops.aten.convolution_backward(
-        grad, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, needs
+        grad, x, scaled, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, needs
     )
     full = [x.new_empty(0) if g is None else g.contiguous() for g in made]
-    return full[0], full[1], full[2]
+    return full[0], _scaled(full[1], scale if needs[1] else None, weight.dtype), full[2]
 
 
 @_backward.register_fake
@@ -97,27 +124,30 @@ def _(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    scale: Tensor | None,
     geometry: list[int],
     groups: int,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (x.shape, weight.shape, weight.shape[:1])
     full = [
-        x.new_empty(s if is_needed else (0,)) for s, is_needed in zip(shapes, needs, strict=True)
+        like.new_empty(s if is_needed else (0,))
+        for like, s, is_needed in zip((x, weight, x), shapes, needs, strict=True)
     ]
     return full[0], full[1], full[2]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, ctx.geometry, ctx.groups = inputs
-    ctx.save_for_backward(x, weight)
+    x, weight, _, scale, ctx.geometry, ctx.groups = inputs
+    ctx.save_for_backward(x, weight, *(() if scale is None else (scale,)))
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:3])
-    grads = _backward(grad, *ctx.saved_tensors, ctx.geometry, ctx.groups, needs)
+    x, weight, *scale = ctx.saved_tensors
+    grads = _backward(grad, x, weight, *(scale or [None]), ctx.geometry, ctx.groups, needs)
     asked = [g if is_needed else None for g, is_needed in zip(grads, needs, strict=True)]
-    return *asked, None, None
+    return *asked, None, None, None
 
 
 _convolution.register_autograd(_gradient, setup_context=_setup_context)

@@ -20,7 +20,6 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from .._kernels import kernels
 from .attention import QuerySelfAttention
 from .decoder import DecoderLayer
 from .linear import SplitParameter
@@ -63,11 +62,11 @@ def inference_copy(
 
 def _split_linears(model: SeqFormer) -> None:
     """Replace the float32 weights of linear layers by split ones; shared tensors stay untouched."""
-    fits = kernels.split_product.fits
+    pays = SplitParameter.pays_for
     for module in model.modules():
-        if isinstance(module, nn.Linear) and fits(module.weight):
+        if isinstance(module, nn.Linear) and pays(module.weight):
             module.weight = SplitParameter.of(module.weight)
-        elif isinstance(module, QuerySelfAttention) and fits(module.in_proj_weight):
+        elif isinstance(module, QuerySelfAttention) and pays(module.in_proj_weight):
             dim = module.in_proj_weight.shape[1]
             qk, v = module.in_proj_weight.split([2 * dim, dim])
             module.split_weights = (SplitParameter.of(qk), SplitParameter.of(v))

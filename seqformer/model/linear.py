@@ -26,6 +26,14 @@ HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 """Whether oneDNN multiplies bfloat16 on this CPU, by instructions for it or by float32 ones."""
 
 
+FEW_ROWS = 128
+"""Below so many rows neither split products nor oneDNN pay at inference: those of the decoder, in a
+frame of a small model."""
+SPLIT_CHANNELS = 128
+"""From so many inputs and outputs on, split products of a linear layer take less time than those of
+`F.linear`."""
+
+
 class SplitParameter(nn.Parameter):
     """A weight [O, C] for inference on a CPU with AMX: as it is, and in three parts.
 
@@ -34,6 +42,11 @@ class SplitParameter(nn.Parameter):
     """
 
     parts: SplitWeight | None = None
+
+    @staticmethod
+    def pays_for(weight: Tensor) -> bool:
+        """Whether split products with a weight [O, C] can be had and are faster."""
+        return min(weight.shape) >= SPLIT_CHANNELS and kernels.split_product.fits(weight)
 
     @classmethod
     def of(cls, weight: Tensor) -> SplitParameter:
@@ -60,10 +73,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
     Returns: [..., O].
     """
     parts = split_of(x, weight)
-    if parts is not None:
+    if parts is not None and not _has_few_rows(x):
         return kernels.split_product.linear(x, parts, bias, relu)
     rows = x.reshape(-1, x.shape[-1])
-    if _is_for_onednn(x, weight):
+    if _is_for_onednn(x, weight) and not _has_few_rows(x):
         kind = "relu" if relu else "none"
         result = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, kind, [], "")
     elif relu and bias is not None and x.device.type == "cuda":
@@ -72,6 +85,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
         result = F.linear(rows, weight, bias)
         result = result.relu_() if relu else result
     return result.view(*x.shape[:-1], weight.shape[0])
+
+
+def _has_few_rows(x: Tensor) -> bool:
+    """Whether a float32 product at inference is so small that what is around it costs more, and
+    least in `F.linear`."""
+    is_small = x.dtype == torch.float32 and x.numel() < FEW_ROWS * x.shape[-1]
+    return is_small and torch.is_inference_mode_enabled()
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .._kernels import kernels
 from .autograd_state import is_autocast_to_bfloat16, is_recorded
 from .full_float32 import exact_linear, may_round
 from .graph_convolution import GraphConv2d, convolution
@@ -55,8 +56,10 @@ def linears_of_sum(
 
 
 def _linears_of_sum(is_exact: bool, x: Tensor, position: Tensor, *flat: Tensor) -> list[Tensor]:
-    multiply = exact_linear if is_exact else linear
     weights, biases = flat[::2], flat[1::2]
+    if position.dim() == 2 and position.dtype == x.dtype and kernels.few_rows.fits(x, *flat):
+        return kernels.few_rows.linears_of_sum(x, position, list(zip(weights, biases, strict=True)))
+    multiply = exact_linear if is_exact else linear
     total = (x + position).to(weights[0].dtype)
     return [multiply(total, w, b) for w, b in zip(weights, biases, strict=True)]
 
@@ -181,7 +184,7 @@ def scaled_conv2d(x: Tensor, conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> T
         scale: [O] and shift: [O], constants.
     """
     if isinstance(conv, GraphConv2d) and conv.is_operator:
-        return convolution(x, conv, _scaled(conv.weight, scale, None), shift)
+        return convolution(x, conv, shift, scale)
     weight: Tensor = conv.weight
     x, low = as_autocast(x.device.type, x)[0], None
     if is_autocast_to_bfloat16(x.device.type) and weight.dtype == torch.float32:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from .._kernels import kernels
+from .linear import SPLIT_CHANNELS
 from .masks import MaskBranch
 from .resnet import Bottleneck, ResNet
 
@@ -121,9 +122,11 @@ class PlainConv2d(nn.Module):
 
 
 def can_split(conv: nn.Conv2d) -> bool:
-    """Whether split products can compute a convolution."""
+    """Whether split products can compute a convolution, and pay: not in a narrow 1x1 one."""
     is_plain = conv.groups == 1 and conv.dilation == (1, 1)
     is_even = conv.stride[0] == conv.stride[1] and conv.padding[0] == conv.padding[1]
+    if conv.kernel_size == (1, 1) and max(conv.weight.shape) < SPLIT_CHANNELS:
+        return False
     return is_plain and is_even and kernels.split_product.fits(conv.weight)
 
 

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqformer.annotations.errors import InvalidMaskError
 from seqformer.annotations.json_file import read_json_file
-from seqformer.annotations.masks import is_size, parse_mask
+from seqformer.annotations.masks import is_size
 from seqformer.annotations.rules import is_crowd
-from seqformer.annotations.run_lengths import read_runs
 from seqformer.tools.annotation_json import Content
-from seqformer.tools.track_builder import TrackBuilder
+from seqformer.tools.track_builder import TrackBuilder, checked_mask
 
 logger = logging.getLogger(__name__)
 
@@ -125,18 +123,9 @@ def _tracks(
 def _add_mask(video: Any, track_id: int, frame: int, where: str, entry: dict[str, Any]) -> None:
     if frame in video.masks.get(track_id, {}):
         raise ValueError(f"{where}: instance {track_id} has another mask in the same image")
-    try:
-        size, text = parse_mask(entry["segmentation"], video.size)
-        assert size is not None  # `_tracks` leaves out what has no mask
-        read_runs([text], [size[0] * size[1]])
-    except InvalidMaskError as error:
-        raise ValueError(f"{where}: the mask {error}") from None
-    if size != video.size:
-        raise ValueError(
-            f"{where}: the mask has {size[0]} x {size[1]} pixels, its image "
-            f"{video.size[0]} x {video.size[1]}"
-        )
-    video.add(track_id, frame, {"size": list(size), "counts": text})
+    rle = checked_mask(entry["segmentation"], video.size, where)
+    assert rle is not None  # `_tracks` leaves out what has no mask
+    video.add(track_id, frame, rle)
 
 
 def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from seqformer.annotations.masks import Size
-from seqformer.annotations.run_lengths import RLE, encode_masks
+from seqformer.annotations.errors import InvalidMaskError
+from seqformer.annotations.masks import Size, parse_mask
+from seqformer.annotations.run_lengths import RLE, encode_masks, read_runs
 from seqformer.data.pictures import open_picture
 from seqformer.files import natural_key
 from seqformer.tools.annotation_json import Content
@@ -170,6 +171,29 @@ def read_labels(path: Path) -> tuple[np.ndarray, str]:
             "palette or grey image"
         )
     return labels.astype(np.int32), mode
+
+
+def checked_mask(mask: Any, size: Size, where: str) -> RLE | None:
+    """A mask of a frame of (height, width), compressed; None where there is none.
+
+    Args:
+        mask: run lengths or polygons, as the file has them.
+        where: file and entry.
+
+    Raises: ValueError when it cannot be read or has another size.
+    """
+    try:
+        own, text = parse_mask(mask, size)
+        if own is None:
+            return None
+        read_runs([text], [own[0] * own[1]])
+    except InvalidMaskError as error:
+        raise ValueError(f"{where}: the mask {error}") from None
+    if own != size:
+        raise ValueError(
+            f"{where}: the mask has {own[0]} x {own[1]} pixels, its image {size[0]} x {size[1]}"
+        )
+    return {"size": list(own), "counts": text}
 
 
 def check_size(labels: np.ndarray, size: Size, path: Path) -> None:

@@ -77,19 +77,10 @@ def stages_of(options: ChainOptions, stills: TrainConfig, videos: TrainConfig) -
     data, output = data_of(options), options.output
     first, second = output / "1_stills", output / "2_videos"
     pseudo = output / PSEUDO_NAME
-    of_stills = replace(
-        stills.data,
-        train_images=data.stills.train_images,
-        train_annotations=data.stills.train_annotations,
-        val_images=data.stills.val_images,
-        val_annotations=data.stills.val_annotations,
-    )
+    of_stills = replace(stills.data, **vars(data.stills))
     of_videos = replace(
         videos.data,
-        train_images=data.videos.train_images,
-        train_annotations=data.videos.train_annotations,
-        val_images=data.videos.val_images,
-        val_annotations=data.videos.val_annotations,
+        **vars(data.videos),
         coco_images=data.stills.train_images,
         coco_annotations=pseudo,
     )

@@ -28,7 +28,7 @@ from seqformer.distributed.errors import LostProcessError, is_communication_erro
 from seqformer.files import WriteError, sync_folder, write_error, write_text
 from seqformer.model import published_name
 from seqformer.model.checkpoint_folder import TensorFolderReader, inner_cause
-from seqformer.model.weight_files import RUN_NAME
+from seqformer.model.weight_files import RUN_NAME, first_line
 from seqformer.trainer.checkpoint_folders import (
     FOLDER_NAME,
     checksum_of,
@@ -155,8 +155,8 @@ class Checkpoints:
             )
         except (CheckpointException, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({_reason(error)}); if it is damaged, delete "
-                "the folder to resume from the one before it"
+                f"checkpoint {path} cannot be read ({first_line(inner_cause(error))}); if it is "
+                "damaged, delete the folder to resume from the one before it"
             ) from error
 
     def _forget_old(self) -> None:
@@ -208,11 +208,5 @@ def _failure(step: int, target: Path, error: BaseException) -> CheckpointError |
     if isinstance(inner, OSError) and inner.errno is not None:
         reason = str(inner) if isinstance(inner, WriteError) else str(write_error(target, inner))
     else:
-        reason = f"{target}: {_reason(error)}"
+        reason = f"{target}: {first_line(inner)}"
     return CheckpointError(f"the checkpoint of step {step} could not be written: {reason}")
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause of a failure that torch.distributed.checkpoint collected, in a line."""
-    error = inner_cause(error)
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)

@@ -5,17 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch.distributed.tensor import DTensor
 
-from seqformer.config import BackboneName, EvalConfig, ModelConfig, config_to_dict
-from seqformer.files import write_bytes
+from seqformer.config import BackboneName, EvalConfig, config_to_dict
 from seqformer.model import model_from_checkpoint, to_published
-from seqformer.model.weight_files import safetensors_bytes
+from seqformer.model.checkpoint import write_weights
 from seqformer.structures import ClassMap
 from seqformer.trainer.parallel_model import ParallelModel
 
@@ -34,7 +30,7 @@ def export_weights(
         if parallel_model.parallel.is_main:
             whole[name] = gathered.cpu()
     if parallel_model.parallel.is_main:
-        _write(path, whole, parallel_model.model.config, classes, config_to_dict(evaluation))
+        write_weights(path, whole, parallel_model.model.config, classes, config_to_dict(evaluation))
     parallel_model.parallel.barrier()
 
 
@@ -49,21 +45,4 @@ def export_checkpoint(checkpoint: Path, path: Path, backbone: BackboneName | Non
     model, loaded = model_from_checkpoint(checkpoint, backbone)
     settings = loaded.extra.get("args")
     known = settings.get("eval") if isinstance(settings, dict) else None
-    _write(path, loaded.state, model.config, loaded.classes, known)
-
-
-def _write(
-    path: Path,
-    state: dict[str, torch.Tensor],
-    config: ModelConfig,
-    classes: ClassMap | None,
-    evaluation: dict[str, Any] | None,
-) -> None:
-    metadata = {"model_config": json.dumps(config_to_dict(config))}
-    if classes is not None:  # released files do not say it
-        metadata["classes"] = json.dumps(classes.to_dict())
-    if evaluation is not None:
-        metadata["args"] = json.dumps({"eval": evaluation})
-    # Box heads stand in the file twice, as published; safetensors refuses shared memory.
-    separate = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    write_bytes(path, safetensors_bytes(separate, metadata))
+    write_weights(path, loaded.state, model.config, loaded.classes, known)

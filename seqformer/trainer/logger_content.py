@@ -56,14 +56,3 @@ def remember_id(output: Path, service: str, run_id: str) -> None:
     """Keep the id for a later session. Raises: WriteError."""
     ids = {one: known for one in ("wandb", "mlflow") if (known := known_id(output, one))}
     write_json(output / IDS_NAME, {**ids, service: run_id})
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, "data.num_frames" -> 5."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flat_settings(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

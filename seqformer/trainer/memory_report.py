@@ -169,19 +169,15 @@ def _largest_frame(config: TrainConfig) -> tuple[int, int]:
     return up(max(augment.short_sides)), up(augment.max_long_side)
 
 
-def _world_size() -> int:
-    return launch().world_size
-
-
 def _micro_batches(config: TrainConfig) -> int:
     """Backward passes of a process in a step."""
-    clips = config.data.global_batch_size or config.data.batch_size * _world_size()
-    return -(-clips // (_world_size() * config.data.batch_size))
+    at_once = launch().world_size * config.data.batch_size
+    return -(-(config.data.global_batch_size or at_once) // at_once)
 
 
 def _shards(config: TrainConfig) -> int:
     """How many processes share a parameter."""
-    world = _world_size()
+    world = launch().world_size
     if config.distributed.parallel == "fsdp":
         return world
     if config.distributed.parallel != "hsdp":

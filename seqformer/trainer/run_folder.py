@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqformer.config import TrainConfig, changeable, config_to_dict, grouped
+from seqformer.config.as_json import flat_settings
 from seqformer.files import locked, make_folder
 from seqformer.trainer.checkpoint_folders import FOLDER_NAME, checkpoint_folders
 from seqformer.trainer.run_log import LOG_NAME
@@ -97,21 +98,13 @@ def differing_settings(
         args: the saved settings; what an older version did not know was as it is by default.
         kept: settings besides that may not differ, though a run may be resumed with others.
     """
-    now = _flat(config_to_dict(config))
-    then = _flat(config_to_dict(type(config)())) | _flat(grouped(type(config), args))
+    now = flat_settings(config_to_dict(config))
+    then = flat_settings(config_to_dict(type(config)())) | flat_settings(
+        grouped(type(config), args)
+    )
     may_change = changeable(type(config)) - set(kept)
     return [
         f"{name} was {then.get(name, 'absent')} and is now {now.get(name, 'absent')}"
         for name in sorted(now.keys() | then.keys())
         if now.get(name) != then.get(name) and name not in may_change
     ]
-
-
-def _flat(state: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat

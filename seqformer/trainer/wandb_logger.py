@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqformer.config.as_json import flat_settings
 from seqformer.data.video_sources import VideoSource
 from seqformer.trainer.logger_content import (
     drawn_videos,
-    flat_settings,
     known_id,
     remember_id,
     scalar_names,

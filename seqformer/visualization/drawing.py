@@ -36,6 +36,14 @@ COLOURS = (
     (221, 204, 119),  # sand
 )
 MASK_OPACITY = 0.45
+_TINTS = {
+    colour: ((1 - MASK_OPACITY) * np.arange(256)[:, None] + MASK_OPACITY * np.array(colour)).astype(
+        np.uint8
+    )
+    for colour in COLOURS
+}
+"""Colour of a mask -> [256, 3]: each channel of a pixel below it, as it is seen."""
+_CHANNELS = np.arange(3)
 READABLE_SHORT_SIDE = 240
 """Frames are enlarged by a whole factor until their shorter side has this many pixels."""
 Colours = dict[Any, int]
@@ -173,21 +181,25 @@ def _draw_frame(
     height, width = frame.shape[:2]
     scale = -(-READABLE_SHORT_SIDE // min(height, width))
     line = max(1, round(scale * min(height, width) / 300))
-    canvas = np.asarray(
-        Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    ).copy()
+    canvas = frame.copy()
+    if scale > 1:
+        size = (width * scale, height * scale)
+        canvas = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
     contours, boxes = [], []
     for number in reversed(range(len(tracks))):  # the best on top
         mask = _mask(tracks[number], index, (height, width))
-        if mask is None or not mask.any():
+        part = None if mask is None else _part_with_pixels(mask)
+        if mask is None or part is None:
             continue
-        mask = mask.repeat(scale, axis=0).repeat(scale, axis=1)
-        colour = np.array(chosen[number])
-        canvas[mask] = (1 - MASK_OPACITY) * canvas[mask] + MASK_OPACITY * colour
-        contours.append((_contour(mask, line), colour))
+        # Only what the mask covers is looked at, with a margin that shows where it ends.
+        inside = mask[part].repeat(scale, axis=0).repeat(scale, axis=1)
+        place = canvas[tuple(slice(s.start * scale, s.stop * scale) for s in part)]
+        pixels = place[inside]
+        place[inside] = _TINTS[chosen[number]][pixels, _CHANNELS]
+        contours.append((place, _contour(inside, line), chosen[number]))
         boxes.append((number, _box(tracks[number], index, mask, scale)))
-    for contour, colour in contours:  # after all fills, which would tint them
-        canvas[contour] = colour
+    for place, contour, colour in contours:  # after all fills, which would tint them
+        place[contour] = colour
 
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
@@ -216,6 +228,18 @@ def _mask(track: Track, index: int, size: tuple[int, int]) -> np.ndarray | None:
     return decode_mask(segmentation)
 
 
+def _part_with_pixels(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """Rows and columns that the mask covers, and where there is one, a free one on each side; None
+    for an empty mask."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    margins = zip((rows, columns), mask.shape, strict=True)
+    down, right = (slice(max(0, i[0] - 1), min(int(i[-1]) + 2, size)) for i, size in margins)
+    return down, right
+
+
 def _contour(mask: np.ndarray, thickness: int) -> np.ndarray:
     """Pixels of the mask within `thickness` steps of its outside; the frame's edge is inside."""
     core = mask
@@ -230,8 +254,9 @@ def _box(track: Track, index: int, mask: np.ndarray, scale: int) -> np.ndarray:
     boxes = getattr(track, "boxes_xyxy", None)
     if boxes is None:
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        return np.array([xs[0], ys[0], xs[-1], ys[-1]])
-    limit = np.array([mask.shape[1] - 1, mask.shape[0] - 1] * 2)
+        first, last = np.array([xs[0], ys[0]]), np.array([xs[-1], ys[-1]])
+        return np.concatenate([first * scale, last * scale + scale - 1])
+    limit = np.array([mask.shape[1] * scale - 1, mask.shape[0] * scale - 1] * 2)
     box = np.clip(np.round(np.asarray(boxes[index]) * scale), 0, limit).astype(int)
     return np.concatenate([box[:2], np.maximum(box[:2], box[2:])])
 
@@ -244,7 +269,7 @@ def _draw_labels(
     """Labels at the top left of their boxes, inside the frame, beside each other where possible."""
     width, height = size
     font = label_font(min(28, max(12, round(min(size) / 24))))
-    row = int(font.getbbox("Ág|")[3]) + 3
+    row = label_height(font)
     taken: list[tuple[int, int, int]] = []
     for colour, box, text in labels:
         text_width = int(font.getlength(text)) + 7
@@ -267,6 +292,12 @@ def _overlaps(
         left < x + w and x < left + width and top < y + height and y < top + height
         for x, y, w in taken
     )
+
+
+@cache
+def label_height(font: ImageFont.FreeTypeFont) -> int:
+    """Pixels of a label's row."""
+    return int(font.getbbox("Ág|")[3]) + 3
 
 
 @cache

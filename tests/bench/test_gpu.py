@@ -273,7 +273,5 @@ def test_sizes_bytes_and_flops_of_the_published_encoder():
     call = MSDACall(height=480, width=768, frames=10)
     assert (call.tokens, call.rows) == (7656, 612_480)
     assert round(call.model_bytes()["forward"] / 1e6) == 392 - 118  # 274: value, samples, output
-    assert round(call.gathered_bytes() / 1e9, 1) == 5.0
-    assert round(call.added_floats() / 1e6) == 1254
     samples = call.rows * 16
     assert call.model_flops() == {"forward": samples * 286, "backward": samples * 572}

@@ -9,12 +9,16 @@ import pytest
 from bench import live
 
 
-def test_a_short_run_is_reported(tmp_path, capsys):
+def test_a_short_run_is_reported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(live, "keep_freed_memory", lambda: None)  # other tests look at memory
     out = tmp_path / "live.json"
-    live.main(live.Options(frames=20, height=36, width=64, threads=1, out=out))
+    film = tmp_path / "live.mp4"
+    live.main(live.Options(frames=20, height=36, width=64, threads=1, out=out, film=film))
     told = json.loads(out.read_text())
     assert told["frames"] == 20 and told["dropped"] == 0 and len(told["peak_mib"]) == 10
     assert 0 < told["latency_ms_p50"] <= told["latency_ms_p99"]
+    assert told["p99_over_p50"] >= 1 and told["memory_mib_start"] <= told["memory_mib_end"] * 1.2
+    assert film.exists() and told["processor_ms_a_frame_of_film"] > 0
     assert "20 frames at" in capsys.readouterr().out
 
 

@@ -108,13 +108,13 @@ def _stand_in_for_results(watch: Watch) -> None:
         assert class_logits.device == DEVICE and class_logits.dtype == torch.float32
         return {0: [(0, 0.5)], 3: [(1, 0.4)]}
 
-    def compress_masks(logits: torch.Tensor, frame_size: tuple[int, int], encoder: Any) -> list:
+    def compress_tracks(logits: torch.Tensor, frame_size: tuple[int, int], encoder: Any) -> list:
         masks = threshold_frame_masks(logits, frame_size)
         H, W = frame_size
         assert (masks.device, masks.dtype) == (DEVICE, torch.uint8)
-        assert tuple(masks.shape) == (len(logits), W, H)
+        assert tuple(masks.shape) == (*logits.shape[:2], W, H)
         empty = {"size": [H, W], "counts": ""}
-        return [(len(masks), EncodingJob(True, lambda: [empty] * len(masks)))]
+        return [[EncodingJob(True, lambda: [empty] * logits.shape[1])] for _ in logits]
 
     def join(matcher: Any, first: int, *tensors: Any) -> None:
         *on_gpu, _frame_size = tensors
@@ -125,5 +125,5 @@ def _stand_in_for_results(watch: Watch) -> None:
     seqformer.inference.clip_matching.ClipMatcher.add = join
     _declare(watch, seqformer.inference.clip_stream, "mask_logits")
     StreamContext.best_classes = best_classes
-    seqformer.inference.stream.compress_masks = compress_masks
+    seqformer.inference.stream.compress_tracks = compress_tracks
     _declare(watch, seqformer.inference.stream, "mask_logits")

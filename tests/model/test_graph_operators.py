@@ -65,12 +65,42 @@ def test_convolution_is_that_of_torch(channels, options):
     plain = conv(x)
     use_graph_convolutions(conv)
     assert type(conv) is GraphConv2d and conv(x).equal(plain)
-    given = convolution(x, conv, conv.weight, conv.bias)
+    given = convolution(x, conv, conv.bias)
     assert given.is_contiguous()
     same(given, plain, [x, *parameters])
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = convolution(mode.from_tensor(x), conv, conv.weight, conv.bias)
+        fake = convolution(mode.from_tensor(x), conv, conv.bias)
     assert fake.shape == plain.shape
+
+
+def test_a_scaled_convolution_keeps_its_weight_as_it_is():
+    conv = torch.nn.Conv2d(8, 4, 3, groups=2).double()
+    x, scale = drawn(2, 8, 9, 11), drawn(4).detach()
+    scaled = conv.weight * scale.view(-1, 1, 1, 1)
+    plain = torch.nn.functional.conv2d(x, scaled, conv.bias, groups=2)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        given = convolution(x, conv, conv.bias, scale)
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (x, conv.weight, scale)}
+    same(given, plain, [x, conv.weight, conv.bias])
+
+
+def test_autocast_keeps_no_weight_of_its_type():
+    conv = torch.nn.Conv2d(8, 8, 3)
+    x = torch.randn(2, 8, 9, 11, requires_grad=True)
+    kept = []
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+    ):
+        given, plain = convolution(x, conv, conv.bias), conv(x)
+        assert given.dtype == plain.dtype == torch.bfloat16
+    assert conv.weight.data_ptr() in {t.data_ptr() for t in kept}
+    inputs = [x, conv.weight, conv.bias]
+    gradients = [torch.autograd.grad(y.float().square().sum(), inputs) for y in (given, plain)]
+    for got, expected in zip(*gradients, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2 * expected.abs().max())
 
 
 @pytest.mark.parametrize("backbone", ["resnet_mini", "resnet50", "swin_t"])

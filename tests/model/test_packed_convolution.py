@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqformer._kernels import kernels
 from seqformer.model import inference_copy
+from seqformer.model import linear as linear_module
 from seqformer.model.attention import QuerySelfAttention
-from seqformer.model.linear import SplitParameter, linear
+from seqformer.model.linear import FEW_ROWS, SplitParameter, linear
 from seqformer.model.packed_convolution import PackedConv2d, can_pack, can_split
 from tests.model.test_inference_copy import build
 
@@ -95,8 +96,10 @@ def test_products_are_counted_as_before(dtype):
     assert counted[0] == counted[1] > 0
 
 
-def test_linear_layers_are_split_in_the_copy_only():
+def test_linear_layers_are_split_in_the_copy_only(monkeypatch):
     skip_unless_packed(torch.float32)
+    channels = linear_module.SPLIT_CHANNELS
+    monkeypatch.setattr(linear_module, "SPLIT_CHANNELS", 1)
     model = build("swin_t")
     copy = inference_copy(model, packs=True)
     attention = copy.decoder.layers[0].self_attn
@@ -106,10 +109,19 @@ def test_linear_layers_are_split_in_the_copy_only():
     with torch.inference_mode():
         for weight in (copy.get_parameter(name) for name in split):
             assert isinstance(weight, SplitParameter) and weight.parts is not None
-            x = torch.randn(5, weight.shape[1])
+            x = torch.randn(FEW_ROWS, weight.shape[1])
             torch.testing.assert_close(linear(x, weight), x @ weight.t(), rtol=1e-4, atol=1e-4)
             again = deepcopy(weight)
             torch.testing.assert_close(linear(x, again), x @ weight.t(), rtol=1e-4, atol=1e-4)
+            few = x[: FEW_ROWS - 1]
+            assert torch.equal(linear(few, weight), linear(few, weight.detach()))
+    monkeypatch.setattr(linear_module, "SPLIT_CHANNELS", channels)
+    kept = {n for n, p in inference_copy(model, packs=True).named_parameters() if _is_split(p)}
+    assert kept == {name for name in split if min(copy.get_parameter(name).shape) >= channels}
+
+
+def _is_split(parameter):
+    return isinstance(parameter, SplitParameter)
 
 
 def test_types_that_are_packed(monkeypatch):

@@ -153,6 +153,24 @@ def cuda_launch(
     return launch
 
 
+def triton_launch(capability: int, call: Callable[[], list[Tensor]]) -> Launch:
+    """The last launch of a call that goes through Triton and gives the outputs."""
+    from bench.offline.emulator.session import emulated
+
+    def launch(options: Options) -> Ran:
+        with emulated(capability, options=options, poison=False) as session, gpu_alignment():
+            outputs = call()
+        done = session.launches[-1]
+        return Ran(
+            outputs=outputs,
+            counts=done.counts,
+            program=done.function.program,
+            binary=done.function.binary,
+        )
+
+    return launch
+
+
 def gradients_of(problem: Problem) -> list[Tensor]:
     """Zeros for the gradients of value, locations and weights, float32."""
     return [
@@ -289,8 +307,6 @@ template __global__ void msda_split::{kernel};
 
 def _deformops_triton(folder: Path, problem: Problem, direction: str, capability: int) -> Launch:
     """Through its own host functions and Triton's launch."""
-    from bench.offline.emulator.session import emulated
-
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     package = "deformops.backends.triton"
@@ -302,31 +318,19 @@ def _deformops_triton(folder: Path, problem: Problem, direction: str, capability
     )
     table = (problem.sizes.int(), problem.starts.int())
 
-    def launch(options: Options) -> Ran:
-        with emulated(capability, options=options, poison=False) as session, gpu_alignment():
-            if direction == "forward":
-                output = forward(problem.value, *table, problem.locations, problem.logits, 1)
-                outputs = [output.flatten(2)]
-            else:
-                gradient = problem.grad_output.unflatten(-1, (M, D))
-                outputs = list(
-                    backward(gradient, problem.value, *table, problem.locations, problem.weights)
-                )
-        done = session.launches[-1]
-        return Ran(
-            outputs=outputs,
-            counts=done.counts,
-            program=done.function.program,
-            binary=done.function.binary,
-        )
+    def call() -> list[Tensor]:
+        if direction == "forward":
+            output = forward(problem.value, *table, problem.locations, problem.logits, 1)
+            return [output.flatten(2)]
+        gradient = problem.grad_output.unflatten(-1, (M, D))
+        given = (gradient, problem.value, *table, problem.locations, problem.weights)
+        return list(backward(*given))
 
-    return launch
+    return triton_launch(capability, call)
 
 
 def _msda_triton(folder: Path, problem: Problem, direction: str, capability: int) -> Launch:
     """A program of two warps, the least that its tuner tries, for each row."""
-    from bench.offline.emulator.session import emulated
-
     spec = importlib.util.spec_from_file_location("msda_triton_kernels", folder / _MSDA_TRITON)
     assert spec is not None and spec.loader is not None
     code = importlib.util.module_from_spec(spec)
@@ -338,22 +342,14 @@ def _msda_triton(folder: Path, problem: Problem, direction: str, capability: int
     given = [problem.value, problem.locations, problem.weights, problem.sizes]
     sizes = (N, S, D, Q, M, L, P, D, 1 << (L - 1).bit_length(), P, "zeros", False)
 
-    def launch(options: Options) -> Ran:
-        with emulated(capability, options=options, poison=False) as session, gpu_alignment():
-            if direction == "forward":
-                outputs, first = output_of(problem), []
-            else:
-                outputs, first = gradients_of(problem), [problem.grad_output]
-            kernel[(Q, N, M)](*outputs, *first, *given, *sizes, num_warps=2)
-        done = session.launches[-1]
-        return Ran(
-            outputs=outputs,
-            counts=done.counts,
-            program=done.function.program,
-            binary=done.function.binary,
-        )
+    def call() -> list[Tensor]:
+        is_forward = direction == "forward"
+        outputs = output_of(problem) if is_forward else gradients_of(problem)
+        first = [] if is_forward else [problem.grad_output]
+        kernel[(Q, N, M)](*outputs, *first, *given, *sizes, num_warps=2)
+        return outputs
 
-    return launch
+    return triton_launch(capability, call)
 
 
 _MSDA_TRITON = "src/msda_triton/kernels.py"

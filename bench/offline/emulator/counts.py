@@ -62,11 +62,6 @@ class Caches:
         return self.l1_hit_sectors / max(self.l1_read_sectors, 1)
 
     @property
-    def l2_sectors(self) -> int:
-        """All that cross between multiprocessors and L2."""
-        return self.l2_read_sectors + self.l2_write_sectors + self.l2_atomic_sectors
-
-    @property
     def dram_read_bytes(self) -> int:
         """Read from memory."""
         return 32 * self.dram_read_sectors

@@ -319,7 +319,7 @@ class _Run:
             raise ValueError(
                 f"{parameter.name} has {parameter.size} bytes, not {len(members)} members of 8"
             )
-        kind = Parameter(parameter.name, "b64", 0, 8, False)
+        kind = Parameter(parameter.name, "b64", 0, 8)
         return b"".join(self._bytes_of(kind, member, used) for member in members)
 
     def _emulated(self, address: int, used: dict[int, int]) -> int:

@@ -22,7 +22,7 @@ WIDTHS = {
 
 _ENTRY = re.compile(r"\.entry\s+([\w$.]+)\s*(?:\((.*?)\))?([^{;]*)\{", re.S)
 _PARAMETER = re.compile(
-    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s*(\.ptr[.\w\s]*?)?\s([\w$.]+)\s*(?:\[(\d*)\])?\s*$"
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s*(?:\.ptr[.\w\s]*?)?\s([\w$.]+)\s*(?:\[(\d*)\])?\s*$"
 )
 _VARIABLE = re.compile(
     r"^(?:\.visible\s+|\.weak\s+|\.extern\s+|\.common\s+)*\.(shared|global|local|const)\s+"
@@ -46,14 +46,12 @@ class Parameter:
     Attributes:
         type: PTX type of an element, "u64", "f32", ...
         offset, size: bytes in the parameter block.
-        is_pointer: declared as one; other 8-byte parameters may hold addresses too.
     """
 
     name: str
     type: str
     offset: int
     size: int
-    is_pointer: bool
 
 
 @dataclass(frozen=True)
@@ -229,12 +227,12 @@ def _parameters(text: str) -> list[Parameter]:
         match = _PARAMETER.match(part)
         if match is None:
             raise PtxError(f"parameter not understood: {part}")
-        align, type_, pointer, name, count = match.groups()
+        align, type_, name, count = match.groups()
         element = max(WIDTHS[type_], 8) // 8
         size = element * (int(count) if count else 1)
         step = int(align) if align and count is not None else element
         offset = -(-offset // step) * step
-        parameters.append(Parameter(name, type_, offset, size, pointer is not None))
+        parameters.append(Parameter(name, type_, offset, size))
         offset += size
     return parameters
 

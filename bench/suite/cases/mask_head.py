@@ -15,8 +15,8 @@ import torch
 import kernels
 from bench.suite import mask_calls
 from bench.suite.directions import PASSES, call_of, cost_of
+from bench.suite.implementations import without_compiler
 from bench.suite.mask_calls import MaskCall
-from bench.suite.no_compiler import without_compiler
 from bench.suite.schema import Call, Case, Direction, Side, Size
 
 QUERIES, LAYERS, OUTPUTS = 300, 6, 10

@@ -10,8 +10,8 @@ import torch
 from bench.baselines import peers
 from bench.suite import msda_calls
 from bench.suite.directions import PASSES, call_of, cost_of
+from bench.suite.implementations import without_compiler
 from bench.suite.msda_calls import MSDACall
-from bench.suite.no_compiler import without_compiler
 from bench.suite.schema import Call, Case, Direction, Side, Size
 
 KINKS = 5e-3

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 import kernels
+from bench.suite.implementations import implementation
 from bench.suite.tolerances import assert_near
 
 Shapes = tuple[tuple[int, int], ...]
 
 launch = import_module(f"{kernels.deformable_attention.__name__}.launch")
 """The launcher of the operators, whose package may go by `kernels` or `seqformer.kernels`."""
-
-IMPLEMENTATIONS = ("triton", "cpu", "cpu_torch")
-"""The kernels (interpreted without a GPU), the compiled CPU path, the CPU path in plain PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +70,6 @@ class Problem:
             cut = torch.randint(0, 3, (n, L, 2), generator=g)
             valid = (torch.tensor(self.shapes) - cut).clamp(min=0)
         return [value, offsets, logits, reference], valid, grad_output
-
-
-@contextmanager
-def implementation(name: str) -> Iterator[None]:
-    """Everything inside is answered by one implementation (or by the "reference")."""
-    backend = {"cpu": "auto", "cpu_torch": "auto"}.get(name, name)
-    no_library = mock.patch.object(kernels.deformable_attention.cpu, "library", lambda *_: None)
-    with kernels.use_backend(backend), no_library if name == "cpu_torch" else nullcontext():
-        yield
 
 
 def run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,25 +9,9 @@ import torch
 from torch import Tensor
 
 import kernels
+from bench.suite.implementations import implementation
 from bench.suite.problems.deformable_attention import moved
 from kernels.mask_head.inputs import MaskHeadConfig
-
-CPU_PATHS = ("auto", "plain")
-"""The CPU path, in C where there is a compiler, and its form in plain PyTorch."""
-
-
-@contextmanager
-def path(name: str) -> Iterator[None]:
-    """One of `CPU_PATHS`, or a backend."""
-    cpu = kernels.mask_head.cpu
-    compiled = cpu.library
-    if name == "plain":
-        cpu.library = lambda *_: None
-    try:
-        with kernels.use_backend("auto" if name == "plain" else name):
-            yield
-    finally:
-        cpu.library = compiled
 
 
 @dataclass
@@ -78,7 +60,7 @@ def run_head(
         skipped: elements between an aligned address and the first of each input.
     """
     leaves = [moved(t.to(dtype), skipped).requires_grad_() for t in case.tensors]
-    with path(name):
+    with implementation(name):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index, **case.options)
         grads = torch.autograd.grad(out, leaves, grad.to(out.dtype), allow_unused=True)
     return [out.detach(), *_dense(leaves, grads)]
@@ -89,7 +71,7 @@ def run_loss(
 ) -> list[Tensor]:
     """Sums [N, 4], and the same gradients."""
     leaves = [t.to(dtype).requires_grad_() for t in case.tensors]
-    with path(name):
+    with implementation(name):
         sums = kernels.dynamic_mask_loss(
             *leaves, case.clip_index, targets, **case.options, **options
         )

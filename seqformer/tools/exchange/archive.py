@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from seqformer.files import natural_key
 from seqformer.safe_files import check_regular, check_unpacked, is_zip, open_regular, read_regular
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from seqformer.tools.track_builder import IMAGE_SUFFIXES
 
 
 class Archive:

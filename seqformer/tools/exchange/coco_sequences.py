@@ -14,13 +14,13 @@ from typing import Any
 
 import orjson
 
-from seqformer.annotations.errors import InvalidMaskError
-from seqformer.annotations.masks import is_size, parse_mask
+from seqformer.annotations.masks import is_size
 from seqformer.annotations.rules import is_crowd
-from seqformer.annotations.run_lengths import decode_mask, read_runs
+from seqformer.annotations.run_lengths import decode_mask
 from seqformer.files import natural_key
 from seqformer.tools.exchange.archive import Archive
 from seqformer.tools.exchange.drawn_videos import DrawnFrame, DrawnVideo
+from seqformer.tools.track_builder import checked_mask
 
 logger = logging.getLogger(__name__)
 
@@ -110,19 +110,10 @@ def _add(
     if category_id not in labels:
         raise ValueError(f"{where} is of category {category_id}, which the file does not list")
     video, t = place[image_id]
-    try:
-        size, text = parse_mask(entry.get("segmentation"), video.size)
-        if size is None:
-            counts["box"] += 1
-            return
-        read_runs([text], [size[0] * size[1]])
-    except InvalidMaskError as error:
-        raise ValueError(f"{where}: the mask {error}") from None
-    if size != video.size:
-        raise ValueError(
-            f"{where}: the mask has {size[0]} x {size[1]} pixels, its image "
-            f"{video.size[0]} x {video.size[1]}"
-        )
+    rle = checked_mask(entry.get("segmentation"), video.size, where)
+    if rle is None:
+        counts["box"] += 1
+        return
     attributes = entry.get("attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
     tracks = [owner.get(name) for name in TRACK_KEYS for owner in (entry, attributes)]
@@ -130,7 +121,7 @@ def _add(
     key: Hashable = ("entry", number) if track is None else ("track", str(track))
     counts["unlinked"] += track is None
     instance = video.instance(key, labels[category_id])
-    instance.add(t, decode_mask({"size": list(size), "counts": text}))
+    instance.add(t, decode_mask(rle))
     if attributes.get("occluded") in (True, 1):
         instance.occluded.add(t)
     crowd = is_crowd(entry.get("iscrowd"), where)

@@ -82,7 +82,7 @@ def fill_gaps(shapes: Sequence[CvatShape], frames: range) -> tuple[list[CvatShap
                 pairs = zip(shape.values, following.values, strict=True)
                 values = tuple(a + share * (b - a) for a, b in pairs)
                 rotation += share * (following.rotation - shape.rotation)
-            between = replace(shape, frame=frame, values=values, rotation=rotation, keyframe=False)
+            between = replace(shape, frame=frame, values=values, rotation=rotation)
             filled.append(between)
             num_filled += 1
     return filled, num_filled

@@ -36,7 +36,6 @@ class CvatShape:
     outside: bool = False
     """The object has left, from this frame on."""
     occluded: bool = False
-    keyframe: bool = True
     z_order: int = 0
     group: int = 0
     """0: none."""
@@ -252,7 +251,6 @@ class _Reader:
             "runs": runs,
             "outside": in_track and attributes.get("outside") == "1",
             "occluded": attributes.get("occluded") == "1",
-            "keyframe": attributes.get("keyframe", "1") == "1",
             "z_order": self._whole(attributes, "z_order", 0),
             "group": self._track.group if self._track else self._whole(attributes, "group_id", 0),
             "attributes": {},

@@ -25,10 +25,11 @@ from PIL import Image, ImageDraw
 from seqformer.annotations.masks import Size, is_size
 from seqformer.files import make_folder, natural_key, write_bytes
 from seqformer.safe_files import check_pixels
-from seqformer.tools.exchange.archive import IMAGE_SUFFIXES, Archive
+from seqformer.tools.exchange.archive import Archive
 from seqformer.tools.exchange.corrections import GivenVideo
 from seqformer.tools.exchange.drawn_videos import DrawnFrame, DrawnVideo
 from seqformer.tools.exchange.frame_files import picture_size, safe_names
+from seqformer.tools.track_builder import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

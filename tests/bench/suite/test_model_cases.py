@@ -17,6 +17,7 @@ from bench.suite.schema import check_agreement
 
 CPU = torch.device("cpu")
 MODULES = (training, inference, growth)
+ONE_LAYER = (("num_encoder_layers", 1), ("num_decoder_layers", 1))
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ def test_flops_are_those_of_the_layers():
     """ResNet-101 has 17 blocks more than ResNet-50, at stride 16."""
     small, large = (
         model_cost.inference_cost(
-            ModelSize(backbone=name, frames=1, height=224, width=224), "float32"
+            ModelSize(backbone=name, frames=1, height=224, width=224, overrides=ONE_LAYER),
+            "float32",
         )
         for name in ("resnet50", "resnet101")
     )
@@ -101,7 +103,7 @@ def test_flops_are_those_of_the_layers():
 
 
 def test_swin_is_counted_too():
-    size = ModelSize(backbone="swin_t", frames=1, height=64, width=64)
+    size = ModelSize(backbone="swin_t", frames=1, height=64, width=64, overrides=ONE_LAYER)
     assert model_cost.training_cost(size, "bfloat16").half_flops > 1e9
 
 

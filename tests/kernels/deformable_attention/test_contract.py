@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from bench.suite.problems.deformable_attention import Problem, implementation, launch
+from bench.suite.implementations import implementation
+from bench.suite.problems.deformable_attention import Problem, launch
 
 SHAPES = ((5, 7), (3, 4))
 

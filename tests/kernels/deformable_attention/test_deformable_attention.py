@@ -9,18 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from bench.suite.problems.deformable_attention import (
-    IMPLEMENTATIONS,
-    Problem,
-    compare,
-    implementation,
-    launch,
-    rounded,
-    run,
-)
+from bench.suite.implementations import CPU_PATHS, implementation
+from bench.suite.problems.deformable_attention import Problem, compare, launch, rounded, run
 from kernels.device import DeviceFacts, replaced
 from tests.parity.weights import DATA
 
+IMPLEMENTATIONS = ("triton", *CPU_PATHS)
 SIZES = st.integers(1, 6)
 PROBLEMS = st.builds(
     Problem,
@@ -115,10 +109,18 @@ def test_many_channels(name, kind, D):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("D", [1, 4, 8, 20, 31, 48, 55])
+@pytest.mark.parametrize("D", [1, 4, 8, 16, 20, 31, 48, 55])
 def test_channels_that_fill_registers_in_part(D, dtype):
     """Full groups of registers, single ones and channels that are left, in every combination."""
     compare("cpu", Problem(D=D, is_padded=True), dtype, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [0, 2, 4])
+def test_sizes_of_the_small_model(kind, dtype):
+    """The C code knows 12 samples of 16 channels by heart."""
+    shapes = ((4, 6), (2, 3), (1, 2))
+    compare("cpu", Problem(shapes=shapes, P=4, D=16, kind=kind), dtype, dtype)
 
 
 @pytest.mark.parametrize("kind", [0, 2])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from bench.suite.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_head
+from bench.suite.implementations import CPU_PATHS, implementation
+from bench.suite.problems.mask_head import OTHER_HEADS, make_case, run_head
 from bench.suite.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig, MaskHeadInputs
 from kernels.mask_head.op import sizes_of
@@ -63,7 +64,7 @@ def test_golden(golden, backend):
     names = ("features", "params", "reference_points")
     leaves = [golden[name].double().requires_grad_() for name in names]
     clip = torch.tensor([0] * 3 + [1] * 5)
-    with path(backend):
+    with implementation(backend):
         out = kernels.dynamic_mask_head(leaves[0][:, None], leaves[1], leaves[2][:, None], clip)
         out = out[:, 0]
         out.backward(golden["grad_output"].double())
@@ -145,7 +146,7 @@ def test_precision_of_features(dtype, cpu):
     case.tensors = (rounded.double(), params.float().double(), references.float().double())
     expected = run_head("reference", case, grad.to(dtype).double())
     leaves = [t.requires_grad_() for t in (rounded.clone(), params.float(), references.float())]
-    with path(cpu):
+    with implementation(cpu):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index)
         out.backward(grad.to(dtype))
     assert out.dtype == leaves[0].grad.dtype == dtype
@@ -177,7 +178,7 @@ def test_unordered_clips_and_strided_tensors(cpu):
 def test_no_instances_stay_attached_to_the_graph(backend):
     case = make_case(2, 3, 0, 4, 5)
     leaves = [t.float().requires_grad_() for t in case.tensors]
-    with path(backend):
+    with implementation(backend):
         out = kernels.dynamic_mask_head(*leaves, case.clip_index)
         assert out.shape == (0, 3, 8, 10)
         out.sum().backward()
@@ -245,7 +246,7 @@ def test_nan_in_features_stays_visible():
     features[0, 0, 0, 2, 2] = float("nan")
     clip = torch.zeros(2, dtype=torch.long)
     for backend in ("reference", "triton", *CPU_PATHS):
-        with path(backend):
+        with implementation(backend):
             out = kernels.dynamic_mask_head(features, params, references, clip)
         assert out[:, 0, 5, 5].isnan().all() and out[:, 0, 0, 0].isfinite().all(), backend
 
@@ -341,7 +342,7 @@ def test_bad_values_are_named(backend):
     features, params, references = (t.float() for t in case.tensors)
     wrong = references.clone()
     wrong[3, 1, 0] = float("inf")
-    with path(backend):
+    with implementation(backend):
         with pytest.raises(ValueError, match=r"clip_index must be in 0\.\.1 .*got 2"):
             kernels.dynamic_mask_head(features, params, references, torch.tensor([0, 1, 2, 0]))
         with pytest.raises(ValueError, match="reference_points of instance 3 are not finite"):

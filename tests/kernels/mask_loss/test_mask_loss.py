@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from bench.suite.problems.mask_head import CPU_PATHS, OTHER_HEADS, make_case, path, run_loss
+from bench.suite.implementations import CPU_PATHS, implementation
+from bench.suite.problems.mask_head import OTHER_HEADS, make_case, run_loss
 from bench.suite.tolerances import assert_near
 from kernels.mask_head.inputs import MaskHeadConfig
 from kernels.mask_head.op import sizes_of
@@ -112,7 +113,7 @@ def test_every_logit_to_the_last_digits(gamma, cpu):
     for name, dtype in ((cpu, torch.float32), ("reference", torch.float64)):
         leaf = features.to(dtype).requires_grad_()
         for is_object in (False, True):
-            with path(name):
+            with implementation(name):
                 sums = kernels.dynamic_mask_loss(
                     leaf, params.to(dtype), None, clip,
                     torch.full((1, 1, 1, 3001), is_object), gamma=gamma,
@@ -122,7 +123,7 @@ def test_every_logit_to_the_last_digits(gamma, cpu):
     for actual, wanted in zip(results[:2], results[2:], strict=True):
         is_seen = wanted.abs() > 1e-20
         error = ((actual - wanted) / wanted)[is_seen].abs().max()
-        assert error <= (3e-6 if cpu == "auto" else 1e-4), error
+        assert error <= (3e-6 if cpu == "cpu" else 1e-4), error
 
 
 def test_threads_change_nothing(monkeypatch):
@@ -151,7 +152,7 @@ def test_large_logits_keep_a_gradient():
     params.requires_grad_()
     options = {"num_layers": 2, "relative_coordinates": False, "upsample": 1}
     for backend in ("reference", "triton", *CPU_PATHS):
-        with path(backend):
+        with implementation(backend):
             sums = kernels.dynamic_mask_loss(
                 features,
                 params,

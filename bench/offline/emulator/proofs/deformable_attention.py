@@ -7,14 +7,13 @@ from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import Any
-from unittest import mock
 
 import torch
 
 from bench.offline.emulator.proofs.proof import Extent, Proof
 from bench.offline.emulator.session import EmulatedGPU
+from bench.suite.implementations import merged_adds
 from bench.suite.problems.deformable_attention import Problem, compare
-from kernels.deformable_attention import tiles
 from kernels.deformable_attention.launch_merged import RECORD_BYTES
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -125,18 +124,14 @@ def _merged(
         images: that have room in scratch memory at a time; 0 for all.
         options: of `_proof`.
     """
-    # Also on GPUs whose table does not ask for it.
-    table = {key: tile or tiles.MERGED[80] for key, tile in tiles.MERGED.items()}
-    changes: dict[str, Any] = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "MERGED": table}
-    if images:
-        samples = problem.Q * problem.M * len(problem.shapes) * problem.P
-        changes["SCRATCH_BYTES"] = images * samples * RECORD_BYTES
+    samples = problem.Q * problem.M * len(problem.shapes) * problem.P
+    room = {"SCRATCH_BYTES": images * samples * RECORD_BYTES} if images else {}
     frozen = (3,) * (problem.kind > 0)
     proof = _proof(f"merged, {name}", problem, dtype, frozen=frozen, **options)
 
     def run(gpu: EmulatedGPU) -> None:
         first = len(gpu.launches)
-        with mock.patch.multiple(tiles, **changes):
+        with merged_adds(**room):
             proof.run(gpu)
         assert any("merge_kernel" in launch.kernel for launch in gpu.launches[first:])
 

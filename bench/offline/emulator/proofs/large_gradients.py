@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from unittest import mock
 
 import torch
 
@@ -17,8 +16,8 @@ from bench.offline.emulator.proofs.large import (
 )
 from bench.offline.emulator.proofs.proof import Proof
 from bench.offline.emulator.session import EmulatedGPU
+from bench.suite.implementations import merged_adds
 from bench.suite.tolerances import assert_near
-from kernels.deformable_attention import tiles
 
 FP32 = torch.float32
 LEVELS = ((32, 32), (8, 8))
@@ -61,12 +60,10 @@ def _merged(gpu: EmulatedGPU) -> None:
 
     gpu.sample = sample
     first = len(gpu.launches)
-    table = {key: config or tiles.MERGED[80] for key, config in tiles.MERGED.items()}
-    sizes = {"MERGED_ROWS": 0, "MERGED_SAMPLES": 0, "SCRATCH_BYTES": sys.maxsize}
     with (
         large_zeros_are_lazy(),
         kernels.use_backend("triton"),
-        mock.patch.multiple(tiles, MERGED=table, **sizes),
+        merged_adds(SCRATCH_BYTES=sys.maxsize),
     ):
         leaves = [tensor.requires_grad_() for tensor in (value, offsets, logits)]
         output = kernels.ms_deform_attn_fused(leaves[0], LEVELS, *leaves[1:], reference)

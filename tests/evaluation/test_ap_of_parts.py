@@ -9,7 +9,7 @@ import pytest
 
 from seqformer.cli.main import main
 from seqformer.evaluation import evaluate, score
-from seqformer.evaluation.parts import occlusion_score
+from seqformer.evaluation.ap_of_parts import occlusion_score
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ovis" / "random.json"
 
