@@ -115,7 +115,8 @@ def compiled(
     extra_files: dict[str, str],
     device: torch.device,
 ) -> bytes:
-    """Compile for this machine's CPU, any number of threads, or for its GPU. Takes minutes.
+    """Compile for this machine's CPU, any number of threads, or for its GPU. Takes minutes. The
+    source is left out: nothing reads it, and it tells how the compiler was called.
 
     Args:
         program: of a `NativeGraph`.
@@ -144,6 +145,7 @@ def compiled(
         if "InvalidCxxCompiler" in str(error) or isinstance(error, InvalidCxxCompiler):
             raise ValueError(COMPILER_REMEDY) from None
         raise
+    files = [f for f in files if not (isinstance(f, str) and f.endswith(".cpp"))]
     content = io.BytesIO()
     package_pt2(content, aoti_files=files, extra_files=extra_files)
     return content.getvalue()
