@@ -102,6 +102,7 @@ def forward(
     """As `op.forward`, on a GPU, without padding and without a gradient.
 
     Args:
+        value: of 2**15 images at most, which is not looked at.
         shapes: of at most 4 levels, whose sides are 2 at least.
 
     Raises: ValueError: more levels.
@@ -115,7 +116,6 @@ def forward(
         torch._check(side < MAX_SIDE)
     torch._check(S < MAX_TOKENS)
     torch._check(S * M * D < MAX_ELEMENTS)
-    torch._check(B <= launch.MAX_IMAGES)
     output = value.new_empty((B, Q, M * D))
     value, points, weights = value.contiguous(), points.contiguous(), weights.contiguous()
     numbers = None if reference is None else reference.shape[-1]

@@ -31,16 +31,20 @@ class Options:
     safetensors: the weights, which --weights reads. pt2: the network as a graph of torch.export,
     which runs where SeqFormer is not installed; plain PyTorch operators, so the Triton kernels and
     the C code do not travel with it. aoti: the same as machine code for this machine's CPU, also a
-    .pt2 file; takes minutes and a C++ compiler, and whoever loads it runs its code. onnx: the same
-    with standard ONNX operators. onnx-tensorrt: with MultiscaleDeformableAttnPlugin_TRT nodes; it
-    has never been run on TensorRT, only its structure is tested.
+    .pt2 file; takes minutes and a C++ compiler, and whoever loads it runs its code. aoti-cuda: for
+    this machine's GPU, with the Triton kernels; it has never been made, only its graph is tested.
+    onnx: the graph with standard ONNX operators. onnx-tensorrt: with
+    MultiscaleDeformableAttnPlugin_TRT nodes; it has never been run on TensorRT, only its structure
+    is tested.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """Folder of a checkpoint, RUN/checkpoints/step_*, or a weights file, ours or a released one."""
     output: Annotated[Path, tyro.conf.Positional]
     """File to write; its ending (.safetensors, .pt2, .onnx) says the format."""
-    format: Literal["safetensors", "pt2", "aoti", "onnx", "onnx-tensorrt"] | None = None
+    format: Literal["safetensors", "pt2", "aoti", "aoti-cuda", "onnx", "onnx-tensorrt"] | None = (
+        None
+    )
     """Instead of what the ending says."""
     backbone: BackboneName | None = None
     """Backbone of the weights; needed only where the file does not tell."""
@@ -59,7 +63,7 @@ def act(options: Options) -> None:
 
         export_checkpoint(options.checkpoint, options.output, options.backbone)
         return
-    ending = ".pt2" if chosen in ("pt2", "aoti") else ".onnx"
+    ending = ".pt2" if chosen in ("pt2", "aoti", "aoti-cuda") else ".onnx"
     if options.output.suffix.lower() != ending:
         raise ValueError(f"a file of format {chosen} should end in {ending}, not {options.output}")
     from seqformer.inference.predictor import Predictor

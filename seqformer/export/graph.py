@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..model import SeqFormer, TemporalPool, inference_copy, mask_reference
 from ..model.attention import MSDeformAttn
 from ..model.swin import SwinTransformer
-from .mask_head import draw_masks
+from .mask_head import Drawing, draw_masks
 from .sampling import Sampling
 
 FRAMES = 5
@@ -34,10 +34,18 @@ class ClipGraph(nn.Module):
     Attributes:
         model: a copy with its batch norms folded.
         num_drawn: N, queries whose masks are drawn.
+        draw: by which form.
     """
 
-    def __init__(self, model: SeqFormer, sample: Sampling, num_drawn: int) -> None:
+    def __init__(
+        self,
+        model: SeqFormer,
+        sample: Sampling,
+        num_drawn: int,
+        draw: Drawing = draw_masks,
+    ) -> None:
         super().__init__()
+        self.draw = draw
         self.model = deepcopy(inference_copy(model)).requires_grad_(False)
         self.num_drawn = min(num_drawn, model.config.num_queries)
         for module in self.model.modules():
@@ -83,7 +91,7 @@ class ClipGraph(nn.Module):
         references = mask_reference(states.references[-1]).expand(-1, T, -1, -1)
         queries = class_logits[-1, 0].amax(dim=-1).topk(self.num_drawn).indices
         in_pixels = references[0].index_select(1, queries).transpose(0, 1) * _size(images, W, H)
-        mask_logits = draw_masks(
+        mask_logits = self.draw(
             mask_features[0],
             mask_params[-1, 0].index_select(0, queries),
             in_pixels,

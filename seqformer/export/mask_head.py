@@ -1,6 +1,9 @@
-"""The dynamic mask head of one clip in plain operators that every exporter knows."""
+"""The dynamic mask head of one clip in forms that other programs run."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -8,9 +11,11 @@ from torch import Tensor
 from .._kernels import kernels
 from ..model.masks import MASK_CHANNELS
 
+Drawing = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
 
 def draw_masks(features: Tensor, params: Tensor, references_px: Tensor, stride: int) -> Tensor:
-    """As `kernels.dynamic_mask_head`, for the N queries of one clip.
+    """As `kernels.dynamic_mask_head`, for the N queries of one clip; plain operators.
 
     Args:
         features: [T, 8, h, w].
@@ -31,6 +36,18 @@ def draw_masks(features: Tensor, params: Tensor, references_px: Tensor, stride: 
         x = params[:, weight].view(N, outputs, inputs) @ x + params[:, bias, None]
         x = x.relu() if outputs > 1 else x
     return _doubled(_doubled(x.view(N, T, h, w), -1), -2)
+
+
+def draw_masks_by_triton(
+    features: Tensor, params: Tensor, references_px: Tensor, stride: int
+) -> Tensor:
+    """The same as an operator whose kernel AOTInductor puts into a package."""
+    operators = import_module(f"{kernels.__name__}.mask_head.triton_in_graph")
+    op = import_module(f"{kernels.__name__}.mask_head.op")
+    clips = torch.zeros(params.shape[0], dtype=torch.int64)
+    sizes = op.sizes_of(kernels.MaskHeadConfig(MASK_CHANNELS, stride=stride))
+    masks: Tensor = operators.forward(features[None], params, references_px, clips, sizes)
+    return masks
 
 
 def _centres(cells: int, stride: int) -> Tensor:

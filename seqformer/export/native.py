@@ -7,8 +7,9 @@ caller says so.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -18,10 +19,12 @@ from torch.export import ExportedProgram
 
 from ..model import SeqFormer
 from .graph import ClipGraph
-from .sampling import Sampling, Shapes
+from .mask_head import Drawing, draw_masks, draw_masks_by_triton
+from .sampling import Sampling, Shapes, by_triton_kernel, in_plain_operators
 
 FOLDER = "data/aotinductor/"
 """Of a .pt2, where machine code is."""
+GPU_REMEDY = "format aoti-cuda compiles for the GPU of this machine, and torch sees none"
 COMPILER_REMEDY = "machine code needs a C++ compiler to be made; install g++, or take --format pt2"
 
 
@@ -37,8 +40,14 @@ class NativeGraph(ClipGraph):
     compared.
     """
 
-    def __init__(self, model: SeqFormer, sample: Sampling, num_drawn: int) -> None:
-        super().__init__(model, sample, num_drawn)
+    def __init__(
+        self,
+        model: SeqFormer,
+        sample: Sampling,
+        num_drawn: int,
+        draw: Drawing = draw_masks,
+    ) -> None:
+        super().__init__(model, sample, num_drawn, draw)
         self.nothing = nn.Buffer(torch.zeros(()))
         make_maps, branch = self.model.pyramid, self.model.mask_branch
         shapes: list[tuple[int, int]] = []
@@ -79,15 +88,35 @@ def _own_size(size: int) -> int:
     return own
 
 
+def native_graph(model: SeqFormer, num_drawn: int, device: torch.device) -> NativeGraph:
+    """On the CPU, where it is traced. For a GPU, with the Triton kernels."""
+    if device.type == "cpu":
+        return NativeGraph(model, in_plain_operators, num_drawn)
+    return NativeGraph(model, by_triton_kernel, num_drawn, draw_masks_by_triton)
+
+
 def is_package(names: Iterable[str]) -> bool:
     """Whether records of a .pt2 are those of a package."""
     return any(name.startswith(FOLDER) for name in names)
 
 
+def device_of(records: Mapping[str, bytes]) -> str:
+    """What a package is compiled for: "cpu", "cuda"."""
+    for name, content in records.items():
+        if name.startswith(FOLDER) and name.endswith("_metadata.json"):
+            with suppress(ValueError, LookupError, TypeError):
+                return str(json.loads(content)["AOTI_DEVICE_KEY"])
+    return "cpu"
+
+
 def compiled(
-    program: ExportedProgram, example: tuple[Tensor, ...], extra_files: dict[str, str]
+    program: ExportedProgram,
+    example: tuple[Tensor, ...],
+    extra_files: dict[str, str],
+    device: torch.device,
 ) -> bytes:
-    """Compile for this machine's CPU, any number of threads. Takes minutes.
+    """Compile for this machine's CPU, any number of threads, or for its GPU. Takes minutes. The
+    source is left out: nothing reads it, and it tells how the compiler was called.
 
     Args:
         program: of a `NativeGraph`.
@@ -96,6 +125,9 @@ def compiled(
 
     Raises: ValueError where no compiler is at hand.
     """
+    if device.type != "cpu":
+        program = on_device(program, device)
+        example = tuple(x.to(device) for x in example)
     from torch._inductor import aot_compile
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.export.pt2_archive._package import package_pt2
@@ -113,9 +145,23 @@ def compiled(
         if "InvalidCxxCompiler" in str(error) or isinstance(error, InvalidCxxCompiler):
             raise ValueError(COMPILER_REMEDY) from None
         raise
+    files = [f for f in files if not (isinstance(f, str) and f.endswith(".cpp"))]
     content = io.BytesIO()
     package_pt2(content, aoti_files=files, extra_files=extra_files)
     return content.getvalue()
+
+
+def on_device(program: ExportedProgram, device: torch.device) -> ExportedProgram:
+    """A program of the CPU moved, but for what sizes are read from, so that no call waits."""
+    from torch.export.passes import move_to_device_pass
+
+    program = move_to_device_pass(program, str(device))
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.item.default:
+            (source,) = node.all_input_nodes
+            source.kwargs = source.kwargs | {"device": torch.device("cpu")}
+            source.meta["val"] = source.meta["val"].cpu()
+    return program
 
 
 @contextmanager
@@ -131,7 +177,7 @@ def _whole_grid_sample() -> Iterator[None]:
         decompositions[operator] = written_out
 
 
-def loaded(content: bytes) -> Any:
+def loaded(content: bytes, device: torch.device) -> Any:
     """The compiled graph of a package, a function on tensors. Runs code of the package.
 
     Raises: RuntimeError when it is damaged or made for another machine.
@@ -141,4 +187,5 @@ def loaded(content: bytes) -> Any:
     with NamedTemporaryFile(suffix=".pt2") as file:  # torch's loader reads files only
         file.write(content)
         file.flush()
-        return aoti_load_package(file.name)
+        index = -1 if device.index is None else device.index
+        return aoti_load_package(file.name, device_index=index)

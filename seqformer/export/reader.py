@@ -37,7 +37,7 @@ def open_exported(
 
     Args:
         path: .pt2 or .onnx.
-        device: where it runs; ONNX and machine code on the CPU only.
+        device: where it runs; ONNX on the CPU only, machine code where it was made for.
         run_native_code: read packages of machine code too (format "aoti"), which runs as it is
             loaded.
 
@@ -79,14 +79,17 @@ def _open_program(
             f"{path} holds machine code, which would run with your rights; it is not read. If you "
             "made it, or trust who did: Predictor.from_exported(path, run_native_code=True)"
         )
-    elif device.type != "cpu":
-        raise ValueError(f"{path} is compiled for a CPU; give device cpu, or export --format pt2")
+    elif (made_for := native.device_of(records)) != device.type:
+        raise ValueError(
+            f"{path} is compiled for {made_for!r:.20}, not {device.type!r}; give that device, or a "
+            "file of format pt2"
+        )
     if f"extra/{NAME}" not in records:
         raise ValueError(f"{path} is no exported SeqFormer: it has no {NAME}")
     description = Description.from_json(records[f"extra/{NAME}"].decode(errors="replace"), path)
     try:
         if is_native:
-            return native.loaded(content), description
+            return native.loaded(content, device), description
         program = torch.export.load(io.BytesIO(content))
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .._kernels import kernels
 
 Shapes = Sequence[tuple[int, int]]
 PLUGIN = "trt.plugins::MultiscaleDeformableAttnPlugin_TRT"
@@ -69,6 +72,23 @@ def by_tensorrt_plugin(
         version=1,
     )
     return sampled.flatten(2)
+
+
+def by_triton_kernel(
+    value: Tensor,
+    shapes: Shapes,
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    valid_shapes: Tensor | None = None,
+) -> Tensor:
+    """An operator whose kernel AOTInductor puts into a package; for up to four levels, whose sides
+    are 2 at least."""
+    _refuse_padding(valid_shapes)
+    operators = import_module(f"{kernels.__name__}.deformable_attention.triton_in_graph")
+    sides = [side for shape in shapes for side in shape]
+    sampled: Tensor = operators.forward(value, offsets, logits, reference, sides)
+    return sampled
 
 
 def placed(

@@ -24,7 +24,7 @@ from .description import NAME, Description
 from .graph import INPUTS, OUTPUTS, ClipGraph, least_side
 from .sampling import by_tensorrt_plugin, in_plain_operators
 
-GraphFormat = Literal["pt2", "aoti", "onnx", "onnx-tensorrt"]
+GraphFormat = Literal["pt2", "aoti", "aoti-cuda", "onnx", "onnx-tensorrt"]
 OPSET = 20
 """Of ONNX; the first with GridSample as it is today."""
 ONNX_REMEDY = "ONNX needs packages that are not installed; pip install 'seqformer[export]'"
@@ -37,12 +37,12 @@ def export_graph(
 
     Args:
         model: on the CPU, float32; left as it is.
-        graph_format: "pt2"; "aoti", compiled for this machine's CPU; "onnx" with standard
-            operators; "onnx-tensorrt" with nodes `MultiscaleDeformableAttnPlugin_TRT`, which
-            nothing but TensorRT runs.
+        graph_format: "pt2"; "aoti" and "aoti-cuda", compiled for this machine's CPU and GPU;
+            "onnx" with standard operators; "onnx-tensorrt" with nodes
+            `MultiscaleDeformableAttnPlugin_TRT`, which nothing but TensorRT runs.
 
-    Raises: ValueError on another format, or when onnx, onnxscript or a compiler are
-        missing; WriteError.
+    Raises: ValueError on another format, or when onnx, onnxscript, a compiler or a GPU
+        are missing; WriteError.
     """
     if graph_format not in get_args(GraphFormat):
         raise ValueError(
@@ -50,18 +50,25 @@ def export_graph(
         )
     if graph_format.startswith("onnx"):
         _check_onnx()
-    is_plugin = graph_format == "onnx-tensorrt"
-    sample = by_tensorrt_plugin if is_plugin else in_plain_operators
-    kind = native.NativeGraph if graph_format == "aoti" else ClipGraph
-    graph = kind(model, sample, description.config.top_k).eval()
-    program = trace(graph)
+    device = torch.device("cuda" if graph_format == "aoti-cuda" else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(native.GPU_REMEDY)
+    is_native = graph_format.startswith("aoti")
+    num_drawn = description.config.top_k
+    if is_native:
+        graph: ClipGraph = native.native_graph(model, num_drawn, device)
+    else:
+        is_plugin = graph_format == "onnx-tensorrt"
+        sample = by_tensorrt_plugin if is_plugin else in_plain_operators
+        graph = ClipGraph(model, sample, num_drawn)
+    program = trace(graph.eval())
     extra_files = {NAME: description.to_json()}
     if graph_format == "pt2":
         content = io.BytesIO()
         torch.export.save(program, content, extra_files=extra_files)
         write_bytes(path, content.getvalue())
-    elif graph_format == "aoti":
-        write_bytes(path, native.compiled(program, graph.example(), extra_files))
+    elif is_native:
+        write_bytes(path, native.compiled(program, graph.example(), extra_files, device))
     else:
         write_bytes(path, _onnx_bytes(program, description))
 
@@ -93,10 +100,14 @@ def _open_ranges(program: ExportedProgram, least: int) -> None:
     """
     # Imported here: SymPy takes half as long as torch itself.
     from torch.utils._sympy.numbers import int_oo
+    from torch.utils._sympy.symbol import SymT, symbol_is_type
     from torch.utils._sympy.value_ranges import ValueRanges
 
     ranges = program.range_constraints
-    for symbol, found in list(ranges.items()):
+    of_inputs = [
+        (s, found) for s, found in ranges.items() if not symbol_is_type(s, SymT.UNBACKED_INT)
+    ]
+    for symbol, found in of_inputs:
         if found.upper is not int_oo:
             raise RuntimeError(f"tracing took a size for a constant: {symbol} is in {found}")
         ranges[symbol] = ValueRanges(min(found.lower, least), int_oo)

@@ -1,8 +1,12 @@
 """Machine code of the graph: what it computes, and that none of it runs unasked."""
 
+import json
+import os
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +40,43 @@ def test_machine_code_is_not_read_unasked(tmp_path):
         archive.writestr("native/data/aotinductor/model/a.so", b"\x7fELF")
     with pytest.raises(ValueError, match=r"native\.pt2 holds machine code.*run_native_code=True"):
         Predictor.from_exported(path, "cpu")
+
+
+def test_device_is_the_one_that_it_was_made_for(tmp_path):
+    path = tmp_path / "gpu.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gpu/version", "3")
+        name = "gpu/data/aotinductor/model/a.wrapper_metadata.json"
+        archive.writestr(name, '{"AOTI_DEVICE_KEY": "cuda"}')
+    with pytest.raises(ValueError, match=r"gpu\.pt2 is compiled for 'cuda', not 'cpu'"):
+        Predictor.from_exported(path, "cpu", run_native_code=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="compiles for the GPU of this machine, and torch sees no"):
+        predictor().export(tmp_path / "gpu.pt2", "aoti-cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_inductor_gets_the_kernels_of_a_whole_model():
+    """Traced for a GPU that is not there: a launch per layer and one of the mask head, whose
+    inputs are not copied; and sizes stay on the host."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.export.traced_native"],
+        cwd=Path(__file__).parents[2],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    attention, masks = ["levels_kernel", ["output"]], ["numbers_kernel", ["out"]]
+    assert found["launches"] == [attention, attention, attention, masks]
+    assert found["size devices"] == 8 * ["cpu"] and found["other devices"] == ["meta"]
 
 
 @pytest.mark.slow
