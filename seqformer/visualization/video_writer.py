@@ -46,7 +46,8 @@ def write_video(
 
     Args:
         as_pictures: write PNGs in a folder, whatever the name ends in.
-        is_fast: encode in a half of the time, to larger files; GIF and PNG stay as they are.
+        is_fast: encode in less than half of the time, to files several times as large; GIF and PNG
+            stay as they are.
 
     Raises: ValueError on another suffix, an impossible rate, no frames, or frames of different
         sizes; WriteError when the disk is full.
