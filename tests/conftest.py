@@ -20,6 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers():
+    """`-n auto`: a process more than there are cores, since a fifth of the time tests wait for the
+    processes that they start."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return 1 + (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True)
 def loggers_as_before():
     """A command that a test runs in this process sets up logging; the next test starts without."""

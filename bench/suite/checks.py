@@ -17,6 +17,7 @@ from bench.suite.mask_calls import MaskCall
 from bench.suite.msda_calls import Inputs, MSDACall
 from bench.suite.run import Run
 from bench.suite.tolerances import RELATIVE_NORM
+from kernels.mask_head.op import sizes_of
 
 LIMITS = {str(d).removeprefix("torch."): limit for d, limit in RELATIVE_NORM.items()}
 """Relative errors beyond which nothing is timed."""
@@ -45,6 +46,7 @@ def checks(device: torch.device, is_smoke: bool) -> list[Check]:
             "mask head": partial(_masks, device, dtype, is_smoke, "logits"),
             "mask losses": partial(_masks, device, dtype, is_smoke, "losses"),
             "drawn masks": partial(_drawn, device, dtype, is_smoke),
+            "kernels in graphs": partial(_in_graphs, device, dtype, is_smoke),
         }
         found += [Check(f"{kind} {name}", kind, run) for name, run in operators.items()]
     return found
@@ -152,6 +154,28 @@ def _drawn(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Errors:
     with kernels.use_backend("reference"):
         exact = kernels.threshold_masks(logits.to(dtype).double(), frame)
     return {"drawn masks": float((found != exact).double().mean())}
+
+
+def _in_graphs(device: torch.device, dtype: torch.dtype, is_smoke: bool) -> Errors:
+    """Forward kernels as operators that compilers look into."""
+    from kernels.deformable_attention.triton_in_graph import forward as attend
+    from kernels.mask_head.triton_in_graph import forward as draw
+
+    size = 72 if is_smoke else 160
+    points = MSDACall(height=size, width=size + 32, frames=1, dtype=dtype).inputs(device, seed=3)
+    masks = MaskCall(instances=2, frames=1, height=size, width=size + 8, dtype=dtype)
+    pixels = masks.inputs(device, seed=3)
+    points_given = (points.value, points.offsets, points.logits, points.reference)
+    pixels_given = (pixels.features, pixels.params, pixels.references)
+    sides = [side for shape in points.shapes for side in shape]
+    clips, sizes = pixels.clip_index, sizes_of(kernels.MaskHeadConfig())
+    found = [attend(*points_given, sides), draw(*pixels_given, clips, sizes)]
+    value, *wide = (t.double() for t in points_given)
+    exact = [
+        kernels.ms_deform_attn_fused_reference(value, points.shapes, *wide),
+        kernels.dynamic_mask_head_reference(*(t.double() for t in pixels_given), clips),
+    ]
+    return _errors(("output in a graph", "logits in a graph"), found, exact)
 
 
 def _errors(names: tuple[str, ...], found: list[Tensor], exact: list[Tensor]) -> Errors:

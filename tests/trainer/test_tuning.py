@@ -38,6 +38,7 @@ from tests.trainer.tiny import tiny_config, tiny_model_config
 
 ONE = DistributedContext()
 PARTS = tuple(_PREFIXES)
+LEARNING_RATE = OptimConfig().lr
 
 
 def states(config, checkpoint=None):
@@ -129,11 +130,13 @@ def test_two_processes_freeze_and_average_as_one(
 
 
 def assert_close(actual, expected):
-    """All weights but biases that a GroupNorm takes out again: AdamW makes steps of the rounding
-    that is their gradient."""
+    """All weights, but for biases that a GroupNorm takes out again and one element in ten thousand:
+    where a gradient is little but rounding, AdamW makes a share of a step of that."""
     for name, value in expected.items():
         if not re.search(r"input_proj\.\d\.0\.bias", name):
-            torch.testing.assert_close(actual[name], value, atol=2e-5, rtol=1e-4, msg=name)
+            differs = ~torch.isclose(actual[name], value, atol=2e-5, rtol=1e-4)
+            assert differs.double().mean() < 1e-4, name
+            torch.testing.assert_close(actual[name], value, atol=LEARNING_RATE, rtol=0, msg=name)
 
 
 def test_the_average_is_its_formula_and_the_weights_come_back():

@@ -46,6 +46,7 @@ def test_every_kernel_is_launched_and_checked(smoke):
     checked = {name for row in extra["checks"] for name in row["relative_error"]}
     assert {"output", "grad_value", "grad_offsets", "grad_logits", "logits", "losses"} <= checked
     assert {"losses grad_features", "logits grad_params", "logits grad_references"} <= checked
+    assert {"output in a graph", "logits in a graph"} <= checked
     assert {"deterministic repetition", "deterministic grad_value", "drawn masks"} <= checked
 
 
