@@ -4,6 +4,7 @@ test processes leaves the other cores to the others."""
 import gc
 import logging
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -20,11 +21,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """`-n auto`: a process more than there are cores, since a fifth of the time tests wait for the
     processes that they start."""
     has_affinity = hasattr(os, "sched_getaffinity")
     return 1 + (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
+
+
+def pytest_configure(config):
+    """Files are given to processes in the order of collection, see below."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Several processes begin with the files of few tests: these take longest and wait most, and
+    many short ones at the end leave no process alone with a long one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: tests[item.path])
 
 
 @pytest.fixture(autouse=True)
