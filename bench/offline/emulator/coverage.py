@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
-import textwrap
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-from triton.runtime.jit import JITFunction
 
 import kernels
 from bench.compile import all_cases
@@ -27,11 +23,8 @@ from kernels.mask_loss import tiles as loss_tiles
 
 @lru_cache(maxsize=1)
 def launched_kernels() -> frozenset[str]:
-    """Names of those that no other one calls: what remains for launchers. Those for graphs are
-    launched by compilers (`triton_in_graph.py`)."""
-    functions = [f for f in jit_functions() if not f.fn.__module__.endswith(".triton_in_graph")]
-    called = {name for function in functions for name in _names_in(function)}
-    return frozenset(kernel_name(f) for f in functions if f.fn.__name__ not in called)
+    """Names of those that a launcher or a compiler launches: they alone end in `_kernel`."""
+    return frozenset(kernel_name(f) for f in jit_functions() if f.fn.__name__.endswith("_kernel"))
 
 
 def covered_forms(capability: int, launches: Iterable[LaunchRecord]) -> list[str]:
@@ -86,9 +79,3 @@ def _is_of(variant: Any, launch: LaunchRecord) -> bool:
     return launch.types[first] == variant.types[first] and all(
         launch.constants.get(name) == value for name, value in variant.constants.items()
     )
-
-
-def _names_in(function: JITFunction) -> set[str]:
-    """Names that its body reads."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function.fn)))
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
