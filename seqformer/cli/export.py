@@ -7,14 +7,12 @@ seqformer export r50.safetensors r50.onnx
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from seqformer.cli.command import run
 from seqformer.config import BackboneName
 
 _BY_SUFFIX: dict[str, Literal["safetensors", "pt2", "onnx"]] = {
@@ -70,8 +68,3 @@ def act(options: Options) -> None:
 
     predictor = Predictor.from_checkpoint(options.checkpoint, options.backbone, device="cpu")
     predictor.export(options.output, chosen)
-
-
-def main(arguments: Sequence[str], program: str = "seqformer export") -> int:
-    """Entry point. Returns: the exit code."""
-    return run(program, Options, act, arguments)

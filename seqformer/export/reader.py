@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.weight_files import first_line
 from ..safe_files import read_regular
 from . import native
 from .description import NAME, Description
@@ -70,7 +71,7 @@ def _open_program(
             for name in names
         }
     except RuntimeError as error:
-        raise ValueError(f"{path} is damaged or no .pt2 file ({_first_line(error)})") from None
+        raise ValueError(f"{path} is damaged or no .pt2 file ({first_line(error)})") from None
     is_native = native.is_package(names)
     if not is_native:
         check_program(records, path)
@@ -99,7 +100,7 @@ def _open_program(
     except Exception as error:  # torch raises what it likes for a damaged graph
         raise ValueError(
             f"{path} is damaged or of another version of torch than {torch.__version__} "
-            f"({_first_line(error)}); export it again"
+            f"({first_line(error)}); export it again"
         ) from None
     return module, description
 
@@ -141,7 +142,7 @@ class _OnnxSession:
                 raise ValueError(f"{self._path} {problem} onnx") from None
             raise ValueError(
                 f"{self._path} is damaged or no ONNX file that onnxruntime reads "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from None
         self._threads = torch.get_num_threads()
         return self._session
@@ -150,8 +151,3 @@ class _OnnxSession:
         inputs = dict(zip(INPUTS, (images.numpy(), state.numpy()), strict=True))
         results: list[np.ndarray] = self._open().run(list(OUTPUTS), inputs)
         return [torch.from_numpy(result) for result in results]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
