@@ -32,7 +32,8 @@ def cases(size: Size) -> Iterator[Case]:
     elif size == "cpu":
         yield inference_case(ModelSize(frames=10, instances=0))
         yield inference_case(ModelSize(frames=10, instances=0), "bfloat16")
-        yield inference_case(ModelSize(**WHOLE_VIDEO), rounds=3)
+        yield inference_case(ModelSize(**WHOLE_VIDEO), rounds=2)
+        yield inference_case(ModelSize(**WHOLE_VIDEO), "bfloat16", rounds=2)
     else:
         video36 = ModelSize(**WHOLE_VIDEO)
         yield inference_case(video36, "bfloat16")
