@@ -16,7 +16,10 @@ BYTES_PER_PIXEL = 2600
 """Peak memory per input pixel in float32, with room for large backbones and convolution workspaces;
 ResNet-50 takes about 550 on a CPU."""
 MOST_FRAMES = {"cuda": 32, "cpu": 2}
-"""More do not make it faster: a GPU is busy, and a CPU's caches are full, long before."""
+"""More do not make it faster: a GPU is busy, and a CPU's caches are full, long before. On a CPU, of
+each thread: calling the operators is work of one, and costs as much for two frames as for eight."""
+MOST_CPU_FRAMES = 8
+"""Of all threads together."""
 SMALL_PIXELS, MOST_SMALL_FRAMES = 2**15, 8
 """Frames of at most so many pixels go through a CPU so many at a time: one by one, calling the
 operators costs more than what they compute."""
@@ -24,14 +27,34 @@ SHARE = 0.5
 """Of the free memory that may be used."""
 
 
-def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
-    """Frames of 16:9 and `config.short_side` that fit, at least 1."""
-    pixels = config.short_side * config.short_side * 16 / 9
+def default_chunk_frames(device: torch.device, config: EvalConfig, threads: int = 1) -> int:
+    """Frames of 16:9 and `config.short_side` that fit, at least 1, for so many threads of a CPU."""
+    pixels = _pixels(config)
     width = 4 if config.precision == "fp32" else 2
     fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
-    is_small = device.type == "cpu" and pixels <= SMALL_PIXELS
-    most = MOST_SMALL_FRAMES if is_small else MOST_FRAMES.get(device.type, 2)
+    most = most_frames(device, pixels, threads)
     return 1 << (max(1, min(int(fitting), most)).bit_length() - 1)
+
+
+def most_frames(device: torch.device, pixels: float, threads: int = 1) -> int:
+    """Frames of so many pixels that go through together where there is memory to spare."""
+    if device.type != "cpu":
+        return MOST_FRAMES.get(device.type, 2)
+    if pixels <= SMALL_PIXELS:
+        return MOST_SMALL_FRAMES
+    return min(MOST_FRAMES["cpu"] * threads, MOST_CPU_FRAMES)
+
+
+def pooled_frames(device: torch.device, config: EvalConfig) -> int:
+    """Frames of a chunk that are summed up together. It depends on no number of threads, and even
+    numbers of frames that go through together give the same numbers for each: so results do not
+    depend on the number of threads where single operators do not."""
+    return most_frames(device, _pixels(config))
+
+
+def _pixels(config: EvalConfig) -> float:
+    """Of a frame of 16:9."""
+    return config.short_side * config.short_side * 16 / 9
 
 
 def free_memory(device: torch.device) -> int:
