@@ -10,26 +10,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_THREADS = 256 };
-
 typedef void Body(void *);
 typedef void Parallel(Body *, void *, unsigned, unsigned);
 
 typedef struct {
     int64_t regions; /* how many */
     int64_t caller;  /* time of the watched thread in them */
-    int64_t work;    /* time of all threads in them */
-    int64_t longest; /* of each region its longest thread, added up */
 } Totals;
 
-typedef struct {
-    Body *body;
-    void *data;
-    int64_t spent[MOST_THREADS];
-} Region;
-
 static Parallel *real;
-static int (*number_of_thread)(void);
 static Totals totals;
 static __thread int is_watched, is_inside;
 
@@ -46,16 +35,7 @@ static int find(struct dl_phdr_info *library, size_t size, void *unused) {
     void *handle = dlopen(library->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) return 0;
     real = (Parallel *)dlsym(handle, "GOMP_parallel");
-    number_of_thread = (int (*)(void))dlsym(handle, "omp_get_thread_num");
-    return real && number_of_thread;
-}
-
-static void run(void *argument) {
-    Region *region = argument;
-    const int thread = number_of_thread();
-    const int64_t start = now();
-    region->body(region->data);
-    if (thread < MOST_THREADS) region->spent[thread] = now() - start;
+    return real != 0;
 }
 
 void GOMP_parallel(Body *body, void *data, unsigned threads, unsigned flags) {
@@ -64,17 +44,10 @@ void GOMP_parallel(Body *body, void *data, unsigned threads, unsigned flags) {
         real(body, data, threads, flags);
         return;
     }
-    Region region = {.body = body, .data = data};
     const int64_t start = now();
     is_inside = 1;
-    real(run, &region, threads, flags);
+    real(body, data, threads, flags);
     is_inside = 0;
-    int64_t longest = 0;
-    for (int i = 0; i < MOST_THREADS; i++) {
-        totals.work += region.spent[i];
-        longest = region.spent[i] > longest ? region.spent[i] : longest;
-    }
-    totals.longest += longest;
     totals.regions++;
     totals.caller += now() - start;
 }

@@ -11,7 +11,8 @@ Three things for inference and the training step of the suite (`bench/suite/case
   two threads of one core give less than two cores.
 - modelled, never measured: wall time on 2, 8 and 16 cores by Amdahl's law.
 
-With `--operators`, the operators that own the serial time; what is between them is Python.
+Of several rounds the shortest times count: a busy machine only adds. With `--operators`, the
+operators that own the serial time; what is between them is Python.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.suite.interleaved import num_threads, timed
 from bench.suite.memory import cases_of
 from bench.suite.schema import Call, Case, Size
+from seqformer.cli.threads import SPINS
+from seqformer.devices import keep_freed_memory
+from seqformer.trainer.trainer import KEPT_MIB
 
 MODULES = ("bench.suite.cases.inference", "bench.suite.cases.training")
 CORES = (2, 8, 16)
@@ -45,7 +48,7 @@ SIDE = 1536
 class _Totals(ctypes.Structure):
     """`Totals` of threads.c."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("regions", "caller", "work", "longest")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("regions", "caller")]
 
 
 class _Watch:
@@ -67,8 +70,6 @@ class _Watch:
         return {
             "serial": serial / 1e9,
             "regions": totals.regions,
-            "work": totals.work / 1e9,
-            "longest": totals.longest / 1e9,
         }
 
 
@@ -106,13 +107,19 @@ def cases(size: Size) -> list[Case]:
     return [case for case in found if size == "smoke" or "192x320" in case.name]
 
 
-def _call(size: Size, name: str) -> Call:
+def _call(size: Size, name: str | None) -> Call:
+    """Our side of a case, as the commands run it; without a name, a plain product."""
+    if name is None:
+        a, b = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
+        return lambda: [torch.mm(a, b) for _ in range(8)]
     case = {case.name: case for case in cases(size)}[name]
+    if case.op.startswith("training"):
+        keep_freed_memory(KEPT_MIB)
     return case.sides[0].build(torch.device("cpu"))
 
 
 def shares(size: Size, name: str, rounds: int, operators: int) -> dict[str, Any]:
-    """In the watched process: seconds of one call, the median of `rounds`.
+    """In the watched process: seconds of one call, the least of `rounds`.
 
     Returns: "one": processor time on one thread; what `_Watch.of` gives, on two threads;
         "operators": rows of (name, serial seconds, calls).
@@ -126,7 +133,7 @@ def shares(size: Size, name: str, rounds: int, operators: int) -> dict[str, Any]
             of_two = watch.of(call)
         for key, value in {"one": one, **of_two}.items():
             found[key] += [value] * (turn > 0)  # the first warms up
-    result: dict[str, Any] = {key: median(values) for key, values in found.items()}
+    result: dict[str, Any] = {key: min(values) for key, values in found.items()}
     if operators:
         for _ in range(2):  # the first warms up
             with num_threads(2), _ByOperator(watch) as by_operator:
@@ -136,26 +143,19 @@ def shares(size: Size, name: str, rounds: int, operators: int) -> dict[str, Any]
     return result
 
 
-def walls(size: Size, name: str | None, rounds: int) -> float:
-    """Wall time on two threads over that on one, the least of `rounds` each, in turns.
+def walls(size: Size, name: str | None, rounds: int) -> dict[str, float]:
+    """Wall seconds on one and on two threads, the least of `rounds` each, in turns.
 
     Args:
         name: of a case; None for the plain product.
     """
-    if name is None:
-        a, b = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
-
-        def call() -> None:
-            for _ in range(8):
-                torch.mm(a, b)
-    else:
-        call = _call(size, name)
+    call = _call(size, name)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds + 1):
         for threads, spent in seconds.items():
             with num_threads(threads):
                 spent += [timed(call, time.perf_counter)] * (turn > 0)
-    return min(seconds[2]) / min(seconds[1])
+    return {"one": min(seconds[1]), "two": min(seconds[2])}
 
 
 def modelled(serial: float, cores: int) -> float:
@@ -163,14 +163,21 @@ def modelled(serial: float, cores: int) -> float:
     return serial + (1 - serial) / cores
 
 
-def _watched(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a process says that runs this module with threads.c loaded before everything else."""
+def _library() -> str:
+    """threads.c, compiled."""
     from kernels.c_library import FLAGS, compiled
 
     source = Path(__file__).with_suffix(".c")
-    library = compiled(source, [], "bench_threads", [*FLAGS, "-ldl"])
-    environment = os.environ | {"LD_PRELOAD": library._name, "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-m", "bench.threads", *arguments]
+    return compiled(source, [], "bench_threads", [*FLAGS, "-ldl"])._name
+
+
+def _in_child(what: str, size: Size, name: str | None, *numbers: int) -> dict[str, Any]:
+    """`shares` or `walls` in a process of its own, for what OpenMP reads as it is loaded."""
+    environment = {"GOMP_SPINCOUNT": SPINS} | os.environ  # as the commands do
+    if what == "shares":  # a thread that waits must not take time from the other
+        environment |= {"LD_PRELOAD": _library(), "OMP_WAIT_POLICY": "passive"}
+    words = ["--size", size, "--child", what, name or "", *map(str, numbers)]
+    command = [sys.executable, "-m", "bench.threads", *words]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -179,29 +186,32 @@ def _watched(arguments: Sequence[str]) -> dict[str, Any]:
 def report(size: Size, only: str, rounds: int, operators: int, with_walls: bool) -> None:
     """Print everything."""
     if with_walls:
-        product = walls(size, None, rounds)
-        print(f"plain product on two threads, wall time over that on one: {product:.2f} measured")
+        product = _in_child("walls", size, None, rounds)
+        print(f"plain product, wall time on two threads over that on one: {_ratio(product)}")
     for case in cases(size):
         if only not in case.name:
             continue
         print(case.name)
-        numbers = [str(rounds), str(operators)]
-        found = _watched(["--size", size, "--watched", case.name, *numbers])
+        found = _in_child("shares", size, case.name, rounds, operators)
         if not found["regions"]:
             raise SystemExit("no parallel region was seen: OpenMP here is not GNU's")
         serial = found["serial"] / found["one"]
-        even = found["work"] / found["longest"]
         print(
             f"    one thread {found['one']:.2f} s of processor time; serial {found['serial']:.3f} s"
-            f" = {serial:.3f} of it; {found['regions']:.0f} regions, {even:.2f} of 2 threads busy"
+            f" = {serial:.3f} of it; {found['regions']:.0f} regions"
         )
         ratios = ", ".join(f"{modelled(serial, n):.3f} on {n} cores" for n in CORES)
         print(f"    wall time over that on one thread, modelled: {ratios}")
         if with_walls:
-            print(f"    the same on two threads, measured: {walls(size, case.name, rounds):.2f}")
+            two = _in_child("walls", size, case.name, rounds)
+            print(f"    the same on two threads: {_ratio(two)}")
         for name, seconds, count in found.get("operators", []):
             print(f"    {seconds * 1000:8.1f} ms {count:6d} times  {name[:140]}")
         sys.stdout.flush()
+
+
+def _ratio(wall: dict[str, float]) -> str:
+    return f"{wall['two'] / wall['one']:.2f} measured ({wall['one']:.3f} s on one)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,11 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="that count, after one more")
     parser.add_argument("--operators", type=int, default=0, help="rows of the table of operators")
     parser.add_argument("--no-walls", action="store_true", help="only serial shares")
-    parser.add_argument("--watched", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.watched:
-        name, rounds, operators = options.watched
-        print(json.dumps(shares(options.size, name, int(rounds), int(operators))))
+    if options.child:
+        what, name, *numbers = options.child
+        call = {"shares": shares, "walls": walls}[what]
+        print(json.dumps(call(options.size, name or None, *map(int, numbers))))
         return 0
     report(options.size, options.only, options.rounds, options.operators, not options.no_walls)
     return 0

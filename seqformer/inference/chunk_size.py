@@ -16,10 +16,11 @@ BYTES_PER_PIXEL = 2600
 """Peak memory per input pixel in float32, with room for large backbones and convolution workspaces;
 ResNet-50 takes about 550 on a CPU."""
 MOST_FRAMES = {"cuda": 32, "cpu": 2}
-"""More do not make it faster: a GPU is busy, and a CPU's caches are full, long before. On a CPU, of
-each thread: calling the operators is work of one, and costs as much for two frames as for eight."""
-MOST_CPU_FRAMES = 8
-"""Of all threads together."""
+"""More do not make it faster: a GPU is busy, and a CPU's caches are full, long before."""
+MOST_SHARED_FRAMES, SHARED_PIXELS = 8, 2**19
+"""What goes together through several threads of a CPU, as far as it has no more pixels than two
+frames of 360x640. Calling the operators is work of one thread, and costs as much for two frames as
+for eight; but of larger maps every one would be new memory from the system."""
 SMALL_PIXELS, MOST_SMALL_FRAMES = 2**15, 8
 """Frames of at most so many pixels go through a CPU so many at a time: one by one, calling the
 operators costs more than what they compute."""
@@ -42,13 +43,14 @@ def most_frames(device: torch.device, pixels: float, threads: int = 1) -> int:
         return MOST_FRAMES.get(device.type, 2)
     if pixels <= SMALL_PIXELS:
         return MOST_SMALL_FRAMES
-    return min(MOST_FRAMES["cpu"] * threads, MOST_CPU_FRAMES)
+    if threads == 1:
+        return MOST_FRAMES["cpu"]
+    return max(MOST_FRAMES["cpu"], min(MOST_SHARED_FRAMES, int(SHARED_PIXELS / pixels)))
 
 
 def pooled_frames(device: torch.device, config: EvalConfig) -> int:
-    """Frames of a chunk that are summed up together. It depends on no number of threads, and even
-    numbers of frames that go through together give the same numbers for each: so results do not
-    depend on the number of threads where single operators do not."""
+    """Frames of a chunk that are summed up together: the same for any number of threads, so that
+    results depend on it only where those of single operators do."""
     return most_frames(device, _pixels(config))
 
 

@@ -171,8 +171,8 @@ class VideoStream(ABC):
         """Compute the frames that wait."""
         while self._waiting:
             number, together = len(self._waiting), self.context.pooled_frames
-            # What does not fill up a pool goes alone: on a CPU an odd number of frames gives each
-            # of them other last bits than an even number.
+            # What does not fill up a pool goes alone, as it does where chunks are of that size: for
+            # an odd number of frames, products on a CPU have other last bits than for an even one.
             number -= number % together if number > together else 0
             chunk = self.context.network.frames(self._waiting[:number], self._pool)
             first = self.num_frames - len(self._waiting)
