@@ -124,9 +124,8 @@ def test_inference_matches_published_model(case, checkpoints):
         logits, prediction = in_portions(model, golden["frames"], chunk_frames)
         torch.testing.assert_close(logits, whole[0], rtol=0, atol=1e-4)
         assert_same_masks(prediction, whole[1])
-    if case == "infer_r50_t3":
-        low = in_portions(model, golden["frames"], T, precision="bf16")
-        assert_near(low[1], whole[1])
+    low = in_portions(model, golden["frames"], T, precision="bf16")
+    assert_near(low[1], whole[1], 0.98 if case == "infer_r50_odd" else 0.99)
 
 
 def in_portions(model, frames: np.ndarray, chunk_frames: int, precision="fp32"):
@@ -159,9 +158,9 @@ def assert_same_masks(actual, expected):
             assert union - common <= 3 or common / union >= 0.999
 
 
-def assert_near(low, expected):
+def assert_near(low, expected, least_iou):
     """In bfloat16: scores, and the pixels of all masks together. Masks made by rule are drawn where
-    logits are next to nothing, so that single small ones differ by more."""
+    logits are next to nothing, so that single small ones differ by more; in one clip, all do."""
     others = {(d.query, d.class_index): d for d in low.detections}
     union = common = 0
     for d in expected.detections:
@@ -170,7 +169,7 @@ def assert_near(low, expected):
         for t in range(expected.num_frames):
             a, b = d.mask(t), other.mask(t)
             union, common = union + (a | b).sum(), common + (a & b).sum()
-    assert common / union >= 0.99
+    assert common / union >= least_iou
 
 
 def test_position_code_matches_published_bits():
