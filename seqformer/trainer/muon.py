@@ -80,6 +80,10 @@ class MuonAdamW(torch.optim.AdamW):
         self._factor = factor
         super().__init__(groups, weight_decay=weight_decay, fused=True)
 
+    def takes(self, parameter: Tensor) -> bool:
+        """Whether a parameter is moved by Muon."""
+        return parameter in self._parts
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; without effect where `found_inf` is 1. Gradients stay."""
@@ -88,7 +92,7 @@ class MuonAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter in self._parts:
+                if parameter.grad is not None and self.takes(parameter):
                     taken.append((parameter, parameter.grad))
                     for part in self._matrices(parameter):
                         by_shape[part[0].shape].append(part)

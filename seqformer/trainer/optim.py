@@ -69,6 +69,13 @@ def build_optimizer(
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
+def moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
+    """Names of what a step keeps of a parameter's gradients, each of the parameter's shape."""
+    if isinstance(optimizer, MuonAdamW) and optimizer.takes(parameter):
+        return ("momentum",)
+    return ("exp_avg", "exp_avg_sq")
+
+
 def lr_factor(step: int, config: OptimConfig, steps_per_epoch: int, total_steps: int) -> float:
     """Factor on every group's learning rate at a step (counted from 0).
 
