@@ -98,8 +98,11 @@ class MuonAdamW(torch.optim.AdamW):
                         by_shape[part[0].shape].append(part)
             for parts in by_shape.values():
                 self._move(parts, self._factor * group["lr"], group["weight_decay"], skipped)
-        done = 1.0 if skipped is None else 1 - skipped
-        torch._foreach_add_([self.state[parameter]["step"] for parameter, _ in taken], done)
+        counters = [self.state[parameter]["step"] for parameter, _ in taken]
+        if skipped is None:
+            torch._foreach_add_(counters, 1.0)
+        else:  # a list: what is a tensor alone is read by the host
+            torch._foreach_add_(counters, [1 - skipped] * len(counters))
         for parameter, _ in taken:
             parameter.grad = None
         try:
