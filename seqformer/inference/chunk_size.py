@@ -27,7 +27,7 @@ SHARE = 0.5
 def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
     """Frames of 16:9 and `config.short_side` that fit, at least 1."""
     pixels = config.short_side * config.short_side * 16 / 9
-    width = 4 if config.precision == "fp32" else 2
+    width = 4 if config.precision in ("fp32", "int8") else 2
     fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
     is_small = device.type == "cpu" and pixels <= SMALL_PIXELS
     most = MOST_SMALL_FRAMES if is_small else MOST_FRAMES.get(device.type, 2)
