@@ -12,8 +12,10 @@ from PIL import Image
 from seqformer.cli.eval import main
 from seqformer.config import EvalConfig, TrainConfig
 from seqformer.data.video_sources import find_videos, open_video
+from seqformer.distributed.context import DistributedContext
 from seqformer.inference import Predictor, calibration
 from seqformer.inference.calibration import NUM_FRAMES, frames_of
+from seqformer.inference.run_settings import run_settings, settle_ranges
 from seqformer.model import Int8Ranges, save_safetensors
 from seqformer.model import int8_products as products
 from seqformer.structures import ClassMap
@@ -132,6 +134,30 @@ def test_frames_of_a_film_and_of_a_broken_video(tmp_path, monkeypatch, caplog):
     assert "is left out of the ranges for int8" in caplog.text
 
 
+def must_not(*arguments):
+    raise AssertionError("measured again")
+
+
+@pytest.mark.usefixtures("_no_amx")
+def test_a_run_that_is_continued_keeps_its_ranges(tmp_path, monkeypatch):
+    sources = find_videos(folder_of_videos(tmp_path / "v", [2]))
+    (tmp_path / "weights").write_bytes(b"weights")
+    settings = []
+
+    def settle(stored, **changes):
+        predictor = predictor_of(small_model(**WIDE), **changes)
+        settings.append(run_settings(tmp_path / "weights", predictor.config, sources))
+        settle_ranges(predictor, sources, None, stored, settings[-1], DistributedContext())
+        return predictor.ranges
+
+    ranges = settle({})
+    stored = json.loads(json.dumps(settings[0]))
+    monkeypatch.setattr("seqformer.inference.predictor.measured_ranges", must_not)
+    assert settle(stored) == ranges and settings[0] == settings[1] == stored
+    with pytest.raises(AssertionError, match="measured again"):
+        settle(stored, top_k=3)
+
+
 @pytest.mark.usefixtures("_no_amx")
 def test_an_evaluation_measures_keeps_and_reads_ranges(tmp_path, monkeypatch, capsys):
     model = small_model(**WIDE)
@@ -153,9 +179,6 @@ def test_an_evaluation_measures_keeps_and_reads_ranges(tmp_path, monkeypatch, ca
     predictor = predictor_of(model)
     predictor.calibrate(frames_of(find_videos(tmp_path / "v")))
     assert predictor.ranges == stored
-
-    def must_not(*arguments):
-        raise AssertionError("measured again")
 
     measured = calibration.measured_ranges
     monkeypatch.setattr("seqformer.inference.predictor.measured_ranges", must_not)
