@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from seqformer.inference.calibration import frames_of
 from seqformer.inference.int8 import check_int8
 from seqformer.inference.predictor import Predictor
 from seqformer.model import Int8Ranges
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -130,6 +133,7 @@ def settle_ranges(
         elif kept is not None and before == settings:
             ranges = Int8Ranges.from_json(kept)
         else:
+            logger.info("measuring the ranges for int8")
             predictor.calibrate(frames_of(sources))
             ranges = predictor.ranges
         assert ranges is not None

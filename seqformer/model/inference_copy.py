@@ -5,7 +5,9 @@ convolutions change; at inference once is enough. In half precision the per-fram
 time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
 whatever decides where an object is stays float32: where box queries look, references, boxes, time
 weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
-stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+stream, which runs once. The encoder's offsets are half: a few hundredths of a cell. bfloat16 has so
+few digits that residual sums are float32 too there, and weights are rounded in balance
+(`balanced_rounding`).
 
 On a CPU convolutions are packed (`packed_convolution.py`): in bfloat16 for oneDNN, in float32 as
 split products, which linear layers in float32 then are too. With ranges of its numbers, a part of
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import QuerySelfAttention
+from .balanced_rounding import to_bfloat16
 from .decoder import DecoderLayer
 from .int8_layers import put_int8_layers
 from .int8_ranges import Int8Ranges
@@ -85,12 +88,14 @@ def _split_linears(model: SeqFormer) -> None:
 
 def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
     """Replace the weights of the per-frame part by `dtype` ones; shared tensors stay untouched."""
-    wide = {id(parameter) for module in _wide_modules(model) for parameter in module.parameters()}
+    modules = [*_wide_modules(model), *(_sums(model) if dtype == torch.bfloat16 else ())]
+    wide = {id(parameter) for module in modules for parameter in module.parameters()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in wide:
-                narrowed = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-                module.register_parameter(name, narrowed)
+                is_rough = dtype == torch.bfloat16
+                narrowed = to_bfloat16(parameter) if is_rough else parameter.detach().to(dtype)
+                module.register_parameter(name, nn.Parameter(narrowed, requires_grad=False))
 
 
 def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
@@ -101,3 +106,9 @@ def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
         yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)
         yield from (layer.cross_attn.output_proj, layer.time_attention_weights)
         yield from (layer.cross_attn.sampling_offsets, layer.cross_attn.attention_weights)
+
+
+def _sums(model: SeqFormer) -> Iterator[nn.Module]:
+    """The norms that residual sums go through, so that these are in their precision."""
+    for part in (model.backbone, model.encoder, model.decoder):
+        yield from (module for module in part.modules() if isinstance(module, nn.LayerNorm))

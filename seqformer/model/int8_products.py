@@ -75,10 +75,11 @@ def to_floats(x: Tensor, scale: Scale, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).mul_(scale.step)
 
 
-class _Weight(nn.Module):
+class IntegerWeight(nn.Module):
     """A weight [O, ...] as integers.
 
     Attributes:
+        values: [O, ...] int8.
         steps: [O] float32, of each output. zeros: [O], all 0.
         bias: [O] float32.
     """
@@ -93,7 +94,7 @@ class _Weight(nn.Module):
         steps = weight.abs().flatten(1).amax(1) / 127
         steps = torch.where(steps > 0, steps, 1.0)
         shape = (-1, *(1 for _ in weight.shape[1:]))
-        self.integers = (weight / steps.view(shape)).round().to(torch.int8)
+        self.values = (weight / steps.view(shape)).round().to(torch.int8)
         bias = steps.new_zeros(len(steps)) if bias is None else bias.detach().float()
         for name, tensor in (("steps", steps), ("bias", bias)):
             self.register_buffer(name, tensor, persistent=False)
@@ -114,7 +115,7 @@ class Int8Conv2d(nn.Module):
         super().__init__()
         assert isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
         assert source.zero == 0
-        self.weight = _Weight(conv.weight, conv.bias)
+        self.integers = IntegerWeight(conv.weight, conv.bias)
         self.source, self.target, self._relu = source, target, "relu" if relu else "none"
         sizes = (conv.stride, conv.padding, conv.dilation)
         self._geometry = (*(list(size) for size in sizes), conv.groups)
@@ -136,7 +137,7 @@ class Int8Conv2d(nn.Module):
 
     def _arguments(self, x: Tensor, *other: Tensor) -> tuple[Any, ...]:
         """All of an operator's up to those of its result."""
-        weight = self.weight
+        weight = self.integers
         source = (x, self.source.step, self.source.zero)
         steps = (weight.steps, weight.zeros)
         return (*source, self._weight_for(x), *steps, *other, weight.bias, *self._geometry)
@@ -153,7 +154,7 @@ class Int8Conv2d(nn.Module):
         if packed is None:
             source = (self.source.step, self.source.zero)
             packed = torch.ops.onednn.qconv_prepack(
-                self.weight.integers, self.weight.steps, *source, *self._geometry, list(shape)
+                self.integers.values, self.integers.steps, *source, *self._geometry, list(shape)
             )
             self._packed[shape] = packed
             if len(self._packed) > MOST_SHAPES:
@@ -172,9 +173,9 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, source: Scale, target: Scale | None = None) -> None:
         super().__init__()
-        self.weight = _Weight(linear.weight, linear.bias)
+        self.integers = IntegerWeight(linear.weight, linear.bias)
         self.source, self.target = source, target
-        self._packed = torch.ops.onednn.qlinear_prepack(self.weight.integers, None)
+        self._packed = torch.ops.onednn.qlinear_prepack(self.integers.values, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] float32, or uint8 of `source` -> [..., O] float32, or uint8 of `target`."""
@@ -182,10 +183,15 @@ class Int8Linear(nn.Module):
         rows = rows if rows.dtype == torch.uint8 else to_integers(rows, self.source)
         result = torch.ops.onednn.qlinear_pointwise(
             *(rows, self.source.step, self.source.zero),
-            *(self._packed, self.weight.steps, self.weight.zeros, self.weight.bias),
+            *(self._packed, self.integers.steps, self.integers.zeros, self.integers.bias),
             *self._target,
         )
         return result.view(*x.shape[:-1], result.shape[-1])
+
+    @property
+    def weight(self) -> Tensor:
+        """[O, C] float32, what the integers stand for."""
+        return self.integers.values * self.integers.steps[:, None]
 
     @property
     def _target(self) -> tuple[Any, ...]:

@@ -195,3 +195,5 @@ def test_an_evaluation_measures_keeps_and_reads_ranges(tmp_path, monkeypatch, ca
     assert output.read_bytes() != results, "the file decides"
     assert command("fp32", "--int8-ranges", f"{ranges}") == 2
     assert "--int8-ranges is for --precision int8" in capsys.readouterr().err
+    assert command("int8", "--images", "camera:0") == 2
+    assert "--int8-ranges names a file of them" in capsys.readouterr().err

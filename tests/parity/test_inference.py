@@ -125,12 +125,11 @@ def test_inference_matches_published_model(case, checkpoints):
         logits, prediction = in_portions(model, golden["frames"], chunk_frames)
         torch.testing.assert_close(logits, whole[0], rtol=0, atol=1e-4)
         assert_same_masks(prediction, whole[1])
-    if case == "infer_r50_t3":
-        low = in_portions(model, golden["frames"], T, precision="bf16")
-        assert_near(low[1], whole[1])
-        if why_no_int8() is None:
-            low = in_portions(model, golden["frames"], T, precision="int8")
-            assert_near(low[1], whole[1], score=0.02, overlap=0.93, may_leave=True)
+    low = in_portions(model, golden["frames"], T, precision="bf16")
+    assert_near(low[1], whole[1], 0.98 if case == "infer_r50_odd" else 0.99)
+    if case == "infer_r50_t3" and why_no_int8() is None:
+        low = in_portions(model, golden["frames"], T, precision="int8")
+        assert_near(low[1], whole[1], 0.93, score=0.02, may_leave=True)
 
 
 def in_portions(model, frames: np.ndarray, chunk_frames: int, precision="fp32"):
@@ -165,10 +164,10 @@ def assert_same_masks(actual, expected):
             assert union - common <= 3 or common / union >= 0.999
 
 
-def assert_near(low, expected, score=5e-3, overlap=0.99, may_leave=False):
+def assert_near(low, expected, least_iou, score=5e-3, may_leave=False):
     """In bfloat16 and in integers: scores, and the pixels of all masks together. Masks made by rule
-    are drawn where logits are next to nothing, so that single small ones differ by more. With
-    `may_leave`, a score within the tolerance of the lowest may have left the list."""
+    are drawn where logits are next to nothing, so that single small ones differ by more; in one
+    clip, all do. With `may_leave`, a score near the lowest may have left the list."""
     others = {(d.query, d.class_index): d for d in low.detections}
     least = min(d.score for d in expected.detections)
     union = common = 0
@@ -181,7 +180,7 @@ def assert_near(low, expected, score=5e-3, overlap=0.99, may_leave=False):
         for t in range(expected.num_frames):
             a, b = d.mask(t), other.mask(t)
             union, common = union + (a | b).sum(), common + (a & b).sum()
-    assert common / union >= overlap
+    assert common / union >= least_iou
 
 
 def test_position_code_matches_published_bits():
