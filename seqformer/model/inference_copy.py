@@ -10,7 +10,8 @@ few digits that residual sums are float32 too there, and weights are rounded in 
 (`balanced_rounding`).
 
 On a CPU convolutions are packed (`packed_convolution.py`): in bfloat16 for oneDNN, in float32 as
-split products, which linear layers in float32 then are too.
+split products, which linear layers in float32 then are too. With ranges of its numbers, a part of
+the model runs on 8-bit integers (`int8_layers.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from .attention import QuerySelfAttention
 from .balanced_rounding import to_bfloat16
 from .decoder import DecoderLayer
+from .int8_layers import put_int8_layers
+from .int8_ranges import Int8Ranges
 from .linear import SplitParameter
 from .packed_convolution import can_pack, pack_convolutions
 from .resnet import FrozenBatchNorm2d, fold_frozen_norms
@@ -32,7 +35,10 @@ from .seqformer import SeqFormer
 
 
 def inference_copy(
-    model: SeqFormer, dtype: torch.dtype = torch.float32, packs: bool = False
+    model: SeqFormer,
+    dtype: torch.dtype = torch.float32,
+    packs: bool = False,
+    ranges: Int8Ranges | None = None,
 ) -> SeqFormer:
     """A model with the same results for inference only.
 
@@ -42,6 +48,8 @@ def inference_copy(
         dtype: float32, bfloat16 or float16.
         packs: where the model is on a CPU and its type allows it, pack convolutions and linear
             layers: faster, and a form that can be neither exported nor moved.
+        ranges: of this model on a CPU with 8-bit products: what gains by it runs on integers, the
+            rest in `dtype`.
 
     Returns: the copy in eval mode; `model` itself, in eval mode, where there is nothing to change.
     """
@@ -49,11 +57,14 @@ def inference_copy(
     has_frozen_norms = any(isinstance(m, FrozenBatchNorm2d) for m in model.modules())
     first = next(model.parameters(), None)
     packs = packs and first is not None and first.device.type == "cpu" and can_pack(dtype)
-    if not has_frozen_norms and dtype == torch.float32 and not packs:
+    is_plain = dtype == torch.float32 and not packs and ranges is None
+    if not has_frozen_norms and is_plain:
         return model
     shared: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
     copy = deepcopy(model, shared)
     fold_frozen_norms(copy)
+    if ranges is not None:
+        put_int8_layers(copy, ranges.places, dtype)
     if dtype != torch.float32:
         _narrow(copy, dtype)
     if packs:

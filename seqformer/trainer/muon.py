@@ -119,9 +119,9 @@ class MuonAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), device=parameter.device)
             state["momentum"] = torch.zeros_like(parameter)
         assert parameter.grad is not None
-        tensors = (parameter, parameter.grad, state["momentum"])
+        tensors = [parameter, parameter.grad, state["momentum"]]
         if not parameter.is_contiguous():  # channels are innermost; the order of columns is free
-            tensors = tuple(tensor.permute(0, 2, 3, 1) for tensor in tensors)
+            tensors = [tensor.permute(0, 2, 3, 1) for tensor in tensors]
         rows = (tensor.flatten(1).chunk(self._parts[parameter]) for tensor in tensors)
         return list(zip(*rows, strict=True))
 
