@@ -88,7 +88,7 @@ class Int8FeedForward(nn.Module):
 
 
 class Int8Bottleneck(nn.Module):
-    """A `Bottleneck` from uint8 to uint8. Its input may be overwritten.
+    """A `Bottleneck` from uint8 to uint8.
 
     Args:
         block: with its norms folded.

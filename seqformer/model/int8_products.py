@@ -128,8 +128,8 @@ class Int8Conv2d(nn.Module):
         )
 
     def add_to(self, other: Tensor, scale: Scale, x: Tensor) -> Tensor:
-        """`relu(other + conv(x))`, rounded once; `other` [n, O, h', w'] of a `scale`, with channels
-        last, may be overwritten."""
+        """`relu(other + conv(x))`, rounded once; `other` [n, O, h', w'] of a `scale` has channels
+        last. The operator changes a copy of it."""
         return torch.ops.onednn.qconv2d_pointwise.binary(
             *self._arguments(x, other), *self._target, scale.step, scale.zero,
             "sum", 1.0, "relu", [], "",

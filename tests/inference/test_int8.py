@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -56,15 +57,13 @@ def test_results_are_near_those_of_float32_and_the_same_in_any_chunks():
         for start in range(0, 3, chunk_frames):
             pool = network.frames(frames[start : start + chunk_frames], pool).merged_into(pool, 3)
         logits.append(network.instances(pool)[0])
-    assert predictor.ranges is ranges
+    assert predictor.ranges is ranges and predictor.predict(frames).num_frames == 3
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], rtol=0, atol=5e-3)
     predictor.config = replace(predictor.config, precision="fp32")
     network = predictor.network
     expected = network.instances(network.frames(frames).merged_into(None, 3))[0]
     assert 0 < (logits[0] - expected).abs().max() < 0.1
-    predictor.config = replace(predictor.config, precision="int8")
-    assert predictor.predict(frames).num_frames == 3
 
 
 @pytest.mark.usefixtures("_no_amx")
@@ -92,6 +91,17 @@ def test_what_is_refused(monkeypatch):
         predictor_of(model).calibrate(film(2))
     with pytest.raises(ValueError, match=r"eval\.precision int8 needs ranges"):
         TrainConfig(eval=EvalConfig(precision="int8"))
+
+
+@pytest.mark.usefixtures("_no_amx")
+@pytest.mark.parametrize("rest", [torch.float32, torch.bfloat16])
+def test_where_bfloat16_is_better_it_is_said(rest, monkeypatch, caplog):
+    predictor = predictor_of(small_model(**WIDE))
+    predictor.calibrate(film(2))
+    monkeypatch.setattr("seqformer.inference.network.rest_of_int8", lambda: rest)
+    with caplog.at_level(logging.WARNING, logger="seqformer"):
+        assert predictor.network
+    assert ("--precision bf16 takes about as long" in caplog.text) == (rest == torch.bfloat16)
 
 
 def folder_of_videos(folder, lengths):
