@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _ONLY_WITH_WEIGHTS = (
     *("output", "backbone", "device", "fresh", "decode_workers", "encode_workers"),
-    *("backend", "compile", "deterministic", "memory_mib"),
+    *("backend", "compile", "deterministic", "memory_mib", "int8_ranges"),
 )
 _ONLY_LIVE = ("live_policy", "live_frames", "live_reconnect", "live_keep")
 

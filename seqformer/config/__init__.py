@@ -6,7 +6,14 @@ a preset. Conflicts are refused here, in words, before anything starts.
 
 from seqformer.config.as_json import config_from_dict, config_to_dict
 from seqformer.config.data import AugmentConfig, DataConfig
-from seqformer.config.eval import STILLS, EvalConfig, EvalOptions, KernelBackend, Precision
+from seqformer.config.eval import (
+    STILLS,
+    EvalConfig,
+    EvalOptions,
+    InferencePrecision,
+    KernelBackend,
+    Precision,
+)
 from seqformer.config.execution import (
     AUTO_WEIGHTS,
     CheckpointConfig,
@@ -37,6 +44,7 @@ __all__ = [
     "DemoConfig",
     "EvalConfig",
     "EvalOptions",
+    "InferencePrecision",
     "KernelBackend",
     "LoggingConfig",
     "LossConfig",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from seqformer.config.model import BackboneName
 
 Precision = Literal["fp32", "bf16", "fp16"]
+InferencePrecision = Literal["fp32", "bf16", "fp16", "int8"]
 KernelBackend = Literal["auto", "triton", "reference"]
 
 
@@ -48,8 +49,10 @@ class EvalConfig:
     chunk_frames: int | None = None
     """Frames that go through the network together; by default what fits into the free memory, which
     is asked once per run and kept with it. Results are the same but for rounding."""
-    precision: Precision = "fp32"
-    """Of the per-frame part; positions, sums over time and instance queries stay fp32."""
+    precision: InferencePrecision = "fp32"
+    """Of the per-frame part; positions, sums over time and instance queries stay fp32. int8, on
+    CPUs: convolutions of a ResNet and, without AMX, large products of the encoder on 8-bit
+    integers, whose ranges are measured on a few frames first."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.clip_stride <= self.clip_length:
@@ -162,6 +165,9 @@ class EvalOptions:
     """Processes per rank that decode frames ahead; by default 4 on a GPU, 0 on a CPU."""
     encode_workers: int | None = None
     """Processes per rank that compress masks; by default 2 on a GPU, 0 on a CPU."""
+    int8_ranges: Path | None = None
+    """File of the ranges for --precision int8: read where it exists, else written once they are
+    measured, on eight frames of --images."""
     memory_mib: int = 1024
     """Host memory for what drawing the masks of a video needs, about 0.12 MiB per 360p frame; the
     rest goes to a temporary file."""

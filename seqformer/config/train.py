@@ -64,6 +64,11 @@ class TrainConfig:
                 f"layer_decay is for Swin, whose blocks stand in a row; {self.model.backbone} has "
                 "one learning rate, optim.lr_backbone"
             )
+        if self.eval.precision == "int8":
+            raise ValueError(
+                "eval.precision int8 needs ranges of a model's numbers, which change in training; "
+                "validate in fp32, bf16 or fp16"
+            )
         if self.tuning.patience and not self.eval_every_epochs:
             raise ValueError(
                 f"patience {self.tuning.patience} counts validations; give eval_every_epochs too"

@@ -31,7 +31,7 @@ SHARE = 0.5
 def default_chunk_frames(device: torch.device, config: EvalConfig, threads: int = 1) -> int:
     """Frames of 16:9 and `config.short_side` that fit, at least 1, for so many threads of a CPU."""
     pixels = _pixels(config)
-    width = 4 if config.precision == "fp32" else 2
+    width = 4 if config.precision in ("fp32", "int8") else 2
     fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
     most = most_frames(device, pixels, threads)
     return 1 << (max(1, min(int(fitting), most)).bit_length() - 1)

@@ -56,7 +56,12 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
     from seqformer.distributed.context import distributed_context
     from seqformer.export import is_exported
     from seqformer.inference.predictor import Predictor
-    from seqformer.inference.run_settings import own_threads, resolve_runtime, run_settings
+    from seqformer.inference.run_settings import (
+        own_threads,
+        resolve_runtime,
+        run_settings,
+        settle_ranges,
+    )
     from seqformer.inference.runner import Helpers, predict_shared
     from seqformer.inference.stream import StreamLimits
 
@@ -91,6 +96,7 @@ def run_weights(options: EvalOptions, program: str = "eval.py") -> int:
         settings = run_settings(weights, predictor.config, sources, predictor.device)
         if options.compile:
             settings["compile"] = True
+        settle_ranges(predictor, sources, options.int8_ranges, stored, settings, ranks)
         kind = "pictures" if options.stills else "videos"
         logger.info("%d %s on %s, %s", len(sources), kind, predictor.device, predictor.config)
         names = class_names(categories, predictor.classes)
@@ -226,7 +232,8 @@ def check_writable_outputs(options: EvalOptions) -> None:
     Raises: ValueError or WriteError naming the folder.
     """
     folders = {"--visualize": options.visualize, "--report": options.report}
-    for flag, file in (("--output", options.output), ("--metrics", options.metrics)):
+    outputs = ("--output", options.output), ("--metrics", options.metrics)
+    for flag, file in (*outputs, ("--int8-ranges", options.int8_ranges)):
         if file is not None:
             check_output_file(file, flag)
         folders[flag] = None if file is None else file.parent

@@ -22,6 +22,7 @@ from seqformer.inference.predictor import Predictor
 from seqformer.inference.results_file import lock_path, write_results
 from seqformer.inference.run_settings import own_threads
 from seqformer.inference.stream import StreamLimits
+from seqformer.model import Int8Ranges
 from seqformer.safe_files import check_regular
 from seqformer.visualization.video_writer import DEFAULT_FPS, FPS_RANGE
 
@@ -49,6 +50,10 @@ def run_live(options: EvalOptions) -> int:
             predictor = Predictor.from_checkpoint(weights, options.backbone, device=device)
         config = replace(predictor.config, **options.config_changes())
         predictor.config = replace(config, chunk_frames=config.chunk_frames or 1)
+        if options.int8_ranges is not None:
+            if predictor.config.precision != "int8":
+                raise ValueError("--int8-ranges is for --precision int8")
+            predictor.ranges = Int8Ranges.load(options.int8_ranges)
         predictor.limits = StreamLimits(memory_mib=options.memory_mib)
         assert predictor.network is not None  # made now, not while frames wait
         keep_freed_memory()

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, Precision
+from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, InferencePrecision
 from seqformer.devices import HostCopy, on_device, sent
 from seqformer.inference.frame_store import FrameData
-from seqformer.model import TemporalPool, inference_copy, mask_reference
+from seqformer.inference.int8 import check_int8, rest_of_int8
+from seqformer.model import Int8Ranges, TemporalPool, inference_copy, mask_reference
 from seqformer.model.decoder import BoxStates
 from seqformer.model.full_float32 import full_float32
 from seqformer.model.one_graph import frames_as_one_graph
@@ -23,7 +24,7 @@ from seqformer.model.seqformer import SeqFormer
 
 logger = logging.getLogger(__name__)
 
-DTYPES: dict[Precision, torch.dtype] = {
+DTYPES: dict[InferencePrecision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -102,20 +103,41 @@ class FrameNetwork:
     def __init__(
         self,
         model: SeqFormer,
-        precision: Precision,
+        precision: InferencePrecision,
         device: torch.device,
         is_compiled: bool = False,
+        ranges: Int8Ranges | None = None,
     ) -> None:
+        """Make a copy of a model ready.
+
+        Args:
+            ranges: of this model, for int8 and for nothing else.
+
+        Raises: ValueError where there is no int8, saying why.
+        """
         self.device = device
         self.mask_stride: int = model.mask_stride
-        self._dtype = DTYPES[precision]
+        if precision == "int8":
+            check_int8(model, device, is_compiled)
+            if ranges is None:
+                raise ValueError(
+                    "precision int8 needs the ranges of the model's numbers first: "
+                    "predictor.calibrate(frames) measures them, and --int8-ranges names a file of "
+                    "them that `seqformer eval` has written"
+                )
+        self._dtype = rest_of_int8() if precision == "int8" else DTYPES[precision]
         if device.type == "cpu" and not computes_in(self._dtype):
             logger.warning(
                 "this CPU has no instructions for %s, which is computed through float32: results "
                 "are as they would be, but there is nothing to gain beside --precision fp32",
                 precision,
             )
-        self._model = inference_copy(model, self._dtype, packs=not is_compiled)
+        if precision == "int8" and self._dtype != torch.float32:
+            logger.warning(
+                "this CPU has AMX: --precision bf16 takes about as long as int8 and is nearer to "
+                "float32"
+            )
+        self._model = inference_copy(model, self._dtype, packs=not is_compiled, ranges=ranges)
         self._box_stream = self._model.box_stream
         if is_compiled:
             self._box_stream = frames_as_one_graph(self._model, self._box_stream)
@@ -132,8 +154,7 @@ class FrameNetwork:
         """Run t frames, uint8 RGB [H, W, 3] of network size, whatever came `before`."""
         with on_device(self.device), full_float32():
             images = sent(torch.from_numpy(np.stack(resized)), self.device)
-            images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
-            images = images.sub_(self._mean).div_(self._std)[None].to(self._dtype)
+            images = normalised(images, self._mean, self._std).to(self._dtype)
             return self._chunk(*self._box_stream(images))
 
     def _chunk(self, states: BoxStates, features: Tensor) -> FrameChunk:
@@ -160,6 +181,12 @@ class FrameNetwork:
             class_logits, mask_params = self._model.instance_heads(instances, last_layer_only=True)
         check_finite(class_logits.isfinite().all() & mask_params.isfinite().all())
         return class_logits[-1, 0], mask_params[-1, 0]
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """[t, H, W, 3] uint8 RGB -> [1, t, 3, H, W] float32; mean and deviation are [3, 1, 1]."""
+    images = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    return images.sub_(mean).div_(std)[None]
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> Tensor:

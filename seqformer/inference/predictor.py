@@ -20,23 +20,30 @@ import numpy as np
 import torch
 
 import seqformer
-from seqformer.config import BackboneName, EvalConfig, Precision, config_from_dict
+from seqformer.config import BackboneName, EvalConfig, InferencePrecision, config_from_dict
 from seqformer.data.video_sources import open_video
 from seqformer.devices import choose_device
 from seqformer.export import Description, GraphFormat, export_graph
 from seqformer.export.graph import least_side
+from seqformer.inference.calibration import frames_of, measured_ranges
 from seqformer.inference.chunk_size import default_chunk_frames, pooled_frames
 from seqformer.inference.clip_stream import ClipStream
 from seqformer.inference.exported_network import ExportedNetwork
+from seqformer.inference.int8 import check_int8
 from seqformer.inference.mask_encoder import MaskEncoder
 from seqformer.inference.network import FrameNetwork, Network
 from seqformer.inference.prediction import VideoPrediction
+from seqformer.inference.resize import check_frame, resize_frame
 from seqformer.inference.stream import StreamContext, StreamLimits, VideoStream, WholeVideoStream
-from seqformer.model import Checkpoint, model_from_checkpoint
+from seqformer.model import Checkpoint, Int8Ranges, model_from_checkpoint
+from seqformer.model.int8_ranges import fingerprint
 from seqformer.model.seqformer import SeqFormer
 from seqformer.structures import ClassMap
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+_NetworkKind = tuple[InferencePrecision, bool, Int8Ranges | None]
 
 
 class Predictor:
@@ -48,6 +55,8 @@ class Predictor:
             it: then the output index is the category id, as published.
         config: frame size, number of results, smallest score, mode, precision.
         limits: how much a video may keep in memory and on disk.
+        ranges: of the model's numbers, for precision int8: what `calibrate` has measured, or
+            `Int8Ranges.load(file)`.
         is_compiled: whether torch.compile makes one graph of what is computed per frame; set it
             before the first video.
         encoder: compresses masks; give one with workers to have it done in the background.
@@ -67,9 +76,10 @@ class Predictor:
         self.classes = classes
         self.config = config or EvalConfig()
         self.limits = limits or StreamLimits()
+        self.ranges: Int8Ranges | None = None
         self.is_compiled = False
         self.encoder = MaskEncoder()
-        self._network: tuple[tuple[Precision, bool], FrameNetwork] | None = None
+        self._network: tuple[_NetworkKind, FrameNetwork] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -151,6 +161,23 @@ class Predictor:
         model = self.model if self.device.type == "cpu" else deepcopy(self.model).cpu()
         export_graph(model, description, Path(path), graph_format)
 
+    def calibrate(self, frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> None:
+        """Measure the ranges of the model's numbers for precision int8, and keep them in `ranges`.
+
+        Args:
+            frames: as in `predict`. All of an array or iterable are used: eight do, of scenes like
+                those to come. Of a folder or video file eight are taken.
+
+        Raises: ValueError where there is no int8, no frame, or a number is not finite.
+        """
+        if self.model is None:
+            raise ValueError("precision int8 is for checkpoints; an exported file is a graph")
+        check_int8(self.model, self.device)
+        given = frames_of([open_video(Path(frames))]) if isinstance(frames, str | Path) else frames
+        sides = self.config.short_side, self.config.max_long_side
+        checked = (check_frame(frame, index) for index, frame in enumerate(given))
+        self.ranges = measured_ranges(self.model, (resize_frame(f, *sides) for f in checked))
+
     def predict(self, frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> VideoPrediction:
         """Find the objects of one video, of any length.
 
@@ -221,7 +248,8 @@ class Predictor:
     def network(self) -> Network:
         """The model as `config.precision` wants it; made when first needed.
 
-        Raises: ValueError where an exported file cannot do what `config` asks for.
+        Raises: ValueError where an exported file cannot do what `config` asks for, or where
+            precision int8 has no ranges, or cannot be had on this CPU.
         """
         precision = self.config.precision
         if self.model is None:
@@ -232,9 +260,15 @@ class Predictor:
                     f"{precision} and --mode {self.config.mode} take the checkpoint itself"
                 )
             return self._exported
-        kind = precision, self.is_compiled
+        ranges = self.ranges if precision == "int8" else None
+        kind = precision, self.is_compiled, ranges
         if self._network is None or self._network[0] != kind:
-            network = FrameNetwork(self.model, precision, self.device, self.is_compiled)
+            if ranges is not None and ranges.weights != fingerprint(self.model):
+                raise ValueError(
+                    "the ranges for int8 were measured with other weights; measure them anew "
+                    "(predictor.calibrate, or another file for --int8-ranges)"
+                )
+            network = FrameNetwork(self.model, precision, self.device, self.is_compiled, ranges)
             self._network = kind, network
         return self._network[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ from seqformer.config import EvalConfig
 from seqformer.data.video_sources import VideoSource
 from seqformer.devices import keep_freed_memory
 from seqformer.distributed.context import DistributedContext
+from seqformer.inference.calibration import frames_of
+from seqformer.inference.int8 import check_int8
 from seqformer.inference.predictor import Predictor
+from seqformer.model import Int8Ranges
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -90,3 +96,50 @@ def run_settings(
         "threads": torch.get_num_threads() if device is None or device.type == "cpu" else None,
         **asdict(config),
     }
+
+
+def settle_ranges(
+    predictor: Predictor,
+    sources: Sequence[VideoSource],
+    file: Path | None,
+    stored: dict[str, Any],
+    settings: dict[str, Any],
+    ranks: DistributedContext,
+) -> None:
+    """Give a predictor its ranges if it computes in int8: those of the file, else of the run that
+    is continued, else measured now. The settings get them too.
+
+    Args:
+        file: `--int8-ranges`; written where it does not exist.
+        stored: settings of the run that is continued; {} for a new one.
+        settings: of this run.
+
+    Raises: ValueError, FileNotFoundError, WriteError.
+    """
+    if predictor.config.precision != "int8":
+        if file is not None:
+            raise ValueError("--int8-ranges is for --precision int8")
+        return
+    if predictor.model is None:
+        assert predictor.network  # says why an exported file cannot
+        return
+    check_int8(predictor.model, predictor.device, predictor.is_compiled)
+    ranges = None
+    if ranks.is_main:
+        before = dict(stored)
+        kept = before.pop("int8_ranges", None)
+        if file is not None and file.exists():
+            ranges = Int8Ranges.load(file)
+        elif kept is not None and before == settings:
+            ranges = Int8Ranges.from_json(kept)
+        else:
+            logger.info("measuring the ranges for int8")
+            predictor.calibrate(frames_of(sources))
+            ranges = predictor.ranges
+        assert ranges is not None
+        if file is not None and not file.exists():
+            ranges.save(file)
+    ranges = ranks.from_main(ranges)
+    predictor.ranges = ranges
+    assert ranges is not None and predictor.network  # made now: it refuses other weights
+    settings["int8_ranges"] = ranges.as_json()

@@ -14,12 +14,14 @@ from .convert import published_name, to_published
 from .hub import from_pretrained, push_to_hub, save_pretrained
 from .imagenet_files import download_backbone_weights, find_backbone_weights
 from .inference_copy import inference_copy
+from .int8_ranges import Int8Ranges
 from .masks import render_masks
 from .seqformer import SeqFormer, mask_reference
 from .temporal import TemporalPool
 
 __all__ = [
     "Checkpoint",
+    "Int8Ranges",
     "SeqFormer",
     "TemporalPool",
     "build_model",

@@ -111,7 +111,7 @@ class MSDeformAttn(nn.Module):
         backward = torch.bfloat16 if is_autocast_to_bfloat16(query.device.type) else None
         with without_autocast(query.device.type):
             layers = [(m.weight, m.bias) for m in (self.sampling_offsets, self.attention_weights)]
-            dtype = self.sampling_offsets.weight.dtype
+            dtype = torch.promote_types(query.dtype, self.sampling_offsets.weight.dtype)
             offsets, logits = linears_of_sum(
                 query.to(dtype), position.to(dtype), *layers, is_exact=True, backward=backward
             )
@@ -148,7 +148,7 @@ class QuerySelfAttention(nn.Module):
         (qk,) = linears_of_sum(x, position, (qk_weight, qk_bias))
         q, k = qk.chunk(2, dim=-1)
         is_split = split_of(x, v_weight) is not None
-        v = (linear if is_split else F.linear)(x, v_weight, v_bias)
+        v = (linear if is_split else F.linear)(x.to(qk.dtype), v_weight, v_bias)
         q, k, v = (rearrange(t, "n q (m d) -> n m q d", m=self.num_heads) for t in (q, k, v))
         out = attention(q, k, v, self.dropout if self.training else 0.0)
         return self.out_proj(rearrange(out, "n m q d -> n q (m d)"))

@@ -12,8 +12,10 @@ from .full_float32 import FullLinear
 from .memory_efficient import feed_forward
 
 
-def cast_like(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`x` in the precision of a layer, which at inference may be wider than what comes before."""
+def cast_like(layer: nn.Module, x: Tensor) -> Tensor:
+    """`x` in the precision of a layer's weight: at inference another one than that of what comes
+    before, where some layers are half (`inference_copy`)."""
+    assert isinstance(layer.weight, Tensor)
     return x.to(layer.weight.dtype)
 
 
@@ -46,7 +48,7 @@ class FeedForward(nn.Module):
         layers, norm = (pair_of(self.linear1), pair_of(self.linear2)), norm_of(self.norm)
         if kernels.few_rows.fits(x, *layers[0], *layers[1], *norm[:2]):
             return kernels.few_rows.feed_forward(x, *layers, norm)
-        return self.norm(x + feed_forward(x, self.linear1, self.linear2))
+        return self.norm(x + feed_forward(cast_like(self.linear1, x), self.linear1, self.linear2))
 
 
 class MLP(nn.Module):

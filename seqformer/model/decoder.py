@@ -83,7 +83,7 @@ class DecoderLayer(nn.Module):
 
         Returns: box [B, T, Q, C], sampled [B, T, Q, C] and time logits [B, T, Q, 1].
         """
-        frames = box.flatten(0, 1)
+        frames = cast_like(self.norm2_box, box).flatten(0, 1)
         own = self._attend(self.self_attn_box, self.norm2_box, frames, query_position)
         box = own.view_as(box)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .attention import MSDeformAttn
-from .blocks import FeedForward
+from .blocks import FeedForward, cast_like
 
 
 class EncoderLayer(nn.Module):
@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """tokens: [B, T, S, C]; position: [B, 1, S, C]; reference: [B, 1, S, L, 2];
         valid_shapes: [B, L, 2] int32 or None. Returns [B, T, S, C]."""
-        value = self.self_attn.project_value(tokens)
+        value = self.self_attn.project_value(cast_like(self.self_attn.value_proj, tokens))
         sampled = self.self_attn(tokens, position, reference, value, shapes, valid_shapes)
         attended = self.self_attn.output_proj(sampled)
         tokens = self.norm1(tokens + F.dropout(attended, self.dropout, self.training))
@@ -59,5 +59,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Arguments and result as in `EncoderLayer.forward`."""
         for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            tokens = cast_like(layer.norm1, tokens)
             tokens = layer(tokens, position, reference, shapes, valid_shapes)
         return tokens

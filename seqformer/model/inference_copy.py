@@ -5,10 +5,13 @@ convolutions change; at inference once is enough. In half precision the per-fram
 time (backbone, encoder, mask branch, attention and feed-forward of the box queries) is half;
 whatever decides where an object is stays float32: where box queries look, references, boxes, time
 weights and their sums, mask parameters (which multiply pixel coordinates), and the whole instance
-stream, which runs once. The encoder's offsets are half: a few hundredths of a cell.
+stream, which runs once. The encoder's offsets are half: a few hundredths of a cell. bfloat16 has so
+few digits that residual sums are float32 too there, and weights are rounded in balance
+(`balanced_rounding`).
 
 On a CPU convolutions are packed (`packed_convolution.py`): in bfloat16 for oneDNN, in float32 as
-split products, which linear layers in float32 then are too.
+split products, which linear layers in float32 then are too. With ranges of its numbers, a part of
+the model runs on 8-bit integers (`int8_layers.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from .attention import QuerySelfAttention
+from .balanced_rounding import to_bfloat16
 from .decoder import DecoderLayer
+from .int8_layers import put_int8_layers
+from .int8_ranges import Int8Ranges
 from .linear import SplitParameter
 from .packed_convolution import can_pack, pack_convolutions
 from .resnet import FrozenBatchNorm2d, fold_frozen_norms
@@ -29,7 +35,10 @@ from .seqformer import SeqFormer
 
 
 def inference_copy(
-    model: SeqFormer, dtype: torch.dtype = torch.float32, packs: bool = False
+    model: SeqFormer,
+    dtype: torch.dtype = torch.float32,
+    packs: bool = False,
+    ranges: Int8Ranges | None = None,
 ) -> SeqFormer:
     """A model with the same results for inference only.
 
@@ -39,6 +48,8 @@ def inference_copy(
         dtype: float32, bfloat16 or float16.
         packs: where the model is on a CPU and its type allows it, pack convolutions and linear
             layers: faster, and a form that can be neither exported nor moved.
+        ranges: of this model on a CPU with 8-bit products: what gains by it runs on integers, the
+            rest in `dtype`.
 
     Returns: the copy in eval mode; `model` itself, in eval mode, where there is nothing to change.
     """
@@ -46,11 +57,14 @@ def inference_copy(
     has_frozen_norms = any(isinstance(m, FrozenBatchNorm2d) for m in model.modules())
     first = next(model.parameters(), None)
     packs = packs and first is not None and first.device.type == "cpu" and can_pack(dtype)
-    if not has_frozen_norms and dtype == torch.float32 and not packs:
+    is_plain = dtype == torch.float32 and not packs and ranges is None
+    if not has_frozen_norms and is_plain:
         return model
     shared: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
     copy = deepcopy(model, shared)
     fold_frozen_norms(copy)
+    if ranges is not None:
+        put_int8_layers(copy, ranges.places, dtype)
     if dtype != torch.float32:
         _narrow(copy, dtype)
     if packs:
@@ -74,12 +88,14 @@ def _split_linears(model: SeqFormer) -> None:
 
 def _narrow(model: SeqFormer, dtype: torch.dtype) -> None:
     """Replace the weights of the per-frame part by `dtype` ones; shared tensors stay untouched."""
-    wide = {id(parameter) for module in _wide_modules(model) for parameter in module.parameters()}
+    modules = [*_wide_modules(model), *(_sums(model) if dtype == torch.bfloat16 else ())]
+    wide = {id(parameter) for module in modules for parameter in module.parameters()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in wide:
-                narrowed = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-                module.register_parameter(name, narrowed)
+                is_rough = dtype == torch.bfloat16
+                narrowed = to_bfloat16(parameter) if is_rough else parameter.detach().to(dtype)
+                module.register_parameter(name, nn.Parameter(narrowed, requires_grad=False))
 
 
 def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
@@ -90,3 +106,9 @@ def _wide_modules(model: SeqFormer) -> Iterator[nn.Module]:
         yield from (layer.self_attn, layer.norm1, layer.norm2, layer.ffn)
         yield from (layer.cross_attn.output_proj, layer.time_attention_weights)
         yield from (layer.cross_attn.sampling_offsets, layer.cross_attn.attention_weights)
+
+
+def _sums(model: SeqFormer) -> Iterator[nn.Module]:
+    """The norms that residual sums go through, so that these are in their precision."""
+    for part in (model.backbone, model.encoder, model.decoder):
+        yield from (module for module in part.modules() if isinstance(module, nn.LayerNorm))

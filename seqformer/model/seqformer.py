@@ -152,8 +152,8 @@ class SeqFormer(nn.Module):
         position, content = self.query_embed.weight.chunk(2, dim=1)  # [Q, C] each
         reference = self.reference_points(position).sigmoid().expand(B, 1, -1, -1)
         states = self.decoder.box_stream(
-            content.to(memory.dtype).expand(B, 1, -1, -1),
-            position.to(memory.dtype),
+            content.expand(B, 1, -1, -1),
+            position,
             reference,
             memory,
             shapes,
@@ -233,6 +233,7 @@ class SeqFormer(nn.Module):
         reference = geometry.reference[:, None]
         valid_shapes = geometry.valid_shapes
         memory = self.encoder(tokens, position, reference, shapes, valid_shapes)
+        memory = memory.to(tokens.dtype)
         return memory, shapes, valid_shapes, geometry.valid_ratios
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:

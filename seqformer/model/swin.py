@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .blocks import cast_like
+
 
 def _relative_position_index(window: int) -> Tensor:
     """[window^2, window^2] rows of the bias table for each pair of positions in a window."""
@@ -97,7 +99,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(cast_like(self.fc1, x))))
 
 
 class SwinBlock(nn.Module):
@@ -120,7 +122,8 @@ class SwinBlock(nn.Module):
         size, shift = self.window, self.shift
         grid = _parts(h, size), _parts(w, size), size
         # parity: padding after norm1, so padded cells are zero and take part in the attention.
-        y = _padded(self.norm1(x), grid[0] * size, grid[1] * size)
+        y = cast_like(self.attn.qkv, self.norm1(x))
+        y = _padded(y, grid[0] * size, grid[1] * size)
         if shift:
             y = y.roll((-shift, -shift), dims=(1, 2))
         y = _joined(self.attn(_windows(y, *grid), shift_mask if shift else None), *grid)
@@ -158,7 +161,7 @@ class PatchMerging(nn.Module):
         lengths = {"h": rows, "w": columns, "i": 2, "j": 2}
         # parity: of the four cells, the one below comes before the one to the right.
         x = rearrange(x, "n (h i) (w j) c -> n h w (j i c)", **lengths)
-        return self.reduction(self.norm(x))
+        return self.reduction(cast_like(self.reduction, self.norm(x)))
 
 
 class SwinStage(nn.Module):
@@ -179,7 +182,8 @@ class SwinStage(nn.Module):
         """[n, h, w, C] -> the same, before merging."""
         mask = _shift_mask(x.shape[1], x.shape[2], self.window, self.window // 2, x)
         for block in self.blocks:
-            x = block(x, mask)
+            assert isinstance(block, SwinBlock)
+            x = block(cast_like(block.norm1, x), mask)
         return x
 
 
@@ -195,7 +199,7 @@ class PatchEmbed(nn.Module):
         """[n, 3, H, W] -> [n, ceil(H/4), ceil(W/4), C]."""
         rows, columns = (_parts(side, 4) for side in x.shape[2:])
         x = F.pad(x, (0, 4 * columns - x.shape[3], 0, 4 * rows - x.shape[2]))
-        return self.norm(rearrange(self.proj(x), "n c h w -> n h w c"))
+        return self.norm(cast_like(self.norm, rearrange(self.proj(x), "n c h w -> n h w c")))
 
 
 class SwinTransformer(nn.Module):
@@ -248,12 +252,14 @@ class SwinTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[n, 3, H, W] -> four maps [n, C_i, h_i, w_i] at strides 4, 8, 16, 32."""
+        dtype = x.dtype
         x = self.patch_embed(x)
         maps = []
         for i, stage in enumerate(self.layers):
             assert isinstance(stage, SwinStage)
             x = stage(x)
-            maps.append(rearrange(getattr(self, f"norm{i}")(x), "n h w c -> n c h w"))
+            features = getattr(self, f"norm{i}")(x).to(dtype)
+            maps.append(rearrange(features, "n h w c -> n c h w"))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return maps

@@ -11,6 +11,7 @@ import torch
 from seqformer.config import IMAGENET_MEAN, IMAGENET_STD, EvalConfig
 from seqformer.inference import Predictor
 from seqformer.model import build_model, load_weights, render_masks, to_published
+from seqformer.model.int8_products import why_not_available as why_no_int8
 from tests.parity.weights import DATA, checksum, read_manifest, rule_state_dict
 
 BACKBONES = {
@@ -124,9 +125,11 @@ def test_inference_matches_published_model(case, checkpoints):
         logits, prediction = in_portions(model, golden["frames"], chunk_frames)
         torch.testing.assert_close(logits, whole[0], rtol=0, atol=1e-4)
         assert_same_masks(prediction, whole[1])
-    if case == "infer_r50_t3":
-        low = in_portions(model, golden["frames"], T, precision="bf16")
-        assert_near(low[1], whole[1])
+    low = in_portions(model, golden["frames"], T, precision="bf16")
+    assert_near(low[1], whole[1], 0.98 if case == "infer_r50_odd" else 0.99)
+    if case == "infer_r50_t3" and why_no_int8() is None:
+        low = in_portions(model, golden["frames"], T, precision="int8")
+        assert_near(low[1], whole[1], 0.93, score=0.02, may_leave=True)
 
 
 def in_portions(model, frames: np.ndarray, chunk_frames: int, precision="fp32"):
@@ -135,6 +138,8 @@ def in_portions(model, frames: np.ndarray, chunk_frames: int, precision="fp32"):
     config = EvalConfig(short_side=side, chunk_frames=chunk_frames, precision=precision)
     logits = []
     predictor = Predictor(model, config=config, device="cpu")
+    if precision == "int8":
+        predictor.calibrate(frames)
     instances = predictor.network.instances
 
     def remembering(pool):
@@ -159,18 +164,23 @@ def assert_same_masks(actual, expected):
             assert union - common <= 3 or common / union >= 0.999
 
 
-def assert_near(low, expected):
-    """In bfloat16: scores, and the pixels of all masks together. Masks made by rule are drawn where
-    logits are next to nothing, so that single small ones differ by more."""
+def assert_near(low, expected, least_iou, score=5e-3, may_leave=False):
+    """In bfloat16 and in integers: scores, and the pixels of all masks together. Masks made by rule
+    are drawn where logits are next to nothing, so that single small ones differ by more; in one
+    clip, all do. With `may_leave`, a score near the lowest may have left the list."""
     others = {(d.query, d.class_index): d for d in low.detections}
+    least = min(d.score for d in expected.detections)
     union = common = 0
     for d in expected.detections:
-        other = others[d.query, d.class_index]
-        assert other.score == pytest.approx(d.score, abs=5e-3)
+        other = others.get((d.query, d.class_index))
+        if other is None:
+            assert may_leave and d.score <= least + 2 * score
+            continue
+        assert other.score == pytest.approx(d.score, abs=score)
         for t in range(expected.num_frames):
             a, b = d.mask(t), other.mask(t)
             union, common = union + (a | b).sum(), common + (a & b).sum()
-    assert common / union >= 0.99
+    assert common / union >= least_iou
 
 
 def test_position_code_matches_published_bits():

@@ -17,8 +17,12 @@ from bench.suite.model_inputs import TINY, ModelSize, model_of, video
 from bench.suite.ours import NUM_OUTPUT_QUERIES, our_inference
 from bench.suite.rounding import tf32
 from bench.suite.schema import Call, Case, Side, Size
+from seqformer.inference.int8 import rest_of_int8
 from seqformer.model import inference_copy
+from seqformer.model.int8_products import why_not_available
+from seqformer.model.int8_ranges import measure_ranges
 
+SHORT = ModelSize(frames=10, instances=0)
 WHOLE_VIDEO = {"frames": 36, "height": 360, "width": 640, "instances": 0}
 """A video of the YouTube-VIS validation set."""
 MASK_TOLERANCE = 1e-3
@@ -30,8 +34,8 @@ def cases(size: Size) -> Iterator[Case]:
         yield inference_case(TINY)
         yield inference_case(TINY, "bfloat16")
     elif size == "cpu":
-        yield inference_case(ModelSize(frames=10, instances=0))
-        yield inference_case(ModelSize(frames=10, instances=0), "bfloat16")
+        yield inference_case(SHORT)
+        yield inference_case(SHORT, "bfloat16")
         yield inference_case(ModelSize(**WHOLE_VIDEO), rounds=2)
         yield inference_case(ModelSize(**WHOLE_VIDEO), "bfloat16", rounds=2)
     else:
@@ -51,6 +55,8 @@ def inference_case(size: ModelSize, dtype: str = "float32", rounds: int = 5) -> 
     if size.backbone == "resnet50" and size.overrides == ():
         build = partial(_public, size, dtype)
         sides.append(Side(name="public", build=build, available=original.is_available))
+    if size == SHORT and dtype == "bfloat16":
+        sides.append(Side(name="int8", build=partial(_int8, size, dtype), available=_has_int8))
     return Case(
         name=f"inference {size.backbone} T={size.frames} {size.height}x{size.width} {dtype}",
         op="inference",
@@ -64,6 +70,24 @@ def inference_case(size: ModelSize, dtype: str = "float32", rounds: int = 5) -> 
         rounds=rounds,
         tolerance=MASK_TOLERANCE if dtype == "float32" else None,
     )
+
+
+def _has_int8(device: torch.device) -> bool:
+    return device.type == "cpu" and why_not_available() is None
+
+
+def _int8(size: ModelSize, dtype: str, device: torch.device) -> Call:
+    """`--precision int8`, its ranges measured on the video itself."""
+    model, images = model_of(size, device), video(size, device)
+    ranges = measure_ranges(model, inference_copy(model), images.split(1, dim=1))
+    model = inference_copy(model, rest_of_int8(), packs=True, ranges=ranges)
+    images = images.to(rest_of_int8())
+
+    def infer() -> dict[str, Tensor]:
+        with tf32(False, False):
+            return _output(*our_inference(model, images), dtype)
+
+    return infer
 
 
 def _ours(size: ModelSize, dtype: str, device: torch.device) -> Call:
