@@ -1,7 +1,8 @@
 """What more cores can give: the share of a call that runs on one thread, and wall time on two.
 
-    python -m bench.threads                            # all cases; prints; writes nothing
+    python -m bench.threads                            # at 192x320; prints; writes nothing
     python -m bench.threads --only "training step resnet50" --operators 20
+    python -m bench.threads --only "360x640 bfloat16" --rounds 1
 
 Three things for inference and the training step of the suite (`bench/suite/cases/`):
 
@@ -102,9 +103,8 @@ class _ByOperator(TorchDispatchMode):
 
 
 def cases(size: Size) -> list[Case]:
-    """Inference and training steps at 192x320; the small ones for smoke runs."""
-    found = cases_of(MODULES, size)
-    return [case for case in found if size == "smoke" or "192x320" in case.name]
+    """Inference and training steps; small ones for smoke runs."""
+    return cases_of(MODULES, size)
 
 
 def _call(size: Size, name: str | None) -> Call:
@@ -113,8 +113,7 @@ def _call(size: Size, name: str | None) -> Call:
         a, b = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
         return lambda: [torch.mm(a, b) for _ in range(8)]
     case = {case.name: case for case in cases(size)}[name]
-    if case.op.startswith("training"):
-        keep_freed_memory(KEPT_MIB)
+    keep_freed_memory(*[KEPT_MIB] * case.op.startswith("training"))
     return case.sides[0].build(torch.device("cpu"))
 
 
@@ -216,7 +215,7 @@ def _ratio(wall: dict[str, float]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="192x320", help="cases whose name contains this")
     parser.add_argument("--size", choices=("cpu", "smoke"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3, help="that count, after one more")
     parser.add_argument("--operators", type=int, default=0, help="rows of the table of operators")

@@ -3,8 +3,8 @@
 torch, MKL and oneDNN share the threads of one OpenMP library. Between two operators these wait on
 their cores for more work, so threads of our own would have to share the cores with them; and to
 hand a job to a thread of Python takes a hundred times as long as to hand it to one of theirs.
-Where there is no such library (macOS), or its threads are gone (a forked child), Python's threads
-do the jobs (`c_library.run_jobs`).
+Where there is no such library (macOS), it is another than torch's, or its threads are gone (a
+forked child), Python's threads do the jobs (`c_library.run_jobs`).
 """
 
 from __future__ import annotations
@@ -73,15 +73,21 @@ if hasattr(os, "register_at_fork"):
 
 def _team() -> Any:
     """`GOMP_parallel` of the library that torch uses; None where there is none, or no threads."""
-    return None if _is_forked else _find_team()
+    found = None if _is_forked else _find_team()
+    if found is None:
+        return None
+    team, number_of_threads = found
+    return team if number_of_threads() == torch.get_num_threads() else None
 
 
 @lru_cache(maxsize=1)
-def _find_team() -> Any:
+def _find_team() -> tuple[Any, Any] | None:
+    """`GOMP_parallel` and `omp_get_max_threads` as a library finds them that is loaded now."""
     try:
-        team = ctypes.CDLL(None).GOMP_parallel
+        library = ctypes.CDLL(None)
+        team, number_of_threads = library.GOMP_parallel, library.omp_get_max_threads
     except (AttributeError, OSError, TypeError):  # TypeError: Windows
         return None
     team.restype = None
     team.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    return team
+    return team, number_of_threads

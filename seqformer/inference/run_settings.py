@@ -15,6 +15,7 @@ import torch
 
 from seqformer.config import EvalConfig
 from seqformer.data.video_sources import VideoSource
+from seqformer.devices import keep_freed_memory
 from seqformer.distributed.context import DistributedContext
 from seqformer.inference.calibration import frames_of
 from seqformer.inference.int8 import check_int8
@@ -52,6 +53,7 @@ def resolve_runtime(
     if predictor.device.type == "cpu":
         threads = threads or stored.get("threads") or min(4, os.cpu_count() or 1)
         torch.set_num_threads(int(ranks.from_main(threads)))
+        keep_freed_memory()
     chunk_frames = ranks.from_main(
         predictor.config.chunk_frames
         or stored.get("chunk_frames")

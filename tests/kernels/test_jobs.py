@@ -53,10 +53,13 @@ def test_every_way_gives_the_same_bits(call, on_threads, monkeypatch):
 def test_the_team_is_torchs(on_threads, monkeypatch):
     """One region of the default number of threads: no other way is taken."""
     seen = []
-    team = jobs._find_team()
-    monkeypatch.setattr(
-        jobs, "_find_team", lambda: lambda *given: (seen.append(given), team(*given))
-    )
+    team, number = jobs._find_team()
+
+    def watched(*given):
+        seen.append(given)
+        team(*given)
+
+    monkeypatch.setattr(jobs, "_find_team", lambda: (watched, number))
     monkeypatch.setattr(jobs, "run_jobs", None)
     on_threads(2)
     masks()
@@ -64,6 +67,14 @@ def test_the_team_is_torchs(on_threads, monkeypatch):
     on_threads(1)
     masks()
     assert len(seen) == 1
+
+
+def test_a_library_that_is_not_torchs_is_left_alone(on_threads, monkeypatch):
+    """Its number of threads is another."""
+    on_threads(2)
+    expected = masks()
+    monkeypatch.setattr(jobs, "_find_team", lambda: (None, lambda: 64))
+    assert jobs._team() is None and all(map(torch.equal, masks(), expected))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
