@@ -134,7 +134,7 @@ def network_of(side: Side, path: Path) -> Network:
 
 def run(network: Network, frames: list[np.ndarray]) -> None:
     """A chunk, and what follows for the instances."""
-    network.instances(network.frames(frames).merged_into(None))
+    network.instances(network.frames(frames).merged_into(None, 2))
 
 
 if __name__ == "__main__":

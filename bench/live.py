@@ -31,9 +31,10 @@ from bench.suite.record import machine
 from seqformer.config import Precision
 from seqformer.config.presets import presets
 from seqformer.data.live_source import LiveFrame
+from seqformer.devices import keep_freed_memory
 from seqformer.files import WriteError, write_json
 from seqformer.inference import Predictor
-from seqformer.inference.live import follow, keep_freed_memory, warm_up
+from seqformer.inference.live import follow, warm_up
 from seqformer.inference.live_command import default_threads
 from seqformer.inference.live_film import FilmProcess
 from seqformer.model.checkpoint import build_model_from_config

@@ -44,6 +44,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def _frees_memory(monkeypatch):
+    """What a command in this process frees stays freed for the tests after it."""
+    monkeypatch.setattr("seqformer.devices._set_malloc_option", lambda option, value: None)
+
+
+@pytest.fixture(autouse=True)
 def loggers_as_before():
     """A command that a test runs in this process sets up logging; the next test starts without."""
     loggers = [logging.getLogger(), logging.getLogger("seqformer")]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqformer import devices
 from seqformer.devices import HostCopy, choose_device, device_of, to_device
 from seqformer.inference.network import FrameNetwork
 from tests.inference.small_model import film, small_model
@@ -150,3 +151,10 @@ def test_a_network_on_the_second_gpu_computes_there(entry, monkeypatch):
     network.device = torch.device("cuda", 1)
     network.frames(list(film(2))) if entry == "frames" else network.instances(portion.pool(0, 2))
     assert seen == [1] and machine.current == 0
+
+
+def test_freed_memory_is_kept_for_the_next_step(monkeypatch):
+    said = []
+    monkeypatch.setattr(devices, "_set_malloc_option", lambda *given: said.append(given))
+    devices.keep_freed_memory(3)
+    assert said == [(-3, 32 << 20), (-1, 3 << 20)]

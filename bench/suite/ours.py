@@ -7,8 +7,9 @@ from torch import Tensor
 
 from seqformer.config import EvalConfig
 from seqformer.criterion import SetCriterion
-from seqformer.inference.chunk_size import MOST_FRAMES
+from seqformer.inference.chunk_size import most_frames
 from seqformer.model import SeqFormer, TemporalPool, mask_reference, render_masks
+from seqformer.model.decoder import BoxStates
 from seqformer.structures import ClipTargets
 from seqformer.trainer.precision import Precision
 
@@ -60,10 +61,17 @@ def our_inference(
         they belong to.
     """
     device = images.device
+    pixels = images.shape[-2] * images.shape[-1]
+    chunk_frames = chunk_frames or most_frames(device, pixels, torch.get_num_threads())
+    together = min(chunk_frames, most_frames(device, pixels))
     pool, kept = None, []
-    for part in images.split(chunk_frames or MOST_FRAMES[device.type], dim=1):
-        found, of_masks = _chunk(model, part)
-        pool = found if pool is None else pool.merge(found)
+    for part in images.split(chunk_frames, dim=1):
+        states, of_masks = _chunk(model, part)
+        pooled = zip(*(x.split(together, dim=1) for x in states.time_logits), strict=True)
+        sampled = zip(*(x.split(together, dim=1) for x in states.sampled), strict=True)
+        for pair in zip(pooled, sampled, strict=True):
+            found = TemporalPool.of(*pair)
+            pool = found if pool is None else pool.merge(found)
         kept.append(of_masks)
     assert pool is not None
     heads = model.instance_heads(model.instance_stream(pool.pooled()), last_layer_only=True)
@@ -85,9 +93,8 @@ def our_inference(
     return class_logits, boxes, torch.cat(masks, dim=1), queries
 
 
-def _chunk(model: SeqFormer, images: Tensor) -> tuple[TemporalPool, tuple[Tensor, Tensor, Tensor]]:
-    """Of t frames [1, t, 3, H, W] what is kept: their pool; mask features [1, t, 8, h, w],
+def _chunk(model: SeqFormer, images: Tensor) -> tuple[BoxStates, tuple[Tensor, Tensor, Tensor]]:
+    """Of t frames [1, t, 3, H, W] their states, and what is kept: mask features [1, t, 8, h, w],
     references [t or 1, Q, 2] and boxes [t, Q, 4]."""
     states, features = model.box_stream(images)
-    pool = TemporalPool.of(states.time_logits, states.sampled)
-    return pool, (features, mask_reference(states.references[-1])[0], states.boxes[-1][0])
+    return states, (features, mask_reference(states.references[-1])[0], states.boxes[-1][0])

@@ -12,6 +12,7 @@
 
 #include <math.h>
 
+#include "../jobs.h"
 #include "../simd.h"
 
 #define FAR ((REAL)1e30)

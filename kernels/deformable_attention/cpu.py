@@ -11,12 +11,12 @@ import ctypes
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs, why_not
+from ..c_library import library, why_not
+from ..jobs import run
 from ..launch import sum_of_shared
 from . import cpu_torch
 
@@ -51,7 +51,7 @@ def forward(
         # Queries of an image are independent: cut them as finely as there are threads.
         cuts = _cuts(Q, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
         jobs = [_Job(b, b + 1, q0, q1, 0, M) for b in range(B) for q0, q1 in cuts]
-        _run(inputs.library.forward, arguments, jobs)
+        run(inputs.library, "forward", arguments, (_Job * len(jobs))(*jobs))
     return output.to(value.dtype)
 
 
@@ -98,7 +98,7 @@ def backward(
             # A job owns an (image, head) slice of grad_value.
             cuts = _cuts(M, -(-JOBS_PER_THREAD * torch.get_num_threads() // B))
             jobs = [_Job(b, b + 1, 0, Q, m0, m1) for b in range(B) for m0, m1 in cuts]
-            _run(inputs.library.backward, arguments, jobs)
+            run(inputs.library, "backward", arguments, (_Job * len(jobs))(*jobs))
     if grad_reference is not None:
         grad_reference = grad_reference.sum(2)
     return (
@@ -220,11 +220,6 @@ class _Job(ctypes.Structure):
         for axis in ("image", "query", "head")
         for end in ("begin", "end")
     ]
-
-
-def _run(function: Any, arguments: _Arguments, jobs: list[_Job]) -> None:
-    function.restype = None
-    run_jobs(function, [(ctypes.byref(arguments), ctypes.byref(job)) for job in jobs])
 
 
 def _cuts(length: int, pieces: int) -> list[tuple[int, int]]:

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../jobs.h"
+
 typedef struct {
     const REAL *logits; /* [masks, h, w] */
     int64_t h, w;
@@ -17,13 +19,18 @@ typedef struct {
     const REAL *share_x;   /* [W] weight of the cell to its right */
     const int32_t *first_y; /* [h + 1] first row whose upper cell is this one or a later one */
     const REAL *share_y;   /* [H] */
-    REAL *space;           /* per job: w * h transposed logits and h values of a column */
     uint8_t *dense;        /* [masks, W, H], or NULL */
     char *text;            /* [masks, capacity], or NULL */
     int64_t capacity;
     int64_t *length;       /* [masks] characters; -1 where there was too little room */
     int64_t *area;         /* [masks] pixels that are set */
 } Arguments;
+
+/* Masks that a job draws; `space` has room for w * h transposed logits and h values of a column. */
+typedef struct {
+    int64_t begin, end;
+    REAL *space;
+} Job;
 
 /* The run-length code of a mask while it is written. */
 typedef struct {
@@ -103,7 +110,6 @@ static void draw(const Arguments *a, int64_t mask, REAL *space) {
     a->area[mask] = area;
 }
 
-void draw_masks(const Arguments *a, int64_t begin, int64_t end, int64_t job) {
-    REAL *space = a->space + job * (a->h * a->w + a->h);
-    for (int64_t mask = begin; mask < end; mask++) draw(a, mask, space);
+void draw_masks(const Arguments *a, const Job *job) {
+    for (int64_t mask = job->begin; mask < job->end; mask++) draw(a, mask, job->space);
 }

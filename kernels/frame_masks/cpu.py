@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs, why_not
+from ..c_library import library, why_not
+from ..jobs import run
 from . import reference
 
 
@@ -88,10 +89,14 @@ class _Arguments(ctypes.Structure):
         *[("logits", ctypes.c_void_p)],
         *[(name, ctypes.c_int64) for name in ("h", "w", "H", "W")],
         *[(name, ctypes.c_void_p) for name in ("low_x", "share_x", "first_y", "share_y")],
-        *[(name, ctypes.c_void_p) for name in ("space", "dense", "text")],
+        *[(name, ctypes.c_void_p) for name in ("dense", "text")],
         ("capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("length", "area")],
     )
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (*((n, ctypes.c_int64) for n in ("begin", "end")), ("space", ctypes.c_void_p))
 
 
 def _draw(
@@ -111,17 +116,11 @@ def _draw(
     arguments = _Arguments(
         logits.data_ptr(), h, w, H, W,
         low_x.data_ptr(), share_x.data_ptr(), first_y.data_ptr(), share_y.data_ptr(),
-        space.data_ptr(),
         None if dense is None else dense.data_ptr(),
         None if text is None else text.data_ptr(),
         0 if text is None else text.shape[1],
         length.data_ptr(), area.data_ptr(),
     )  # fmt: skip
-    cuts = [M * i // jobs for i in range(jobs + 1)]
-    run_jobs(
-        compiled.draw_masks,
-        [
-            (ctypes.byref(arguments), ctypes.c_int64(a), ctypes.c_int64(b), ctypes.c_int64(i))
-            for i, (a, b) in enumerate(pairwise(cuts))
-        ],
-    )
+    cuts = pairwise(M * i // jobs for i in range(jobs + 1))
+    rows = ((*cut, row.data_ptr()) for cut, row in zip(cuts, space, strict=True))
+    run(compiled, "draw_masks", arguments, (_Job * jobs)(*(_Job(*row) for row in rows)))

@@ -14,6 +14,8 @@
 
 #include <stdint.h>
 
+#include "../jobs.h"
+
 typedef struct {
     const float *x;         /* [n, h, w, C], images `image` numbers apart */
     const uint16_t *weight; /* [ceil(O / 32)][C / 32][kernel][kernel][3][2][16][16][2], see `split_weight` */
@@ -22,6 +24,11 @@ typedef struct {
     float *output;          /* [n, H, W, O] */
     int64_t n, h, w, C, H, W, O, kernel, stride, padding, relu, image, rows, bands, joined;
 } Arguments;
+
+/* Bands first..last-1, counted through all images. */
+typedef struct {
+    int64_t first, last, failed; /* failed: 1 where there was no memory */
+} Job;
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 
@@ -223,12 +230,14 @@ ALWAYS_INLINE void sum_block(const Arguments *a, const Layout *layout, const uin
     _tile_stored(3, block->sums[16] + 16, sizeof block->sums[0]);
 }
 
-/* Bands first..last-1, counted through all images. Returns: 0; 1 where there is no memory. */
-int multiply(const Arguments *a, int64_t first, int64_t last) {
+void multiply(const Arguments *a, Job *job) {
     const Layout layout = layout_of(a);
     const int64_t panel = a->C / K * layout.taps * 2 * PARTS * TILE;
     uint16_t *space = aligned_alloc(64, PARTS * layout.part * sizeof *space);
-    if (!space) return 1;
+    if (!space) {
+        job->failed = 1;
+        return;
+    }
     unsigned char config[64] __attribute__((aligned(64))) = {1};
     for (int tile = 0; tile < 8; tile++) {
         config[16 + 2 * tile] = 64;
@@ -238,7 +247,7 @@ int multiply(const Arguments *a, int64_t first, int64_t last) {
     Block blocks[2];
     blocks[1].at.images = 0; /* nothing to write */
     int now = 0;
-    for (int64_t band = first; band < last; band++) {
+    for (int64_t band = job->first; band < job->last; band++) {
         const int64_t image = band / a->bands * a->joined, begin = band % a->bands * a->rows;
         const int64_t rows = a->H - begin < a->rows ? a->H - begin : a->rows;
         const int64_t images = a->n - image < a->joined ? a->n - image : a->joined;
@@ -264,7 +273,6 @@ int multiply(const Arguments *a, int64_t first, int64_t last) {
     write_until(a, &layout, blocks + !now, BLOCK);
     _tile_release();
     free(space);
-    return 0;
 }
 
 #else
@@ -275,9 +283,9 @@ void split_weight(const float *weight, int64_t O, int64_t C, int64_t kernel, uin
     (void)weight, (void)O, (void)C, (void)kernel, (void)parts;
 }
 
-int multiply(const Arguments *a, int64_t first, int64_t last) {
-    (void)a, (void)first, (void)last;
-    return 1;
+void multiply(const Arguments *a, Job *job) {
+    (void)a;
+    job->failed = 1;
 }
 
 #endif

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..c_library import library, run_jobs, why_not
+from ..c_library import library, why_not
+from ..jobs import run
 from . import reference
 
 BAND_BYTES = 1 << 20
@@ -105,16 +106,11 @@ def forward(
         result.data_ptr(),
         n, h, w, C, H, W, outputs, k, stride, padding, relu, image, rows, bands, joined,
     )  # fmt: skip
-    failures: list[int] = []
-
-    def multiply(first: int, last: int) -> None:
-        if compiled.multiply(ctypes.byref(arguments), ctypes.c_int64(first), ctypes.c_int64(last)):
-            failures.append(first)
-
-    jobs = min(count, _jobs())
-    cuts = [count * i // jobs for i in range(jobs + 1)]
-    run_jobs(multiply, list(pairwise(cuts)))
-    if failures:
+    number = min(count, _jobs())
+    cuts = pairwise(count * i // number for i in range(number + 1))
+    jobs = (_Job * number)(*(_Job(*cut) for cut in cuts))
+    run(compiled, "multiply", arguments, jobs)
+    if any(job.failed for job in jobs):
         raise MemoryError("no memory for the parts of a band")
     return result
 
@@ -150,6 +146,12 @@ def _has_channels_innermost(x: Tensor) -> bool:
         size == 1 or stride == own
         for (size, stride), own in zip(expected, x.stride()[1:], strict=True)
     )
+
+
+class _Job(ctypes.Structure):
+    """`Job` of cpu.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("first", "last", "failed")]
 
 
 class _Arguments(ctypes.Structure):

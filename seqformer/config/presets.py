@@ -120,14 +120,14 @@ def _demo() -> DemoConfig:
     """
     return DemoConfig(
         output=Path("runs/demo"),
-        max_steps=770,
+        max_steps=400,
         seed=0,
         logging=LoggingConfig(log_every=20),
         checkpoint=CheckpointConfig(checkpoint_every=500),
         model=_MINI_MODEL,
         data=DataConfig(
             num_frames=2,
-            single_frame_steps=550,
+            single_frame_steps=290,
             batch_size=8,
             num_workers=0,
             cache_frames=True,
@@ -136,7 +136,7 @@ def _demo() -> DemoConfig:
             ),
         ),
         loss=LossConfig(class_weight=5.0),
-        optim=replace(_FROM_SCRATCH, lr=3e-3, lr_backbone=3e-3, warmup_steps=100),
+        optim=replace(_FROM_SCRATCH, lr=3e-3, lr_backbone=3e-3, muon=2.0, warmup_steps=50),
         eval=EvalConfig(short_side=64),
     )
 

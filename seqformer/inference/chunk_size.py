@@ -17,6 +17,10 @@ BYTES_PER_PIXEL = 2600
 ResNet-50 takes about 550 on a CPU."""
 MOST_FRAMES = {"cuda": 32, "cpu": 2}
 """More do not make it faster: a GPU is busy, and a CPU's caches are full, long before."""
+MOST_SHARED_FRAMES, SHARED_PIXELS = 8, 2**19
+"""What goes together through several threads of a CPU, as far as it has no more pixels than two
+frames of 360x640. Calling the operators is work of one thread, and costs as much for two frames as
+for eight; but of larger maps every one would be new memory from the system."""
 SMALL_PIXELS, MOST_SMALL_FRAMES = 2**15, 8
 """Frames of at most so many pixels go through a CPU so many at a time: one by one, calling the
 operators costs more than what they compute."""
@@ -24,14 +28,35 @@ SHARE = 0.5
 """Of the free memory that may be used."""
 
 
-def default_chunk_frames(device: torch.device, config: EvalConfig) -> int:
-    """Frames of 16:9 and `config.short_side` that fit, at least 1."""
-    pixels = config.short_side * config.short_side * 16 / 9
+def default_chunk_frames(device: torch.device, config: EvalConfig, threads: int = 1) -> int:
+    """Frames of 16:9 and `config.short_side` that fit, at least 1, for so many threads of a CPU."""
+    pixels = _pixels(config)
     width = 4 if config.precision in ("fp32", "int8") else 2
     fitting = SHARE * free_memory(device) / (pixels * BYTES_PER_PIXEL * width / 4)
-    is_small = device.type == "cpu" and pixels <= SMALL_PIXELS
-    most = MOST_SMALL_FRAMES if is_small else MOST_FRAMES.get(device.type, 2)
+    most = most_frames(device, pixels, threads)
     return 1 << (max(1, min(int(fitting), most)).bit_length() - 1)
+
+
+def most_frames(device: torch.device, pixels: float, threads: int = 1) -> int:
+    """Frames of so many pixels that go through together where there is memory to spare."""
+    if device.type != "cpu":
+        return MOST_FRAMES.get(device.type, 2)
+    if pixels <= SMALL_PIXELS:
+        return MOST_SMALL_FRAMES
+    if threads == 1:
+        return MOST_FRAMES["cpu"]
+    return max(MOST_FRAMES["cpu"], min(MOST_SHARED_FRAMES, int(SHARED_PIXELS / pixels)))
+
+
+def pooled_frames(device: torch.device, config: EvalConfig) -> int:
+    """Frames of a chunk that are summed up together: the same for any number of threads, so that
+    results depend on it only where those of single operators do."""
+    return most_frames(device, _pixels(config))
+
+
+def _pixels(config: EvalConfig) -> float:
+    """Of a frame of 16:9."""
+    return config.short_side * config.short_side * 16 / 9
 
 
 def free_memory(device: torch.device) -> int:

@@ -51,12 +51,14 @@ class ClipStream(VideoStream):
                 self._matcher.forget_before(self._done - self.limits.window)
 
     def _spans(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Cut first..stop at the frames where clips start or end; where the last clip begins is
-        not known before the end, so VNext's rule needs every frame for itself."""
+        """Cut first..stop at the frames where clips start or end, and where a pool is full; where
+        the last clip begins is not known before the end, so VNext's rule needs every frame for
+        itself."""
         stride, length = self.context.config.clip_stride, self.context.config.clip_length
         start = first
         for frame in range(first + 1, stop + 1):
             is_border = frame % stride == 0 or (frame >= length and (frame - length) % stride == 0)
+            is_border |= frame % self.context.pooled_frames == 0
             if is_border or frame == stop or self._is_vnext:
                 yield start, frame
                 start = frame

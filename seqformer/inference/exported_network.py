@@ -41,7 +41,7 @@ class ExportedChunk:
     boxes: Tensor
     is_finite: Tensor
 
-    def merged_into(self, before: ExportedPool | None) -> ExportedPool:
+    def merged_into(self, before: ExportedPool | None, together: int) -> ExportedPool:
         """The sums with those of the frames before, which the graph was given."""
         return self.pool_so_far
 

@@ -8,7 +8,6 @@ written.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import signal
@@ -30,8 +29,6 @@ from seqformer.inference.stream import StreamLimits, VideoStream
 
 WARM_FRAMES = 5
 _POLL_SECONDS, _SWITCH_SECONDS = 0.25, 0.0005
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
-"""Parameters of glibc's `mallopt`."""
 _STEP = 1.01
 _LEAST_SECONDS = 1e-5
 
@@ -147,17 +144,6 @@ def warm_up(predictor: Predictor, size: tuple[int, int]) -> None:
         for _ in range(WARM_FRAMES):
             stream.push(black)
             stream.tracks(last=1)
-
-
-def keep_freed_memory() -> None:
-    """From now on this process keeps up to 256 MiB that it frees: every frame takes what the one
-    before gave back, and the system need not clear a thousand pages a frame. Without effect where
-    the C library is not glibc."""
-    if sys.platform == "linux":
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if set_option is not None:
-            set_option(_M_MMAP_THRESHOLD, 32 << 20)
-            set_option(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def _steps(

@@ -12,11 +12,11 @@ import torch
 
 from seqformer.config import EvalOptions
 from seqformer.data.live_source import LiveSource
-from seqformer.devices import choose_device
+from seqformer.devices import choose_device, keep_freed_memory
 from seqformer.export import is_exported
 from seqformer.files import WriteError, locked, write_json
 from seqformer.inference.evaluate import check_writable_outputs
-from seqformer.inference.live import follow, keep_freed_memory, warm_up
+from seqformer.inference.live import follow, warm_up
 from seqformer.inference.live_film import FilmProcess
 from seqformer.inference.predictor import Predictor
 from seqformer.inference.results_file import lock_path, write_results

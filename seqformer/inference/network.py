@@ -60,10 +60,13 @@ class FrameChunk:
     boxes: Tensor
     is_finite: Tensor
 
-    def merged_into(self, before: TemporalPool | None) -> TemporalPool:
-        """The sums of its frames, with those of the frames before."""
-        pool = self.pool(0, len(self.boxes))
-        return pool if before is None else before.merge(pool)
+    def merged_into(self, before: TemporalPool | None, together: int) -> TemporalPool:
+        """The sums of its frames, so many `together`, with those of the frames before."""
+        for start in range(0, len(self.boxes), together):
+            pool = self.pool(start, start + together)
+            before = pool if before is None else before.merge(pool)
+        assert before is not None
+        return before
 
     def pool(self, start: int, stop: int) -> TemporalPool:
         """The temporal sums of frames start..stop-1 of the chunk."""

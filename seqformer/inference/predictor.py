@@ -26,7 +26,7 @@ from seqformer.devices import choose_device
 from seqformer.export import Description, GraphFormat, export_graph
 from seqformer.export.graph import least_side
 from seqformer.inference.calibration import frames_of, measured_ranges
-from seqformer.inference.chunk_size import default_chunk_frames
+from seqformer.inference.chunk_size import default_chunk_frames, pooled_frames
 from seqformer.inference.clip_stream import ClipStream
 from seqformer.inference.exported_network import ExportedNetwork
 from seqformer.inference.int8 import check_int8
@@ -238,6 +238,7 @@ class Predictor:
             network=self.network,
             config=self.config,
             chunk_frames=self.config.chunk_frames or self.default_chunk_frames(),
+            pooled_frames=pooled_frames(self.device, self.config),
             classes=self.classes,
             encoder=self.encoder,
         )
@@ -273,7 +274,9 @@ class Predictor:
 
     def default_chunk_frames(self) -> int:
         """Frames that go through together when `config.chunk_frames` does not say it."""
-        return default_chunk_frames(self.device, self.config)
+        # A graph sums up all frames that it is given: their number must not depend on threads.
+        threads = torch.get_num_threads() if self._exported is None else 1
+        return default_chunk_frames(self.device, self.config, threads)
 
 
 def _frames(frames: np.ndarray | Iterable[np.ndarray] | str | Path) -> Iterable[np.ndarray]:

@@ -15,6 +15,7 @@ import torch
 
 from seqformer.config import EvalConfig
 from seqformer.data.video_sources import VideoSource
+from seqformer.devices import keep_freed_memory
 from seqformer.distributed.context import DistributedContext
 from seqformer.inference.calibration import frames_of
 from seqformer.inference.int8 import check_int8
@@ -49,17 +50,16 @@ def resolve_runtime(
         threads: of PyTorch on a CPU; by default at most 4, however many processes there are, for
             the last bits of results depend on it.
     """
-    chunk_frames, threads = ranks.from_main(
-        (
-            predictor.config.chunk_frames
-            or stored.get("chunk_frames")
-            or predictor.default_chunk_frames(),
-            threads or stored.get("threads") or min(4, os.cpu_count() or 1),
-        )
+    if predictor.device.type == "cpu":
+        threads = threads or stored.get("threads") or min(4, os.cpu_count() or 1)
+        torch.set_num_threads(int(ranks.from_main(threads)))
+        keep_freed_memory()
+    chunk_frames = ranks.from_main(
+        predictor.config.chunk_frames
+        or stored.get("chunk_frames")
+        or predictor.default_chunk_frames()
     )
     predictor.config = replace(predictor.config, chunk_frames=int(chunk_frames))
-    if predictor.device.type == "cpu":
-        torch.set_num_threads(int(threads))
 
 
 def _digest(weights: Path) -> str:

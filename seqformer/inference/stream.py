@@ -22,6 +22,7 @@ from torch import Tensor
 from seqformer.boxes import cxcywh_to_xyxy
 from seqformer.config import EvalConfig
 from seqformer.devices import to_device
+from seqformer.inference.chunk_size import MOST_FRAMES
 from seqformer.inference.frame_store import FrameStore
 from seqformer.inference.mask_encoder import EncodingJob, MaskEncoder
 from seqformer.inference.mask_rendering import compress_tracks, mask_logits
@@ -60,11 +61,17 @@ class StreamLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamContext:
-    """What all streams of a `Predictor` share."""
+    """What all streams of a `Predictor` share.
+
+    Attributes:
+        chunk_frames: that go through the network together.
+        pooled_frames: that are summed up together.
+    """
 
     network: Network
     config: EvalConfig
     chunk_frames: int
+    pooled_frames: int = MOST_FRAMES["cpu"]
     classes: ClassMap | None = None
     encoder: MaskEncoder = field(default_factory=MaskEncoder)
 
@@ -162,10 +169,14 @@ class VideoStream(ABC):
 
     def flush(self) -> None:
         """Compute the frames that wait."""
-        if self._waiting:
-            chunk = self.context.network.frames(self._waiting, self._pool)
+        while self._waiting:
+            number, together = len(self._waiting), self.context.pooled_frames
+            # What does not fill up a pool goes alone, as it does where chunks are of that size: for
+            # an odd number of frames, products on a CPU have other last bits than for an even one.
+            number -= number % together if number > together else 0
+            chunk = self.context.network.frames(self._waiting[:number], self._pool)
             first = self.num_frames - len(self._waiting)
-            self._waiting = []
+            self._waiting = self._waiting[number:]
             self._absorb(chunk, first)
 
     @abstractmethod
@@ -218,7 +229,7 @@ class WholeVideoStream(VideoStream):
 
     @torch.inference_mode()
     def _absorb(self, chunk: FrameChunk, first: int) -> None:
-        self._pool = chunk.merged_into(self._pool)
+        self._pool = chunk.merged_into(self._pool, self.context.pooled_frames)
         arriving = ChunkCopy(chunk, first)
         self._keep_arrived()  # the chunk before, while this one is computed
         self._arriving = arriving

@@ -40,8 +40,10 @@ def to_bfloat16(weight: Tensor) -> Tensor:
     first = nearest.gather(1, place)
     other = _neighbour(first, error.gather(1, place) > 0)
     may_change = (share > 0) & (first != 0) & other.isfinite()
-    step = torch.where(may_change, other.float() - first.float(), 0).cumsum(1)
-    left = torch.cat([of_row, of_row - step], 1).abs()  # after no change, one, two, ...
+    step = torch.where(may_change, other.double() - first.double(), 0)
+    # Not `cumsum`, which has no deterministic form on a GPU.
+    total = step @ torch.ones_like(step[:1]).expand(candidates, -1).triu()
+    left = torch.cat([of_row, of_row - total], 1).abs()  # after no change, one, two, ...
     order = torch.arange(candidates, device=rows.device)
     changes = may_change & (order < left.argmin(1, keepdim=True))
     return nearest.scatter(1, place, torch.where(changes, other, first)).view(weight.shape)

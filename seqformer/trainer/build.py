@@ -79,6 +79,11 @@ def build_training(config: TrainConfig, parallel: DistributedContext, *, is_new:
             f"--compile makes one graph of the model, and --parallel {config.distributed.parallel} "
             "gathers it piece by piece; use ddp, or name parts: --compile backbone encoder decoder"
         )
+    if is_sharded and config.optim.muon:
+        raise ValueError(
+            f"--optim.muon needs whole matrices, and --parallel {config.distributed.parallel} cuts "
+            "them up; use --parallel ddp, or --optim.muon 0"
+        )
     precision = Precision(config.compute.precision, parallel.device, caches_weights=not is_sharded)
     use_tf32(config.compute.tf32)
     if precision.low is not None:

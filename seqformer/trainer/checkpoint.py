@@ -35,6 +35,7 @@ from seqformer.trainer.checkpoint_folders import (
     complete_checkpoints,
     step_of,
 )
+from seqformer.trainer.optim import moments
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,8 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 def optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """AdamW's moments and step counts by published parameter name, zero before the first step.
+    """The optimiser's moments and step counts by published parameter name, zero before the first
+    step.
 
     The tensors are the optimiser's own, so loading into them restores it.
     """
@@ -186,8 +188,8 @@ def optimizer_tensors(
         state = optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            for moment in moments(optimizer, parameter):
+                state[moment] = torch.zeros_like(parameter)
         tensors[published_name(name)] = dict(state)
     return tensors
 

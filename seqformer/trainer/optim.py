@@ -1,4 +1,4 @@
-"""AdamW's parameter groups and the learning-rate schedule of the paper.
+"""The optimiser's parameter groups and the learning-rate schedule of the paper.
 
 Groups are decided by the *published* parameter names and keep their order, so that an optimiser
 state lines up with one written by the original code, parameter by parameter.
@@ -15,6 +15,7 @@ from seqformer.config import OptimConfig, TuningConfig
 from seqformer.model import published_name
 from seqformer.trainer.frozen_parts import is_frozen
 from seqformer.trainer.layer_decay import split_by_layer
+from seqformer.trainer.muon import MuonAdamW
 
 
 def parameter_groups(
@@ -60,9 +61,19 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, config: OptimConfig, tuning: TuningConfig | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused (on the CPU too it is several times faster)."""
+    """AdamW over `parameter_groups`, fused (on the CPU too it is several times faster), with Muon
+    for matrices where `config` asks for it."""
     groups = [group for group in parameter_groups(model, config, tuning) if group["params"]]
+    if config.muon:
+        return MuonAdamW(groups, config.weight_decay, config.muon)
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
+    """Names of what a step keeps of a parameter's gradients, each of the parameter's shape."""
+    if isinstance(optimizer, MuonAdamW) and optimizer.takes(parameter):
+        return ("momentum",)
+    return ("exp_avg", "exp_avg_sq")
 
 
 def lr_factor(step: int, config: OptimConfig, steps_per_epoch: int, total_steps: int) -> float:

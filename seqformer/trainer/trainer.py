@@ -23,6 +23,7 @@ from seqformer.config import TrainConfig, config_to_dict
 from seqformer.data.clip_loader import DeadWorkerError
 from seqformer.data.loader import build_train_loader
 from seqformer.determinism import deterministic_algorithms
+from seqformer.devices import keep_freed_memory
 from seqformer.distributed.context import DistributedContext, distributed_context
 from seqformer.distributed.environment import launch
 from seqformer.distributed.errors import LostProcessError, communication_errors
@@ -65,6 +66,8 @@ from seqformer.trainer.validate import SCORES, Validator
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
+KEPT_MIB = 1024
+"""Of memory that a step on a CPU frees, for the next one."""
 AVERAGE = "ema"
 """Where checkpoints keep the average of the weights; its readers know it by this name."""
 
@@ -99,6 +102,8 @@ def train(config: TrainConfig, **session: Any) -> dict[str, Any]:
             session.setdefault("timeout_minutes", config.distributed.timeout_minutes)
             parallel = stack.enter_context(distributed_context(config.device, **session))
             check_backend(parallel.device)
+            if parallel.device.type == "cpu":
+                keep_freed_memory(KEPT_MIB)
             trainer = Trainer(config, parallel, checkpoint, stop)
         return trainer.fit()
 

@@ -45,6 +45,7 @@ def train(
     dropout: float = 0.1,
     tf32: bool = True,
     clip_max_norm: float = 0.1,
+    muon: float = 0.0,
 ) -> None:
     """One optimiser step as a run takes it. Raises: AssertionError saying what is out of order."""
     use_tf32(tf32)
@@ -58,7 +59,7 @@ def train(
     step = TrainingStep(
         build_parallel_model(model, "none", parallel),
         SetCriterion(),
-        build_optimizer(model, OptimConfig()),
+        build_optimizer(model, OptimConfig(muon=muon)),
         how,
         clip_max_norm=clip_max_norm,
         frame_chunk=frame_chunk,

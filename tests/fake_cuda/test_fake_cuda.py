@@ -26,6 +26,7 @@ USUAL: list[Case] = [
     ("train", {}),
     ("train", {"precision": "bf16", "frame_chunk": 2}),
     ("train", {"precision": "fp16", "micro_batches": 2}),
+    ("train", {"muon": 2.0, "channels_last": True}),
     ("train", {"recompute": ALL, "frame_chunk": 2, "precision": "bf16"}),
     ("train", {"backbone": "resnet50", "precision": "bf16", "channels_last": True}),
     ("train", {"backbone": "swin_t", "dropout": 0.0}),

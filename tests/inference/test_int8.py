@@ -55,14 +55,14 @@ def test_results_are_near_those_of_float32_and_the_same_in_any_chunks():
         network = predictor.network
         pool = None
         for start in range(0, 3, chunk_frames):
-            pool = network.frames(frames[start : start + chunk_frames], pool).merged_into(pool)
+            pool = network.frames(frames[start : start + chunk_frames], pool).merged_into(pool, 3)
         logits.append(network.instances(pool)[0])
     assert predictor.ranges is ranges and predictor.predict(frames).num_frames == 3
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], rtol=0, atol=5e-3)
     predictor.config = replace(predictor.config, precision="fp32")
     network = predictor.network
-    expected = network.instances(network.frames(frames).merged_into(None))[0]
+    expected = network.instances(network.frames(frames).merged_into(None, 3))[0]
     assert 0 < (logits[0] - expected).abs().max() < 0.1
 
 

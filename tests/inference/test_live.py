@@ -22,7 +22,7 @@ from seqformer.config import EvalConfig
 from seqformer.data.live_address import is_live, without_password
 from seqformer.data.live_connection import words_of
 from seqformer.data.live_source import LiveSource
-from seqformer.inference import Predictor, live_command
+from seqformer.inference import Predictor
 from seqformer.inference.live import Latencies, follow
 from seqformer.inference.live_film import MOST_WAITING, FilmProcess
 from seqformer.model import save_safetensors
@@ -31,12 +31,6 @@ from tests.inference.loopback import served, transport_stream
 from tests.inference.small_model import film, small_model
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _memory_of_other_tests(monkeypatch):
-    """What a process frees stays freed for the tests after these."""
-    monkeypatch.setattr(live_command, "keep_freed_memory", lambda: None)
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,15 @@ def test_what_the_allocator_keeps_for_later_is_free(monkeypatch):
     assert default_chunk_frames(device, config) == 1
 
 
-@pytest.mark.parametrize(("short_side", "expected"), [(64, 8), (128, 8), (160, 2), (360, 2)])
-def test_small_frames_go_through_a_cpu_together(monkeypatch, short_side, expected):
+@pytest.mark.parametrize(
+    ("short_side", "threads", "expected"),
+    [(64, 1, 8), (128, 4, 8), (160, 1, 2), (160, 2, 8), (240, 3, 4), (360, 1, 2), (360, 16, 2)],
+)
+def test_frames_go_through_a_cpu_together(monkeypatch, short_side, threads, expected):
+    """Small ones; and more of them where there are several threads."""
     monkeypatch.setattr("seqformer.inference.chunk_size.free_memory", lambda device: 2**34)
     config = EvalConfig(short_side=short_side)
-    assert default_chunk_frames(torch.device("cpu"), config) == expected
+    assert default_chunk_frames(torch.device("cpu"), config, threads) == expected
 
 
 class Activations:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from seqformer.config import EvalConfig
 from seqformer.inference import Predictor, StreamLimits
 from seqformer.inference.frame_store import FrameData, FrameStore
+from seqformer.inference.network import FrameChunk
 from tests.inference.small_model import film, small_model
 
 MODEL = small_model()
@@ -48,6 +49,36 @@ def test_chunk_size_does_not_matter(T, chunk_frames, seed):
     whole = predictor(T).predict(frames)
     assert whole.num_frames == T and len(whole.detections) >= 2
     assert_same(predictor(chunk_frames).predict(frames), whole)
+
+
+@pytest.mark.parametrize("mode", ["whole", "clips"])
+def test_on_several_threads_more_frames_go_through_together(mode):
+    frames, before, found = film(7, 90, 300), torch.get_num_threads(), []
+    config = EvalConfig(short_side=144, top_k=4, mode=mode, clip_length=4, clip_stride=3)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            network = Predictor(MODEL, config=config, device="cpu")
+            assert network.default_chunk_frames() == (2 if threads == 1 else 8)
+            found.append(network.predict(frames))
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*found)
+
+
+def test_sums_of_frames_do_not_depend_on_the_chunks():
+    g = torch.Generator().manual_seed(0)
+    logits, sampled = torch.randn(1, 7, 5, 1, generator=g), torch.randn(1, 7, 5, 8, generator=g)
+    pools = []
+    for size in (2, 4, 6, 8):
+        pool = None
+        for start in range(0, 7, size):
+            part = slice(start, start + size)
+            boxes = torch.zeros(logits[:, part].shape[1], 5, 4)
+            chunk = FrameChunk([logits[:, part]], [sampled[:, part]], *[boxes] * 3, boxes)
+            pool = chunk.merged_into(pool, 2)
+        pools.append(pool.pooled())
+    assert all(torch.equal(pool, pools[0]) for pool in pools)
 
 
 def test_streaming_is_the_forward_of_the_clip_at_once():

@@ -10,6 +10,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from seqformer.config import OptimConfig
 from seqformer.criterion import matcher, targets
 from seqformer.devices import HostCopy
 from seqformer.distributed.context import DistributedContext
@@ -24,6 +25,7 @@ WAYS = [
     pytest.param({"precision": "bf16"}, id="bf16"),
     pytest.param({"precision": "fp16"}, id="fp16"),
     pytest.param({"frame_chunk": 1}, id="chunks"),
+    pytest.param({"optim": OptimConfig(muon=2.0)}, id="muon"),
     pytest.param({"execution": {"recompute": ("backbone", "encoder", "decoder")}}, id="recompute"),
 ]
 
