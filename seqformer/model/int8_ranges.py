@@ -70,8 +70,8 @@ class Int8Ranges:
                 return cls.from_json(json.load(file))
             except ValueError as error:
                 raise ValueError(
-                    f"{path} is no file of ranges ({error}); name one that --int8-ranges has written, "
-                    "or one that does not exist yet"
+                    f"{path} is no file of ranges ({error}); name one that --int8-ranges has "
+                    "written, or one that does not exist yet"
                 ) from None
 
 
