@@ -51,7 +51,7 @@ class EvalConfig:
     is asked once per run and kept with it. Results are the same but for rounding."""
     precision: InferencePrecision = "fp32"
     """Of the per-frame part; positions, sums over time and instance queries stay fp32. int8, on
-    CPUs: convolutions of a ResNet and, without AMX, large products of the encoder on 8-bit
+    CPUs: convolutions of a ResNet and, without AMX, large products of the transformer on 8-bit
     integers, whose ranges are measured on a few frames first."""
 
     def __post_init__(self) -> None:

@@ -1,10 +1,11 @@
 """The layers of a model that run on 8-bit integers: those of its ResNet, and the large products of
-its encoder.
+its transformer.
 
 Between the layers of the ResNet there are integers only, its shortcuts included. The stem stays as
-it is: three channels are not worth it, and what it loses would be lost for all. In the encoder the
-products are those of integers, while norms, sums and attention stay float32; so do the sampling
-offsets and the attention weights, which say where to look.
+it is: three channels are not worth it, and what it loses would be lost for all. In encoder and box
+stream the feed-forward blocks and the projections of values (and in the encoder those of what was
+sampled) are products of integers. Norms, sums and attention stay float32, and so does what says
+where to look: sampling offsets, attention weights, references, boxes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import FeedForward
+from .decoder import DecoderLayer
 from .encoder import EncoderLayer
 from .int8_products import Int8Conv2d, Int8Linear, Scale, to_floats, to_integers
-from .int8_ranges import Range
+from .int8_ranges import Range, attention_of, feed_forward_of
 from .resnet import Bottleneck, ResNet
 
 LEAST_CHANNELS = 128
@@ -37,30 +39,33 @@ def put_int8_layers(model: nn.Module, places: Places, dtype: torch.dtype) -> Non
     Args:
         model: in float32, with its frozen norms folded.
         places: of the same model, by `measure_ranges`.
-        dtype: of the rest. Products of the encoder take no longer in bfloat16 (on a CPU with AMX)
-            than integers with their making, and stay in it.
+        dtype: of the rest. In bfloat16 (on a CPU with AMX) products of the transformer take no
+            longer than integers with their making, and stay as they are.
     """
     for name, module in list(model.named_modules()):
         for child_name, child in list(module.named_children()):
             path = f"{name}.{child_name}" if name else child_name
             if isinstance(child, ResNet):
                 setattr(module, child_name, Int8ResNet(child, path, places, dtype))
-            elif isinstance(child, EncoderLayer) and _pays(child, dtype):
-                _put_in_encoder(child, path, places)
+            elif isinstance(child, EncoderLayer | DecoderLayer) and _pays(child, dtype):
+                _put_in_layer(child, path, places)
 
 
 def _pays(layer: nn.Module, dtype: torch.dtype) -> bool:
-    if not isinstance(layer, EncoderLayer) or dtype != torch.float32:
+    if not isinstance(layer, EncoderLayer | DecoderLayer) or dtype != torch.float32:
         return False
     return min(layer.ffn.linear1.weight.shape) >= LEAST_CHANNELS
 
 
-def _put_in_encoder(layer: EncoderLayer, path: str, places: Places) -> None:
-    attention = layer.self_attn
-    value, sampled = (_signed(places, f"{path}.{name}") for name in ("value", "sampled"))
-    layer.add_module("ffn", Int8FeedForward(layer.ffn, f"{path}.ffn", places))
-    attention.add_module("value_proj", Int8Linear(attention.value_proj, value))
-    attention.add_module("output_proj", Int8Linear(attention.output_proj, sampled))
+def _put_in_layer(layer: EncoderLayer | DecoderLayer, path: str, places: Places) -> None:
+    attention, block = attention_of(layer), feed_forward_of(layer)
+    ffn = Int8FeedForward(block, f"{path}.ffn", places)
+    layer.add_module("ffn" if isinstance(layer, EncoderLayer) else "ffn_box", ffn)
+    value = Int8Linear(attention.value_proj, _signed(places, f"{path}.value"))
+    attention.add_module("value_proj", value)
+    if isinstance(layer, EncoderLayer):
+        sampled = Int8Linear(attention.output_proj, _signed(places, f"{path}.sampled"))
+        attention.add_module("output_proj", sampled)
 
 
 def _signed(places: Places, name: str) -> Scale:

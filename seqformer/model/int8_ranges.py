@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from ..files import write_json
 from ..safe_files import open_regular
+from .attention import MSDeformAttn
 from .blocks import FeedForward
+from .decoder import DecoderLayer
 from .encoder import EncoderLayer
 from .linear import linear
 from .resnet import Bottleneck, ResNet
@@ -68,7 +70,8 @@ class Int8Ranges:
                 return cls.from_json(json.load(file))
             except ValueError as error:
                 raise ValueError(
-                    f"{path} is no file of ranges ({error}); delete it, and it is made anew"
+                    f"{path} is no file of ranges ({error}); name one that --int8-ranges has "
+                    "written, or one that does not exist yet"
                 ) from None
 
 
@@ -97,7 +100,7 @@ def measure_ranges(model: SeqFormer, plain: SeqFormer, frames: Iterable[Tensor])
     count = 0
     try:
         for frame in frames:
-            plain.encode(frame, None)
+            plain.box_stream(frame)
             count += 1
     finally:
         for hook in hooks:
@@ -115,6 +118,16 @@ def _is_finite(number: float) -> bool:
     return abs(number) < float("inf")
 
 
+def attention_of(layer: EncoderLayer | DecoderLayer) -> MSDeformAttn:
+    """The deformable attention of a layer."""
+    return layer.self_attn if isinstance(layer, EncoderLayer) else layer.cross_attn
+
+
+def feed_forward_of(layer: EncoderLayer | DecoderLayer) -> FeedForward:
+    """The feed-forward block that runs per frame."""
+    return layer.ffn if isinstance(layer, EncoderLayer) else layer.ffn_box
+
+
 class _Seen:
     """What has been seen so far."""
 
@@ -130,15 +143,14 @@ class _Seen:
             if module.downsample is not None:
                 watched[".downsample"] = module.downsample[0]
             return [m.register_forward_hook(self._result(name + n)) for n, m in watched.items()]
-        if isinstance(module, EncoderLayer):
-            attention, hidden = module.self_attn, self._hidden(f"{name}.ffn.hidden")
-            inputs = {
-                f"{name}.value": attention.value_proj,
-                f"{name}.sampled": attention.output_proj,
-                f"{name}.ffn": module.ffn,
-            }
-            hooks = [m.register_forward_pre_hook(self._input(n)) for n, m in inputs.items()]
-            return [*hooks, module.ffn.register_forward_pre_hook(hidden)]
+        if isinstance(module, EncoderLayer | DecoderLayer):
+            attention, block = attention_of(module), feed_forward_of(module)
+            inputs: dict[str, nn.Module] = {".value": attention.value_proj, ".ffn": block}
+            if isinstance(module, EncoderLayer):
+                inputs[".sampled"] = attention.output_proj
+            hooks = [m.register_forward_pre_hook(self._input(name + n)) for n, m in inputs.items()]
+            hidden = self._hidden(f"{name}.ffn.hidden")
+            return [*hooks, block.register_forward_pre_hook(hidden)]
         return []
 
     def _add(self, name: str, x: Tensor) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqformer.config import TrainConfig
 from seqformer.criterion import Matches, SetCriterion
@@ -25,6 +25,7 @@ from seqformer.structures import ClipBatch, ClipTargets
 from seqformer.trainer.compile_and_recompute import compile_and_recompute
 from seqformer.trainer.frozen_parts import freeze
 from seqformer.trainer.memory_ledger import Ledger, gpu_operators, num_bytes
+from seqformer.trainer.muon import is_inside
 from seqformer.trainer.parallel_model import build_parallel_model, units_of
 from seqformer.trainer.precision import Precision, keep_float32_islands
 from seqformer.trainer.step import TrainingStep
@@ -43,7 +44,7 @@ class MemoryReport:
         gathered: under FSDP, the two largest units that are whole at once.
         gradients: of trained parameters, this process's share; all of them where a step has several
             backward passes, before the last of which nothing is exchanged.
-        optimizer: two moments per trained parameter, this process's share.
+        optimizer: one or two moments per trained parameter, this process's share.
         activations: inputs, and what the forward pass and the losses keep for the backward pass.
         workspace: what comes on top at the worst moment.
         shape: (clips, frames, height, width) of a micro-batch.
@@ -126,10 +127,19 @@ def memory_report(config: TrainConfig, size: tuple[int, int] | None = None) -> M
         parameters=(num_bytes(weights) + average) // shards,
         gathered=0 if shards == 1 else 2 * _largest_unit(model, low),
         gradients=gradients // (1 if keeps_gradients else shards),
-        optimizer=2 * gradients // shards,
+        optimizer=_of_optimizer(model, config) // shards,
         activations=max(kept),
         workspace=ledger.peak - max(kept),
         shape=shape,
+    )
+
+
+def _of_optimizer(model: nn.Module, config: TrainConfig) -> int:
+    """Bytes of the moments of all trained parameters: one of what Muon takes, else two."""
+    return sum(
+        num_bytes([parameter]) * (1 if config.optim.muon and is_inside(name, parameter) else 2)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     )
 
 

@@ -28,12 +28,12 @@ pytestmark = pytest.mark.skipif(
     products.why_not_available() is not None, reason="this CPU has no 8-bit products"
 )
 WIDE = {"hidden_dim": 128, "ffn_dim": 128}
-"""Sizes from which the encoder's products are integers."""
+"""Sizes from which the transformer's products are integers."""
 
 
 @pytest.fixture
 def _no_amx(monkeypatch):
-    """The encoder is a matter of integers only beside float32."""
+    """The transformer is a matter of integers only beside float32."""
     for module in ("network", "int8"):
         name = f"seqformer.inference.{module}.rest_of_int8"
         monkeypatch.setattr(name, lambda: torch.float32)

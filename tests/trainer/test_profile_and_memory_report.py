@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.autograd import DeviceType
 
-from seqformer.config import override, presets
+from seqformer.config import OptimConfig, override, presets
 from seqformer.trainer.errors import SetupError
 from seqformer.trainer.memory_ledger import Ledger
 from seqformer.trainer.memory_report import memory_report
@@ -117,6 +117,8 @@ def test_memory_report_knows_weights_and_follows_the_settings(monkeypatch):
 
     plain = report()
     assert plain.optimizer == 2 * plain.gradients
+    muon = report(optim=OptimConfig(muon=2.0)).optimizer
+    assert plain.gradients < muon < 1.4 * plain.gradients
     assert plain.gathered == 0 and plain.shape == (2, 6, 128, 192)
     again = report(recompute=("backbone", "encoder", "decoder"))
     assert again.activations < 0.7 * plain.activations
