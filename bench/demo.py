@@ -73,7 +73,7 @@ def train(processes: int, folder: Path, options: Options) -> dict[str, Any]:
         launcher = (*torchrun, "--nproc-per-node", str(processes), "train.py")
     more = options.arguments.split()
     if processes == 1:
-        more += ["--processes", "1", "--threads", "1"]
+        more += ["--processes", "1"]
     seconds = run(*launcher, "demo", "--device", "cpu", "--output", str(folder), *more)
     case = Case(
         name=f"demo on {processes} process{'es' * (processes > 1)}",

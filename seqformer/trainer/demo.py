@@ -128,7 +128,7 @@ def choose_processes(config: DemoConfig) -> tuple[int, int]:
     """(processes, threads of each): one on a GPU, else two if two cores are free.
 
     Two one-thread processes beat one two-thread process, because at this size much of a step is
-    Python and small operators that do not parallelise.
+    Python and small operators that do not parallelise. OMP_NUM_THREADS is the most threads.
 
     Raises: ValueError when the batch cannot be shared evenly among the processes asked for.
     """
@@ -140,7 +140,9 @@ def choose_processes(config: DemoConfig) -> tuple[int, int]:
             f"--processes {processes} cannot share --data.batch-size {batch} evenly; "
             "make the batch a multiple of the processes"
         )
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
     threads = max(1, free // processes)
+    threads = min(threads, int(allowed)) if allowed.isdecimal() and int(allowed) else threads
     logger.info(
         "%d of %d cores are free; using %d process(es) of %d thread(s)",
         free,

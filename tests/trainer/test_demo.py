@@ -87,9 +87,17 @@ def test_processes_follow_cores_load_and_batch(monkeypatch, cores, load, batch, 
     monkeypatch.setattr(demo, "_processor_times", lambda: next(ticks))
     monkeypatch.setattr(demo, "CONTENTION_SECONDS", 0.0)
     monkeypatch.setattr(demo.os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = small_demo("unused", processes=asked)
     config = replace(config, data=replace(config.data, batch_size=batch))
     assert choose_processes(config) == expected
+
+
+@pytest.mark.parametrize("allowed,threads", [("1", 1), ("3", 3), ("64", 8), ("0", 8), ("x", 8)])
+def test_threads_are_no_more_than_openmp_may_have(monkeypatch, allowed, threads):
+    monkeypatch.setattr(demo, "free_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert choose_processes(small_demo("unused", processes=1)) == (1, threads)
 
 
 def test_batch_that_cannot_be_shared_is_refused(tmp_path):
