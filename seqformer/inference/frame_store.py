@@ -65,32 +65,6 @@ class _OnDisk:
     layout: tuple[tuple[np.dtype, tuple[int, ...]], ...]
 
 
-class _Slabs:
-    """Memory for arrays that stay, in large pieces.
-
-    Left to the C library, arrays of some hundred kilobytes lie between those that come and go with
-    every chunk, and what is free between them fits nothing: a long video took several times the
-    memory of what is kept of it. A slab is free again when the last of its arrays is.
-    """
-
-    SIZE = 32 << 20
-    """The C library maps so much by itself; what is not used yet takes no memory."""
-    ALIGNMENT = 64
-
-    def __init__(self) -> None:
-        self._slab, self._used = np.empty(0, np.uint8), 0
-
-    def copy(self, array: np.ndarray) -> np.ndarray:
-        """The same numbers in a slab."""
-        begin = -(-self._used // self.ALIGNMENT) * self.ALIGNMENT
-        if begin + array.nbytes > len(self._slab):
-            self._slab, begin = np.empty(max(self.SIZE, array.nbytes), np.uint8), 0
-        self._used = begin + array.nbytes
-        copy = self._slab[begin : self._used].view(array.dtype).reshape(array.shape)
-        copy[...] = array
-        return copy
-
-
 class FrameStore:
     """A queue of `FrameData`: append at one end, forget at the other, read any stretch."""
 
@@ -106,7 +80,6 @@ class FrameStore:
         """
         self.memory_limit, self.disk_limit, self.folder = memory_limit, disk_limit, folder
         self._chunks: list[FrameData | _OnDisk] = []
-        self._slabs = _Slabs()
         self._in_memory = self._on_disk = 0
         self._file: IO[bytes] | None = None
         self._free: list[tuple[int, int]] = []  # (offset, bytes) of forgotten chunks
@@ -142,8 +115,7 @@ class FrameStore:
         """
         assert not self._chunks or data.first == self.stop
         if self._in_memory + data.nbytes <= self.memory_limit:
-            arrays = (data.mask_features, data.references, data.boxes)
-            self._chunks.append(FrameData(data.first, *map(self._slabs.copy, arrays)))
+            self._chunks.append(data)
             self._in_memory += data.nbytes
             return
         if self.disk_limit is not None and self._on_disk + data.nbytes > self.disk_limit:
@@ -180,7 +152,6 @@ class FrameStore:
     def close(self) -> None:
         """Forget everything and delete the file."""
         self._chunks.clear()
-        self._slabs = _Slabs()
         self._in_memory = self._on_disk = 0
         if self._file is not None:
             self._file.close()

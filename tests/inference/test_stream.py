@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqformer.config import EvalConfig
-from seqformer.inference import Predictor, StreamLimits, frame_store
+from seqformer.inference import Predictor, StreamLimits
 from seqformer.inference.frame_store import FrameData, FrameStore
 from seqformer.inference.network import FrameChunk
 from tests.inference.small_model import film, small_model
@@ -188,34 +187,6 @@ def chunk(first: int, length: int) -> FrameData:
         rng.random((length, 3, 2), np.float32),
         rng.random((length, 3, 4), np.float32),
     )
-
-
-def test_what_is_kept_lies_in_slabs_that_go_when_all_of_it_is_forgotten(monkeypatch):
-    data = chunk(0, 2)
-    padding = 3 * frame_store._Slabs.ALIGNMENT
-    monkeypatch.setattr(frame_store._Slabs, "SIZE", 3 * (data.nbytes + padding))
-    store, slabs = FrameStore(10**9), []
-    for number in range(8):
-        store.append(chunk(2 * number, 2))
-        (kept,) = store.read(2 * number, 2 * number + 2)
-        arrays = (kept.mask_features, kept.references, kept.boxes)
-        assert {id(_owner(a)) for a in arrays} == {id(_owner(kept.boxes))}
-        assert all(a.ctypes.data % a.itemsize == 0 for a in arrays)
-        slabs.append(weakref.ref(_owner(kept.boxes)))
-        del kept, arrays
-    assert 2 < len({id(slab()) for slab in slabs}) < 8
-    store.forget_before(12)
-    assert [slab() is None for slab in slabs] == [True] * 6 + [False] * 2
-    large = chunk(16, 9)
-    store.append(large)
-    (kept,) = store.read(16, 25)
-    assert np.array_equal(kept.mask_features, large.mask_features)
-
-
-def _owner(array):
-    while array.base is not None:
-        array = array.base
-    return array
 
 
 @settings(max_examples=50, deadline=None)
