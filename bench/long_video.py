@@ -31,6 +31,7 @@ from bench.suite.model_inputs import randomise
 from bench.suite.record import case_row, machine, new_record, side_row, write
 from bench.suite.schema import Case, Side
 from seqformer.config import EvalConfig
+from seqformer.devices import keep_freed_memory
 from seqformer.inference import Predictor
 from seqformer.model import build_model
 
@@ -80,6 +81,7 @@ def moving_picture(num_frames: int, height: int, width: int, seed: int = 0) -> I
 def measure(length: int, options: Options) -> dict[str, Any]:
     """One video in this process: a side's row of the record."""
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `seqformer eval` does
     torch.manual_seed(0)
     model = randomise(build_model(options.backbone))
     torch.manual_seed(1)  # so that most of the output queries draw something
