@@ -213,8 +213,7 @@ FIGURES: tuple[Figure, ...] = (
         is_headline=True,
     ),
     Figure(
-        claim="peak memory of the process for 50, 200 and 1,000 frames, ResNet-50, 360x640, "
-        "without AMX (with it 0.11 GiB more for packed weights)",
+        claim="peak memory of the process for 50, 200 and 1,000 frames, ResNet-50, 360x640",
         command="python -m bench.long_video",
         result="{}, {} and {} MiB in all",
         values=tuple(
