@@ -14,9 +14,9 @@ from .memory_efficient import feed_forward
 
 def cast_like(layer: nn.Module, x: Tensor) -> Tensor:
     """`x` in the precision of a layer's weight: at inference another one than that of what comes
-    before, where some layers are half (`inference_copy`)."""
-    assert isinstance(layer.weight, Tensor)
-    return x.to(layer.weight.dtype)
+    before, where some layers are half (`inference_copy`). One on integers takes `x` as it is."""
+    weight = getattr(layer, "weight", None)
+    return x.to(weight.dtype) if isinstance(weight, Tensor) else x
 
 
 def pair_of(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -189,11 +189,6 @@ class Int8Linear(nn.Module):
         return result.view(*x.shape[:-1], result.shape[-1])
 
     @property
-    def weight(self) -> Tensor:
-        """[O, C] float32, what the integers stand for."""
-        return self.integers.values * self.integers.steps[:, None]
-
-    @property
     def _target(self) -> tuple[Any, ...]:
         if self.target is None:
             return 1.0, 0, torch.float32, "none", [], ""
